@@ -1,0 +1,139 @@
+"""Canonical CBOR, domain-separated hashes, and the encoding of user values.
+
+Knows: the one accepted encoding of every signed thing. Must not know: what the things mean.
+Source: RFC 8949 section 4.2 (core deterministic encoding), restricted to integers, byte strings, text, arrays,
+maps, true, false and null. No floats, no tags: they have more than one sensible encoding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import cbor2
+import msgpack
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import CodecError
+
+DOMAIN = b"converge-p2p/1/"
+"""Prefix of every domain tag. A signature or hash made for one purpose is never valid for another."""
+
+
+def domain_bytes(tag: str, data: bytes) -> bytes:
+    """Return `data` behind its domain tag: what is hashed and what is signed.
+
+    Args:
+        tag: purpose, ASCII, without a NUL.
+        data: canonical bytes.
+    """
+    return DOMAIN + tag.encode("ascii") + b"\0" + data
+
+
+def tagged_hash(tag: str, *parts: bytes) -> bytes:
+    """Return the 32-byte SHA-256 of the parts under a domain tag, each part preceded by its length."""
+    digest = hashlib.sha256(domain_bytes(tag, b""))
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+def encode(value: Any) -> bytes:
+    """Encode a value as canonical CBOR.
+
+    Args:
+        value: nested int, bytes, str, bool, None, list or tuple, and dict.
+
+    Raises:
+        CodecError: a float or any other type is inside, or it is nested deeper than `limits.CBOR_DEPTH_MAX`.
+    """
+    _check_plain(value, limits.CBOR_DEPTH_MAX)
+    return cbor2.dumps(value, canonical=True)
+
+
+def decode(data: bytes) -> Any:
+    """Decode canonical CBOR, and refuse every other encoding of the same value.
+
+    The value is encoded again and compared, because a decoder also accepts longer integers and repeated keys
+    (after which two byte strings, with two hashes, would mean the same).
+
+    Raises:
+        CodecError: not CBOR, trailing bytes, not canonical, or a type that `encode` refuses.
+    """
+    try:
+        value = cbor2.loads(data)
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError, OverflowError, MemoryError, LookupError) as error:
+        raise CodecError(f"not CBOR: {error}") from error
+    _check_plain(value, limits.CBOR_DEPTH_MAX)
+    if cbor2.dumps(value, canonical=True) != data:
+        raise CodecError("CBOR is not in canonical form (RFC 8949 section 4.2), or has trailing bytes")
+    return value
+
+
+def _check_plain(value: Any, depth: int) -> None:
+    kind = type(value)
+    if kind is int:
+        if not -(2**63) <= value < 2**64:
+            raise CodecError(f"integer {value} does not fit 64 bits")
+        return
+    if kind is bytes or kind is str or kind is bool or value is None:
+        return
+    if depth == 0:
+        raise CodecError(f"nested deeper than {limits.CBOR_DEPTH_MAX} levels")
+    if kind is list or kind is tuple:
+        for item in value:
+            _check_plain(item, depth - 1)
+        return
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not int and type(key) is not str and type(key) is not bytes:
+                raise CodecError(f"map key of type {type(key).__name__}; expected integer, text or bytes")
+            _check_plain(item, depth - 1)
+        return
+    raise CodecError(f"{kind.__name__} cannot be signed; use integers, bytes, text, lists and maps")
+
+
+def encode_value(value: Any) -> bytes:
+    """Encode a user's value (task inputs, results, message payloads) as msgpack with sorted map keys.
+
+    User values may hold floats, so they travel as one opaque byte string inside a signed structure.
+
+    Raises:
+        CodecError: a type that msgpack does not know, a map key that is not text, or a float that is not finite.
+    """
+    try:
+        packed: bytes = msgpack.packb(_sorted_value(value, limits.CBOR_DEPTH_MAX), use_bin_type=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CodecError(f"value cannot be encoded: {error}") from error
+    return packed
+
+
+def decode_value(data: bytes) -> Any:
+    """Decode a user's value. Lists come back as lists, bytes as bytes.
+
+    Raises:
+        CodecError: not msgpack, or nested too deeply.
+    """
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=True)
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise CodecError(f"not a msgpack value: {error}") from error
+
+
+def _sorted_value(value: Any, depth: int) -> Any:
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise CodecError("float is not finite; use a finite number, or text")
+        return value
+    if value is None or isinstance(value, bool | int | str | bytes):
+        return value
+    if depth == 0:
+        raise CodecError(f"nested deeper than {limits.CBOR_DEPTH_MAX} levels")
+    if isinstance(value, dict):
+        if any(not isinstance(key, str) for key in value):
+            raise CodecError("map keys of a user value must be text")
+        return {key: _sorted_value(value[key], depth - 1) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_sorted_value(item, depth - 1) for item in value]
+    raise CodecError(f"{type(value).__name__} cannot be encoded; use numbers, text, bytes, lists and maps")

@@ -1,0 +1,291 @@
+"""What goes into a replica and what comes out of it: plain values.
+
+Knows: the vocabulary between the pure machine and its shell. Must not know: how a shell carries it out.
+Source: sans-IO, after websockets and h11; clock, randomness and timers cross the boundary as values.
+
+A shell obeys the effects in order, with one rule that matters: an own operation is sent only by the `Publish` that the
+machine returns after its `Persisted`. A shell that sends earlier can equivocate after a crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
+from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """A reading of the clocks, taken by the shell.
+
+    Attributes:
+        mono_ms: local monotonic clock, milliseconds. Timers run on it.
+        wall_ms: Unix time, milliseconds. Only shown, never decides.
+    """
+
+    mono_ms: int
+    wall_ms: int
+
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Operations read back from the own store at start, in the order they were stored. Comes first, once."""
+
+    operations: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Signed operations that came by gossip or a replication stream."""
+
+    operations: tuple[bytes, ...]
+    peer: PeerId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReceived:
+    """A sync message (see `wire`) from a peer."""
+
+    peer: PeerId
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """A peer can be sent sync messages from now on."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    """A peer can no longer be reached."""
+
+    peer: PeerId
+
+
+class TimerKind(Enum):
+    """What a timer is for."""
+
+    HOLD_OFF = "hold_off"
+    GRANT = "grant"
+    CLAIM = "claim"
+    DIGEST = "digest"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True, slots=True)
+class TimerKey:
+    """Names a timer. Setting it again moves it."""
+
+    kind: TimerKind
+    task: TaskId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer that `SetTimer` asked for is due. A late or repeated firing is harmless."""
+
+    key: TimerKey
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The batch of `Persist(token, …)` is on disk."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Command: submit a task."""
+
+    spec: TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Command: stand as a worker for a task."""
+
+    task: TaskId
+    bid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Command: give a claim back.
+
+    Attributes:
+        failed: the attempt failed and may be retried; it counts against `max_retries`.
+        reason: for people, at most `limits.TEXT_BYTES_MAX` bytes of UTF-8.
+    """
+
+    task: TaskId
+    failed: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Command: report finished work. Kept and reported again if the claim was lost and is won again."""
+
+    task: TaskId
+    outcome: Outcome
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Command of the submitter: cancel a task."""
+
+    task: TaskId
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Command: become a member of the pool (self-signed, with an admission proof)."""
+
+    capabilities: tuple[str, ...] = ()
+    proof: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Command: leave the pool."""
+
+
+Command = Submit | Claim | Release | Report | Cancel | Join | Leave
+Event = Restored | Received | SyncReceived | PeerUp | PeerDown | TimerFired | Persisted | Command
+
+
+# ---------------------------------------------------------------- effects
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write operations to the log store; then answer with `Persisted(token)`.
+
+    Attributes:
+        durable: True for own operations: they must survive power loss before `Persisted` is said.
+    """
+
+    token: int
+    operations: tuple[bytes, ...]
+    durable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send operations to everybody in the pool."""
+
+    operations: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one sync message to one peer. It may be lost."""
+
+    peer: PeerId
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Fire `TimerFired(key)` when the monotonic clock reaches `at_ms`. Replaces an earlier setting."""
+
+    key: TimerKey
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    """Forget a timer."""
+
+    key: TimerKey
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Tell the application something that is now durable and, where it says so, certified."""
+
+    notice: Notice
+
+
+Effect = Persist | Publish | Send | SetTimer | CancelTimer | Emit
+
+
+# ---------------------------------------------------------------- notices
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReady:
+    """The genesis is known: the pool can be read and commands are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """An own operation is durable. Nothing acknowledged is ever lost."""
+
+    operation: OperationId
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChanged:
+    """A task's state changed."""
+
+    task: TaskId
+    state: TaskState
+    epoch: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimWon:
+    """The local identity holds the certified claim of (epoch, round), the fencing token: start working."""
+
+    task: TaskId
+    epoch: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimLost:
+    """The local identity no longer holds the claim: stop working."""
+
+    task: TaskId
+    epoch: int
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MembersChanged:
+    """Somebody joined or left."""
+
+    agent: AgentId
+    joined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForkDetected:
+    """An author signed two operations with one sequence number, and is frozen from there."""
+
+    author: PublicKey
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A received operation was refused. `reason` is a stable short name, used as a metric label."""
+
+    peer: PeerId | None
+    reason: str
+
+
+Notice = PoolReady | Acknowledged | TaskChanged | ClaimWon | ClaimLost | MembersChanged | ForkDetected | Rejected
