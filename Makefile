@@ -1,0 +1,103 @@
+# The project's commands. `make demo` and `make test` are all a newcomer needs: they make the environment
+# themselves, and a second run starts at once. `make help` lists the rest.
+#
+# Variables: PYTHON=interpreter to build the environment with · DEMO_ARGS=options for the demonstration ·
+# SEEDS=how many simulator seeds `make sim` runs · COVERAGE_MIN=lowest accepted coverage of the core, in percent.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+LOCK_ARGS ?=
+SEEDS ?= 2000
+COVERAGE_MIN ?= 85
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK_STAMP := $(VENV)/.installed-lock
+RUN_STAMP := $(VENV)/.installed-project
+DEV_STAMP := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --build-deps-for=editable
+
+.PHONY: help demo test environment lint format types contracts unit network sim simulation bench lock clean \
+	fresh-clone-check
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(RUN_STAMP) ## set everything up, then run a mesh of real processes that does real work
+	$(BIN)/converge-node demo $(DEMO_ARGS)
+
+test: lint types contracts unit network simulation ## set everything up, then run every check and every test
+
+environment: $(DEV_STAMP) ## make .venv with all that the targets below need
+
+# Stamps, so that a second run starts at once: the locked packages, the project itself, the tools of developers.
+# A demonstration does not wait for the last. The project is installed again when pyproject.toml changes, because its
+# entry points are written then; hatchling is in the lock, so that the build fetches nothing that is not pinned.
+$(LOCK_STAMP): requirements/base.txt scripts/find-python scripts/system-packages
+	@interpreter=$$(scripts/find-python '$(PYTHON)'); \
+	scripts/system-packages "$$interpreter"; \
+	echo "making $(VENV) with $$interpreter"; \
+	"$$interpreter" -m venv $(VENV)
+	$(PIP) install --quiet --requirement requirements/base.txt
+	@touch $@
+
+$(RUN_STAMP): $(LOCK_STAMP) pyproject.toml
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) check
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
+	$(PIP) install --quiet --requirement requirements/dev.txt
+	$(PIP) check
+	@touch $@
+
+lint: $(DEV_STAMP) ## style of the code and its format (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(DEV_STAMP) ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEV_STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+contracts: $(DEV_STAMP) ## who may import whom (import-linter)
+	$(BIN)/lint-imports --no-logo
+
+unit: $(DEV_STAMP) ## tests without a network, with the coverage of the core
+	$(BIN)/pytest -m "not network and not simulation" --cov --cov-report=term \
+		--cov-fail-under=$(COVERAGE_MIN) $(PYTEST_ARGS)
+
+network: $(DEV_STAMP) ## tests with real libp2p hosts
+	$(BIN)/pytest -m network $(PYTEST_ARGS)
+
+simulation: $(DEV_STAMP) ## the simulator's fixed seeds and its own ablation tests
+	$(BIN)/pytest -m simulation $(PYTEST_ARGS)
+
+sim: $(RUN_STAMP) ## many simulator seeds: make sim SEEDS=2000
+	$(BIN)/python -m converge_p2p.testing.sim --seeds $(SEEDS)
+
+bench: $(RUN_STAMP) ## the measurements behind docs/benchmarks.md
+	@for script in tests/benchmarks/bench_*.py; do echo "--- $$script"; $(BIN)/python "$$script"; done
+
+lock: $(DEV_STAMP) ## compile the lock files again from pyproject.toml; add LOCK_ARGS=--upgrade for newer versions
+	$(COMPILE) $(LOCK_ARGS) --output-file requirements/base.txt pyproject.toml
+	$(COMPILE) $(LOCK_ARGS) --extra dev --constraint requirements/base.txt --output-file requirements/dev.txt \
+		pyproject.toml
+
+clean: ## remove the environment and everything that was generated
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* \
+		dist build site
+	find converge_p2p node tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+fresh-clone-check: ## clone the last commit elsewhere and run the README's commands there
+	scripts/fresh-clone-check

@@ -1,0 +1,42 @@
+"""A peer-to-peer network node for software agents: pools and tasks without a centre.
+
+Knows: the public names and where each lives. Must not know: anything heavy. A name is imported when it is first
+used, so that `import converge_p2p` costs next to nothing and needs neither libp2p nor trio.
+Source: PEP 562 (module `__getattr__`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from converge_p2p.core.errors import ConvergeError as ConvergeError
+    from converge_p2p.core.identity import Identity as Identity
+    from converge_p2p.core.model.task import Task as Task
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ConvergeError": "converge_p2p.core.errors",
+    "Identity": "converge_p2p.core.identity",
+    "Task": "converge_p2p.core.model.task",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the table is the one list of names
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on its first use."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(home)
+    # A name whose home ends with it is the module itself, as in `converge_p2p.governance`.
+    value: object = module if home.rpartition(".")[2] == name else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
