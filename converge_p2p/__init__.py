@@ -11,16 +11,32 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from converge_p2p.core.errors import ClaimLost as ClaimLost
     from converge_p2p.core.errors import ConvergeError as ConvergeError
+    from converge_p2p.core.errors import TaskCancelled as TaskCancelled
+    from converge_p2p.core.errors import TaskFailed as TaskFailed
     from converge_p2p.core.identity import Identity as Identity
+    from converge_p2p.core.model.capability import Capability as Capability
+    from converge_p2p.core.model.descriptor import AgentDescriptor as AgentDescriptor
+    from converge_p2p.core.model.message import Message as Message
+    from converge_p2p.core.model.registry import IdentityRegistry as IdentityRegistry
     from converge_p2p.core.model.task import Task as Task
+    from converge_p2p.core.model.topic import Topic as Topic
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AgentDescriptor": "converge_p2p.core.model.descriptor",
+    "Capability": "converge_p2p.core.model.capability",
+    "ClaimLost": "converge_p2p.core.errors",
     "ConvergeError": "converge_p2p.core.errors",
     "Identity": "converge_p2p.core.identity",
+    "IdentityRegistry": "converge_p2p.core.model.registry",
+    "Message": "converge_p2p.core.model.message",
     "Task": "converge_p2p.core.model.task",
+    "TaskCancelled": "converge_p2p.core.errors",
+    "TaskFailed": "converge_p2p.core.errors",
+    "Topic": "converge_p2p.core.model.topic",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the table is the one list of names
