@@ -13,11 +13,11 @@ from nacl.bindings import (
     crypto_aead_xchacha20poly1305_ietf_decrypt,
     crypto_aead_xchacha20poly1305_ietf_encrypt,
     crypto_scalarmult,
-    crypto_sign_detached,
+    crypto_sign,
     crypto_sign_ed25519_pk_to_curve25519,
     crypto_sign_ed25519_sk_to_curve25519,
+    crypto_sign_open,
     crypto_sign_seed_keypair,
-    crypto_sign_verify_detached,
 )
 from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id
@@ -57,9 +57,10 @@ def verify(public_key: PublicKey, tag: str, data: bytes, signature: bytes) -> bo
         return False
     try:
         # libsodium refuses small-order keys and non-canonical S, which makes signatures strongly unforgeable
-        return bool(crypto_sign_verify_detached(signature, domain_bytes(tag, data), public_key))
+        crypto_sign_open(signature + domain_bytes(tag, data), public_key)
     except (CryptoError, ValueError, TypeError):
         return False
+    return True
 
 
 class Identity:
@@ -138,7 +139,7 @@ class Identity:
             raise LocalError(
                 "this identity is verify-only and cannot sign", hint="load the key file, or use Identity.generate()"
             )
-        return crypto_sign_detached(domain_bytes(tag, data), self._secret)
+        return crypto_sign(domain_bytes(tag, data), self._secret)[:SIGNATURE_BYTES]
 
     def verify(self, tag: str, data: bytes, signature: bytes) -> bool:
         """Say whether the signature is this identity's over `data` under the domain tag."""

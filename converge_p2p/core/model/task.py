@@ -168,15 +168,16 @@ class TaskSpec:
         Raises:
             CodecError: not of that shape, or out of bounds.
         """
-        kinds = (bytes, str, bytes, bytes, list, int, int, (int, type(None)), int, int, int, int, str)
+        kinds = (bytes, str, bytes, bytes, list, int, int, int, int, int, int, int, str)
         if not isinstance(body, list) or len(body) != len(kinds):
             raise CodecError(f"a submit body is an array of {len(kinds)}")
         for index, (item, kind) in enumerate(zip(body, kinds, strict=True)):
-            if not isinstance(item, kind) or isinstance(item, bool):
+            if type(item) is not kind and not (index == 7 and item is None):
                 raise CodecError(f"field {index} of a submit body is of type {type(item).__name__}")
         if any(not isinstance(name, str) for name in body[4]):
             raise CodecError("a required capability must be text")
-        spec = cls(*body[:4], tuple(body[4]), *body[5:])
+        key, objective, inputs, topic, capabilities, *numbers = body
+        spec = cls(key, objective, inputs, topic, tuple(capabilities), *numbers)
         try:
             spec.check()
         except (LocalError, LimitExceeded) as error:
@@ -208,8 +209,8 @@ class Task:
         topic: canonical bytes of a topic (`Topic.to_bytes()`), or empty.
         required_capabilities: names a worker must have declared.
         priority: higher is claimed first.
-        constraints: the conventional keys timeout_sec, deadline (Unix seconds), claim_ttl_sec, max_retries, cpu (cores),
-            memory_mb.
+        constraints: the conventional keys timeout_sec, deadline (Unix seconds), claim_ttl_sec, max_retries,
+            cpu (cores), memory_mb.
         evaluator: name of the rule or agent that judges results.
     """
 
@@ -275,6 +276,8 @@ class TaskView:
         value: what it was settled on, if terminal.
         attempts: rounds in which work was certified so far.
         certified: whether `state` rests on a certificate of the pool's governance.
+        claimable: whether it is worth claiming now: pending, or assigned to somebody whose time is over on the local
+            clock.
     """
 
     id: TaskId
@@ -288,6 +291,7 @@ class TaskView:
     value: TaskValue | None = None
     attempts: int = 0
     certified: bool = False
+    claimable: bool = False
 
     @property
     def inputs(self) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId
 
@@ -102,6 +103,13 @@ class Persisted:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """Command: found the pool. Comes first in a new pool, from its creator, and must match the pool's id."""
+
+    spec: PoolSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Command: submit a task."""
 
@@ -160,7 +168,7 @@ class Leave:
     """Command: leave the pool."""
 
 
-Command = Submit | Claim | Release | Report | Cancel | Join | Leave
+Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave
 Event = Restored | Received | SyncReceived | PeerUp | PeerDown | TimerFired | Persisted | Command
 
 

@@ -1,0 +1,321 @@
+"""What an operation can say: one frozen dataclass per kind, and its array form.
+
+Knows: the shape of each body. Must not know: whether a body has an effect (the fold in `view` decides).
+Source: `docs/protocol.md`, operation kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import CodecError
+from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
+from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
+
+HASH_BYTES = 32
+
+
+class Kind(IntEnum):
+    """Operation kinds. Numbers are never used again for something else."""
+
+    GENESIS = 0
+    JOIN = 1
+    LEAVE = 2
+    SUBMIT = 3
+    CLAIM = 4
+    RELEASE = 5
+    REPORT = 6
+    VOTE = 7
+
+
+class Token(NamedTuple):
+    """The fencing token of a task: rounds never restart, and epochs come first."""
+
+    epoch: int
+    round: int
+
+
+class Lock(NamedTuple):
+    """The highest value an elector accepted, carried by its promises."""
+
+    token: Token
+    value: ValueHash
+
+
+class Phase(IntEnum):
+    """What a ballot says."""
+
+    GRANT = 0
+    ENDORSE = 1
+    ACCEPT = 2
+
+
+class Purpose(IntEnum):
+    """Why somebody claims: to work, to settle a cancellation, or to settle a failure after the last retry."""
+
+    WORK = 0
+    CANCEL = 1
+    FAIL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """Founds the pool. First operation of its creator."""
+
+    spec: PoolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class JoinBody:
+    """The author becomes a member."""
+
+    capabilities: tuple[str, ...] = ()
+    proof: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveBody:
+    """The author is no longer a member."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitBody:
+    """The author asks for a task."""
+
+    spec: TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimBody:
+    """The author stands for a task, in every round until it releases.
+
+    It names no round: a claim that could would let anybody start a round of a thousand million.
+    """
+
+    task: TaskId
+    purpose: Purpose = Purpose.WORK
+    bid: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseBody:
+    """The author withdraws its claim; if it held `token`'s round, the next round may open."""
+
+    task: TaskId
+    round: int
+    failed: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportBody:
+    """The certified claimant of a round proposes a value, and names the promises it rests on."""
+
+    task: TaskId
+    round: int
+    value: TaskValue
+    grants: tuple[OperationId, ...]
+
+
+class Ballot(NamedTuple):
+    """One vote. Its epoch is the operation's.
+
+    Attributes:
+        ref: GRANT: id of the claim operation; ENDORSE and ACCEPT: hash of the value.
+        lock: GRANT only: the highest value the elector accepted, or None.
+    """
+
+    phase: Phase
+    task: TaskId
+    round: int
+    ref: bytes
+    lock: Lock | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VoteBody:
+    """An elector's ballots, many under one signature."""
+
+    ballots: tuple[Ballot, ...]
+
+
+Body = Genesis | JoinBody | LeaveBody | SubmitBody | ClaimBody | ReleaseBody | ReportBody | VoteBody
+
+
+def kind_of(body: Body) -> Kind:
+    """Return the kind number of a body."""
+    return _KINDS[type(body)]
+
+
+def encode_body(body: Body) -> list[Any]:
+    """Return the array form of a body."""
+    match body:
+        case Genesis(spec):
+            return spec.to_body()
+        case JoinBody(capabilities, proof):
+            return [list(capabilities), proof]
+        case LeaveBody():
+            return []
+        case SubmitBody(task):
+            return task.to_body()
+        case ClaimBody(task_id, purpose, bid, reason):
+            return [task_id, int(purpose), bid, reason]
+        case ReleaseBody(task_id, number, failed, reason):
+            return [task_id, number, failed, reason]
+        case ReportBody(task_id, number, value, grants):
+            return [task_id, number, int(value.outcome), value.worker, value.result, list(grants)]
+        case VoteBody(ballots):
+            return [_encode_ballot(ballot) for ballot in ballots]
+
+
+def decode_body(kind: int, body: Any) -> Body:
+    """Read the array form of a body.
+
+    Raises:
+        CodecError: unknown kind, wrong shape, or out of bounds.
+    """
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise CodecError(f"unknown operation kind {kind}")
+    if type(body) is not list:
+        raise CodecError("an operation body is an array")
+    return decoder(body)
+
+
+def _encode_ballot(ballot: Ballot) -> list[Any]:
+    lock = ballot.lock
+    plain = None if lock is None else [lock.token.epoch, lock.token.round, lock.value]
+    return [int(ballot.phase), ballot.task, ballot.round, ballot.ref, plain]
+
+
+def _shape(what: str, body: list[Any], *kinds: type) -> None:
+    if len(body) != len(kinds) or any(type(item) is not kind for item, kind in zip(body, kinds, strict=True)):
+        raise CodecError(f"a {what} body is an array of {', '.join(kind.__name__ for kind in kinds)}")
+
+
+def _hash(what: str, value: Any) -> bytes:
+    if type(value) is not bytes or len(value) != HASH_BYTES:
+        raise CodecError(f"{what} is a byte string of {HASH_BYTES}")
+    return value
+
+
+def _round(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= limits.ROUND_MAX:
+        raise CodecError(f"a round is 0 to {limits.ROUND_MAX}")
+    return value
+
+
+def _text(value: str) -> str:
+    if len(value.encode()) > limits.TEXT_BYTES_MAX:
+        raise CodecError(f"text is longer than {limits.TEXT_BYTES_MAX} bytes")
+    return value
+
+
+def _genesis(body: list[Any]) -> Genesis:
+    return Genesis(PoolSpec.from_body(body))
+
+
+def _join(body: list[Any]) -> JoinBody:
+    _shape("join", body, list, bytes)
+    names, proof = body
+    if any(type(name) is not str for name in names) or names != sorted(set(names)):
+        raise CodecError("capabilities of a join are sorted text, without repeats")
+    if len(names) > limits.CAPABILITIES_PER_TASK_MAX or len(proof) > limits.TEXT_BYTES_MAX:
+        raise CodecError("a join names too many capabilities, or its proof is too long")
+    return JoinBody(tuple(_text(name) for name in names), proof)
+
+
+def _leave(body: list[Any]) -> LeaveBody:
+    _shape("leave", body)
+    return LeaveBody()
+
+
+def _submit(body: list[Any]) -> SubmitBody:
+    return SubmitBody(TaskSpec.from_body(body))
+
+
+def _claim(body: list[Any]) -> ClaimBody:
+    _shape("claim", body, bytes, int, int, str)
+    task, purpose, bid, reason = body
+    if purpose not in (0, 1, 2) or not -(2**53) <= bid <= 2**53:
+        raise CodecError("a claim has an unknown purpose or a bid out of range")
+    return ClaimBody(TaskId(_hash("a task id", task)), Purpose(purpose), bid, _text(reason))
+
+
+def _release(body: list[Any]) -> ReleaseBody:
+    _shape("release", body, bytes, int, bool, str)
+    task, number, failed, reason = body
+    if number != -1:
+        _round(number)
+    return ReleaseBody(TaskId(_hash("a task id", task)), number, failed, _text(reason))
+
+
+def _report(body: list[Any]) -> ReportBody:
+    _shape("report", body, bytes, int, int, bytes, bytes, list)
+    task, number, outcome, worker, result, grants = body
+    if outcome not in (0, 1, 2):
+        raise CodecError("a report has an unknown outcome")
+    if len(result) > limits.RESULT_BYTES_MAX:
+        raise CodecError(f"a result has at most {limits.RESULT_BYTES_MAX} bytes")
+    if len(grants) > limits.ELECTORS_MAX or len(set(map(bytes, grants))) != len(grants):
+        raise CodecError("a report names too many grants, or one twice")
+    value = TaskValue(Outcome(outcome), PublicKey(_hash("a worker", worker)), result)
+    names = tuple(OperationId(_hash("a grant", grant)) for grant in grants)
+    return ReportBody(TaskId(_hash("a task id", task)), _round(number), value, names)
+
+
+def _vote(body: list[Any]) -> VoteBody:
+    if not 1 <= len(body) <= limits.BALLOTS_PER_VOTE_MAX:
+        raise CodecError(f"a vote holds 1 to {limits.BALLOTS_PER_VOTE_MAX} ballots")
+    ballots = tuple(_ballot(item) for item in body)
+    # a report names a promise by the vote it stands in, so a vote may hold only one for each subject
+    if len({(ballot.phase, ballot.task, ballot.round) for ballot in ballots}) != len(ballots):
+        raise CodecError("a vote holds two ballots for one task, round and phase")
+    return VoteBody(ballots)
+
+
+def _ballot(item: Any) -> Ballot:
+    if type(item) is not list or len(item) != 5:
+        raise CodecError("a ballot is an array of five")
+    phase, task, number, ref, plain = item
+    if type(phase) is not int or phase not in (0, 1, 2):
+        raise CodecError("a ballot has an unknown phase")
+    lock = None
+    if plain is not None:
+        if phase != Phase.GRANT or type(plain) is not list or len(plain) != 3:
+            raise CodecError("a lock is an array of three, and only a grant carries one")
+        epoch, locked_round, value = plain
+        if type(epoch) is not int or epoch < 0:
+            raise CodecError("the epoch of a lock is 0 or more")
+        lock = Lock(Token(epoch, _round(locked_round)), ValueHash(_hash("a value hash", value)))
+    return Ballot(
+        Phase(phase), TaskId(_hash("a task id", task)), _round(number), _hash("the reference of a ballot", ref), lock
+    )
+
+
+_KINDS: dict[type, Kind] = {
+    Genesis: Kind.GENESIS,
+    JoinBody: Kind.JOIN,
+    LeaveBody: Kind.LEAVE,
+    SubmitBody: Kind.SUBMIT,
+    ClaimBody: Kind.CLAIM,
+    ReleaseBody: Kind.RELEASE,
+    ReportBody: Kind.REPORT,
+    VoteBody: Kind.VOTE,
+}
+_DECODERS: dict[int, Callable[[list[Any]], Body]] = {
+    Kind.GENESIS: _genesis,
+    Kind.JOIN: _join,
+    Kind.LEAVE: _leave,
+    Kind.SUBMIT: _submit,
+    Kind.CLAIM: _claim,
+    Kind.RELEASE: _release,
+    Kind.REPORT: _report,
+    Kind.VOTE: _vote,
+}

@@ -1,0 +1,1 @@
+"""The replica: one pool as a pure state machine. Events in, effects out."""
