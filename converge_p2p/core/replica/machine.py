@@ -10,25 +10,18 @@ that two operations of one turn do not contradict each other, is noted when it i
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import assert_never
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import (
     CodecError,
-    Conflict,
-    LimitExceeded,
-    LocalError,
-    NotAuthorised,
-    NotFound,
     RemoteViolation,
 )
 from converge_p2p.core.governance.admission import admits
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.pool import pool_id
-from converge_p2p.core.model.task import TaskState, TaskValue, task_id
 from converge_p2p.core.oplog.bodies import (
     Ballot,
     Body,
@@ -37,9 +30,7 @@ from converge_p2p.core.oplog.bodies import (
     JoinBody,
     LeaveBody,
     Purpose,
-    ReleaseBody,
     SubmitBody,
-    Token,
     VoteBody,
 )
 from converge_p2p.core.oplog.log import Inserted, OperationLog
@@ -52,10 +43,12 @@ from converge_p2p.core.oplog.operation import (
     sign_operation,
 )
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica.elector import Elector, Patience, Wait
+from converge_p2p.core.replica.commands import Commands
+from converge_p2p.core.replica.elector import Elector, Wait
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.replica.session import Sessions
+from converge_p2p.core.replica.watch import TaskWatch
 from converge_p2p.core.replica.wire import (
     Digest,
     FrontierPage,
@@ -66,7 +59,7 @@ from converge_p2p.core.replica.wire import (
     decode_message,
     encode_message,
 )
-from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PeerId, PoolId, TaskId
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import TaskRegister
 
@@ -74,21 +67,6 @@ DIGEST_PEERS_MAX = 8
 DIGEST_SOON_MS = 700
 GENESIS_RETRY_MS = 1000
 EPOCH = 0
-
-
-@dataclass(slots=True)
-class _Local:
-    """What is known here and now about an open task, beside the fold.
-
-    Attributes:
-        expired: the round whose holder's time is over on the local clock.
-        shown: what the application was told last.
-    """
-
-    patience: Patience = field(default_factory=Patience)
-    expired: Token | None = None
-    close_timer: bool = False
-    shown: tuple[TaskState, Token | None, bool] | None = None
 
 
 @dataclass(slots=True)
@@ -128,18 +106,17 @@ class Replica:
         self._elector: Elector | None = None
         self._proposer = Proposer(identity.public_key, self._emit)
         self._sessions = Sessions(self.log, self._send)
+        self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit)
         self._digest_interval_ms = digest_interval_ms
         self._seed = seed
         self._draws = 0
         self._tip = _Tip()
-        self._submitting: dict[TaskId, SubmitBody] = {}
+        self._commands = Commands(identity.public_key, pool, self.view, self._proposer)
         self._in_flight: dict[int, list[Operation]] = {}
         self._votes_in_flight = 0
         self._next_token = 0
-        self._local: dict[TaskId, _Local] = {}
         self._dirty: dict[TaskId, None] = {}
         self._undecided: dict[TaskId, None] = {}
-        self._closed: set[TaskId] = set()
         self._digest_at: int | None = None
         # collected during one turn
         self._now = Now(0, 0)
@@ -163,6 +140,10 @@ class Replica:
     def peers(self) -> list[PeerId]:
         """Peers this replica synchronises with."""
         return list(self._sessions.peers)
+
+    def claimable(self, task: TaskId) -> bool:
+        """Whether nobody holds the task, or its holder's time is over on the local clock."""
+        return self._watch.claimable(task)
 
     # ------------------------------------------------------------ the one entrance
 
@@ -208,11 +189,9 @@ class Replica:
         dirty, self._dirty = self._dirty, {}
         for task in dirty:
             register = self.view.registers.get(task)
-            if register is not None and task not in self._closed:
+            if register is not None and not self._watch.closed(task):
                 self._propose(register)
-                self._watch_claim(register)
-                self._watch_failure(register)
-                self._show(register)
+                self._watch.look(register, stands_to_fail=self._proposer.stands(task, Purpose.FAIL))
                 if self._elector is not None:
                     self._undecided[task] = None
         if self._elector is not None and not self._votes_in_flight:
@@ -384,9 +363,16 @@ class Replica:
 
     def _set_digest_timer(self, interval_ms: int) -> None:
         self._digest_at = self._now.mono_ms + interval_ms + self._jitter(interval_ms // 4)
-        self._effects.append(SetTimer(TimerKey(TimerKind.DIGEST), self._digest_at))
+        self._set_timer(TimerKey(TimerKind.DIGEST), self._digest_at - self._now.mono_ms)
 
     # ------------------------------------------------------------ own operations
+
+    def _command(self, command: ev.Command) -> None:
+        body = self._commands.body_for(command)
+        if body is not None:
+            self._sign(body)
+        if isinstance(command, ev.Report):
+            self._touch(command.task)
 
     def _sign(self, body: Body) -> Operation:
         hlc = next_hlc(self._now.wall_ms, self._tip.hlc)
@@ -408,7 +394,7 @@ class Replica:
                 self._votes_in_flight -= 1
                 self._touch(*(ballot.task for ballot in body.ballots))
             elif isinstance(body, SubmitBody):
-                self._submitting.pop(task_id(self.pool, operation.author, body.spec.key), None)
+                self._commands.submitted(body)
             inserted = self.log.insert(operation)
             self._absorb(inserted, None)
             self._emit(ev.Acknowledged(operation.id))
@@ -428,8 +414,7 @@ class Replica:
             if register is None or register.settled is not None:
                 elector.forget(task)
                 continue
-            patience = self._local.setdefault(task, _Local()).patience
-            due = elector.consider(register, patience, functools.partial(self._wait, task))
+            due = elector.consider(register, self._watch.patience(task), functools.partial(self._wait, task))
             elector.note_own(EPOCH, tuple(due))
             ballots.extend(due)
         for part in _vote_parts(ballots):
@@ -438,7 +423,10 @@ class Replica:
 
     def _wait(self, task: TaskId, wait: Wait) -> None:
         kind = TimerKind.HOLD_OFF if wait.what == "hold_off" else TimerKind.GRANT
-        self._effects.append(SetTimer(TimerKey(kind, task), self._now.mono_ms + wait.delay_ms))
+        self._set_timer(TimerKey(kind, task), wait.delay_ms)
+
+    def _set_timer(self, key: TimerKey, delay_ms: int) -> None:
+        self._effects.append(SetTimer(key, self._now.mono_ms + delay_ms))
 
     def _propose(self, register: TaskRegister) -> None:
         report = self._proposer.consider(register)
@@ -455,28 +443,12 @@ class Replica:
             else:
                 self._sessions.want_genesis()
             return
-        task = key.task
-        local = None if task is None else self._local.get(task)
-        register = None if task is None else self.view.registers.get(task)
-        if task is None or local is None or register is None or register.settled is not None:
+        register = None if key.task is None else self.view.registers.get(key.task)
+        if register is None:
             return
-        patience = local.patience
-        match key.kind:
-            case TimerKind.HOLD_OFF:
-                patience.hold_off_over, patience.holding_off = True, False
-            case TimerKind.GRANT:
-                token = patience.grant_timer
-                if token is not None and register.certified_id(token) is None:
-                    _open(patience, token)
-            case TimerKind.CLAIM:
-                if patience.claim_timer is not None and patience.claim_timer == register.top:
-                    local.expired = patience.claim_timer
-                    _open(patience, patience.claim_timer)
-            case TimerKind.CLOSE:
-                local.close_timer = False
-                if self._needs_closing(register) and not self._proposer.stands(task, Purpose.FAIL):
-                    self._sign(ClaimBody(task, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
-        self._touch(task)
+        if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, Purpose.FAIL):
+            self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
+        self._touch(register.id)
 
     def _some_peers(self) -> list[PeerId]:
         peers = list(self._sessions.peers)
@@ -484,206 +456,6 @@ class Replica:
             return peers
         start = self._jitter(len(peers))
         return [peers[(start + index) % len(peers)] for index in range(DIGEST_PEERS_MAX)]
-
-    def _watch_claim(self, register: TaskRegister) -> None:
-        """Measure the holder's time on the local clock, from when its certificate was first seen."""
-        if register.settled is not None:
-            return
-        top = register.top
-        if top is None or register.certified_id(top) is None or register.submitted is None:
-            return
-        patience = self._local.setdefault(register.id, _Local()).patience
-        if patience.claim_timer == top:
-            return
-        patience.claim_timer = top
-        assert self.view.spec is not None
-        base = register.submitted.spec.claim_ttl_ms or self.view.spec.policy.claim_ttl_ms
-        ttl = min(base << min(top.round, limits.CLAIM_TTL_DOUBLINGS_MAX), limits.CLAIM_TTL_MS_MAX)
-        self._effects.append(SetTimer(TimerKey(TimerKind.CLAIM, register.id), self._now.mono_ms + ttl))
-
-    def _watch_failure(self, register: TaskRegister) -> None:
-        """When no retry is left, somebody has to stand for settling the failure: one after the other."""
-        if register.settled is not None or register.submitted is None or not self._needs_closing(register):
-            return
-        me = self.identity.public_key
-        local = self._local.setdefault(register.id, _Local())
-        if local.close_timer or (me != register.submitted.author and me not in self.view.electors):
-            return
-        local.close_timer = True
-        others = sorted(self.view.electors - {register.submitted.author}, key=lambda key: _close_rank(register.id, key))
-        turn = 0 if me == register.submitted.author else 1 + others.index(me)
-        assert self.view.spec is not None
-        delay = turn * 2 * self.view.spec.policy.grant_timer_ms
-        self._effects.append(SetTimer(TimerKey(TimerKind.CLOSE, register.id), self._now.mono_ms + delay))
-
-    def _needs_closing(self, register: TaskRegister) -> bool:
-        assert self.view.spec is not None
-        if not register.exhausted(self.view.spec.policy.max_retries):
-            return False
-        superseded = {claim.operation for token, claim in register.held_rounds() if token != register.top}
-        return not any(
-            claim.purpose is Purpose.FAIL and register.stands(claim) and claim.operation not in superseded
-            for claim in register.claims.values()
-        )
-
-    def _show(self, register: TaskRegister) -> None:
-        """Tell the application when a task looks different."""
-        if register.submitted is None:
-            return
-        local = self._local.setdefault(register.id, _Local())
-        top, state = register.top, register.state
-        expired = local.expired is not None and local.expired == top and not state.terminal
-        shown = (state, top if state is TaskState.ASSIGNED else None, expired)
-        if shown == local.shown:
-            return
-        local.shown = shown
-        token = register.settled_token if state.terminal else top
-        number, epoch = (-1, EPOCH) if token is None else (token.round, token.epoch)
-        self._emit(ev.TaskChanged(register.id, state, epoch, number))
-        if state.terminal:
-            self._closed.add(register.id)
-            del self._local[register.id]
-
-    def claimable(self, task: TaskId) -> bool:
-        """Whether the holder's time is over on the local clock, or nobody holds the task."""
-        register, local = self.view.registers.get(task), self._local.get(task)
-        if register is None or register.state.terminal:
-            return False
-        expired = local is not None and local.expired is not None and local.expired == register.top
-        return expired or register.state is TaskState.PENDING
-
-    # ------------------------------------------------------------ commands
-
-    def _command(self, command: ev.Command) -> None:
-        if isinstance(command, ev.Found):
-            self._found(command)
-            return
-        if not self.ready:
-            raise NotFound("the pool's founding terms are not known here yet", hint="wait until a member is connected")
-        if not isinstance(command, ev.Join) and not self.view.members.active(self.identity.public_key):
-            raise NotAuthorised("this node is not an active member of the pool", hint="join the pool first")
-        match command:
-            case ev.Submit():
-                self._submit(command)
-            case ev.Claim():
-                self._claim(command)
-            case ev.Release():
-                self._release(command)
-            case ev.Report():
-                self._report(command)
-            case ev.Cancel():
-                self._cancel(command)
-            case ev.Join(capabilities, proof):
-                self._join(JoinBody(tuple(sorted(set(capabilities))), proof))
-            case ev.Leave():
-                self._sign(LeaveBody())
-            case _:
-                assert_never(command)
-
-    def _found(self, command: ev.Found) -> None:
-        if self.ready or self._tip.seq:
-            raise Conflict("the pool is founded already")
-        if pool_id(self.identity.public_key, command.spec) != self.pool:
-            raise LocalError("the pool's id does not commit to these founding terms and this creator")
-        try:
-            command.spec.check()
-            compile_rules(command.spec)
-        except CodecError as error:
-            raise LocalError(str(error)) from error
-        self._sign(Genesis(command.spec))
-
-    def _join(self, body: JoinBody) -> None:
-        me = self.identity.public_key
-        assert self.view.spec is not None
-        if me not in self.view.electors and not admits(self.view.spec, me):
-            raise NotAuthorised("the pool does not admit this agent", hint="ask its creator for admission")
-        if self.view.members.has(me) and set(body.capabilities) <= set(self.view.members.capabilities(me)):
-            return
-        self._sign(body)
-
-    def _submit(self, command: ev.Submit) -> None:
-        command.spec.check()
-        task = task_id(self.pool, self.identity.public_key, command.spec.key)
-        register = self.view.registers.get(task)
-        before = register.submitted.spec if register is not None and register.submitted is not None else None
-        if before is None and task in self._submitting:
-            before = self._submitting[task].spec
-        if before is not None:
-            if before != command.spec:
-                raise Conflict(
-                    "a different task was submitted with this key", hint="use another key, or submit the same task"
-                )
-            return
-        self._submitting[task] = SubmitBody(command.spec)
-        self._sign(self._submitting[task])
-
-    def _open_register(self, task: TaskId) -> TaskRegister:
-        register = self.view.registers.get(task)
-        if register is None or register.submitted is None:
-            raise NotFound(f"no task {task.hex()[:12]} in this pool")
-        if register.settled is not None:
-            raise Conflict(f"task {task.hex()[:12]} is settled as {register.state.value}")
-        return register
-
-    def _claim(self, command: ev.Claim) -> None:
-        register = self._open_register(command.task)
-        assert register.submitted is not None
-        if self._proposer.stands(command.task, Purpose.WORK):
-            return
-        lacking = set(register.submitted.spec.required_capabilities) - set(
-            self.view.members.capabilities(self.identity.public_key)
-        )
-        if lacking:
-            raise NotAuthorised(
-                f"the task requires {', '.join(sorted(lacking))}", hint="join the pool with these capabilities"
-            )
-        if len(register.claims) >= limits.CLAIMS_PER_TASK_MAX:
-            raise LimitExceeded("CLAIMS_PER_TASK_MAX", "too many stand for this task already")
-        self._sign(ClaimBody(command.task, Purpose.WORK, command.bid))
-
-    def _release(self, command: ev.Release) -> None:
-        register = self._open_register(command.task)
-        if not self._proposer.stands(command.task, Purpose.WORK):
-            raise Conflict("this node has no claim on the task")
-        token = self._proposer.holds(register)
-        self._proposer.finished.pop(command.task, None)
-        number = -1 if token is None else token.round
-        self._sign(ReleaseBody(command.task, number, command.failed and token is not None, _cut(command.reason)))
-
-    def _report(self, command: ev.Report) -> None:
-        register = self._open_register(command.task)
-        if command.outcome.state is TaskState.CANCELLED:
-            raise LocalError("a worker reports that a task is completed or failed; cancel is the submitter's")
-        if len(command.result) > limits.RESULT_BYTES_MAX:
-            raise LimitExceeded(
-                "RESULT_BYTES_MAX",
-                f"the result has {len(command.result)} bytes, at most {limits.RESULT_BYTES_MAX} allowed",
-                hint="store the content elsewhere and report a reference to it",
-            )
-        if not self._proposer.stands(command.task, Purpose.WORK):
-            raise Conflict("this node has no claim on the task", hint="claim it first")
-        self._proposer.finished[command.task] = TaskValue(command.outcome, self.identity.public_key, command.result)
-        self._touch(register.id)
-
-    def _cancel(self, command: ev.Cancel) -> None:
-        register = self._open_register(command.task)
-        assert register.submitted is not None
-        if register.submitted.author != self.identity.public_key:
-            raise NotAuthorised("only the submitter can cancel a task")
-        if not self._proposer.stands(command.task, Purpose.CANCEL):
-            self._sign(ClaimBody(command.task, Purpose.CANCEL, 0, _cut(command.reason)))
-
-
-def _open(patience: Patience, token: Token) -> None:
-    patience.open_round = token if patience.open_round is None else max(patience.open_round, token)
-
-
-def _cut(text: str) -> str:
-    return text.encode()[: limits.TEXT_BYTES_MAX].decode(errors="ignore")
-
-
-def _close_rank(task: TaskId, key: PublicKey) -> bytes:
-    return tagged_hash("close-rank", task, key)
 
 
 def _vote_parts(ballots: list[Ballot]) -> list[tuple[Ballot, ...]]:

@@ -1,0 +1,180 @@
+"""What the application may ask of a replica, and the operation that answers it.
+
+Knows: who may do what, and what was asked already. Must not know: how an operation is signed, stored or sent.
+Source: `docs/protocol.md`, operation kinds. A command that cannot be done raises and has changed nothing.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NotAuthorised, NotFound
+from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.models import compile_rules
+from converge_p2p.core.model.pool import pool_id
+from converge_p2p.core.model.task import TaskSpec, TaskState, TaskValue, task_id
+from converge_p2p.core.oplog.bodies import (
+    Body,
+    ClaimBody,
+    Genesis,
+    JoinBody,
+    LeaveBody,
+    Purpose,
+    ReleaseBody,
+    SubmitBody,
+)
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.proposer import Proposer
+from converge_p2p.core.types import PoolId, PublicKey, TaskId
+from converge_p2p.core.view.fold import View
+from converge_p2p.core.view.register import TaskRegister
+
+
+class Commands:
+    """Turns commands of the local identity into operation bodies."""
+
+    def __init__(self, key: PublicKey, pool: PoolId, view: View, proposer: Proposer) -> None:
+        self._key = key
+        self._pool = pool
+        self._view = view
+        self._proposer = proposer
+        self._submitting: dict[TaskId, TaskSpec] = {}
+        self._founding = False
+
+    def submitted(self, body: SubmitBody) -> None:
+        """An own submit is durable, and from now on the fold remembers it."""
+        self._submitting.pop(task_id(self._pool, self._key, body.spec.key), None)
+
+    def body_for(self, command: ev.Command) -> Body | None:
+        """Return the operation a command asks for, or None if nothing has to be signed for it.
+
+        Raises:
+            LocalError, LimitExceeded: it cannot be done; nothing was changed.
+        """
+        if isinstance(command, ev.Found):
+            return self._found(command)
+        if self._view.spec is None:
+            raise NotFound("the pool's founding terms are not known here yet", hint="wait until a member is connected")
+        if isinstance(command, ev.Join):
+            return self._join(JoinBody(tuple(sorted(set(command.capabilities))), command.proof))
+        if not self._view.members.active(self._key):
+            raise NotAuthorised("this node is not an active member of the pool", hint="join the pool first")
+        match command:
+            case ev.Submit():
+                return self._submit(command)
+            case ev.Claim():
+                return self._claim(command)
+            case ev.Release():
+                return self._release(command)
+            case ev.Report():
+                self._report(command)
+                return None
+            case ev.Cancel():
+                return self._cancel(command)
+            case ev.Leave():
+                return LeaveBody()
+            case _:
+                assert_never(command)
+
+    def _found(self, command: ev.Found) -> Body:
+        if self._view.spec is not None or self._founding:
+            raise Conflict("the pool is founded already")
+        if pool_id(self._key, command.spec) != self._pool:
+            raise LocalError("the pool's id does not commit to these founding terms and this creator")
+        try:
+            command.spec.check()
+            compile_rules(command.spec)
+        except CodecError as error:
+            raise LocalError(str(error)) from error
+        self._founding = True
+        return Genesis(command.spec)
+
+    def _join(self, body: JoinBody) -> Body | None:
+        assert self._view.spec is not None
+        members = self._view.members
+        if self._key not in self._view.electors and not admits(self._view.spec, self._key):
+            raise NotAuthorised("the pool does not admit this agent", hint="ask its creator for admission")
+        total = sum(len(name.encode()) for name in body.capabilities)
+        if len(body.capabilities) > limits.CAPABILITIES_PER_TASK_MAX or total > limits.TEXT_BYTES_MAX:
+            raise LimitExceeded("CAPABILITIES_PER_TASK_MAX", "too many capabilities, or too long")
+        if len(body.proof) > limits.TEXT_BYTES_MAX:
+            raise LimitExceeded("TEXT_BYTES_MAX", "the admission proof is too long")
+        if members.has(self._key) and set(body.capabilities) <= set(members.capabilities(self._key)):
+            return None
+        return body
+
+    def _submit(self, command: ev.Submit) -> Body | None:
+        command.spec.check()
+        task = task_id(self._pool, self._key, command.spec.key)
+        register = self._view.registers.get(task)
+        before = self._submitting.get(task)
+        if register is not None and register.submitted is not None:
+            before = register.submitted.spec
+        if before is not None:
+            if before != command.spec:
+                raise Conflict(
+                    "a different task was submitted with this key", hint="use another key, or submit the same task"
+                )
+            return None
+        self._submitting[task] = command.spec
+        return SubmitBody(command.spec)
+
+    def _open_register(self, task: TaskId) -> TaskRegister:
+        register = self._view.registers.get(task)
+        if register is None or register.submitted is None:
+            raise NotFound(f"no task {task.hex()[:12]} in this pool")
+        if register.settled is not None:
+            raise Conflict(f"task {task.hex()[:12]} is settled as {register.state.value}")
+        return register
+
+    def _claim(self, command: ev.Claim) -> Body | None:
+        register = self._open_register(command.task)
+        assert register.submitted is not None
+        if self._proposer.stands(command.task, Purpose.WORK):
+            return None
+        lacking = set(register.submitted.spec.required_capabilities) - set(self._view.members.capabilities(self._key))
+        if lacking:
+            raise NotAuthorised(
+                f"the task requires {', '.join(sorted(lacking))}", hint="join the pool with these capabilities"
+            )
+        if len(register.claims) >= limits.CLAIMS_PER_TASK_MAX:
+            raise LimitExceeded("CLAIMS_PER_TASK_MAX", "too many stand for this task already")
+        return ClaimBody(command.task, Purpose.WORK, command.bid)
+
+    def _release(self, command: ev.Release) -> Body:
+        register = self._open_register(command.task)
+        if not self._proposer.stands(command.task, Purpose.WORK):
+            raise Conflict("this node has no claim on the task")
+        token = self._proposer.holds(register)
+        self._proposer.finished.pop(command.task, None)
+        number = -1 if token is None else token.round
+        return ReleaseBody(command.task, number, command.failed and token is not None, _cut(command.reason))
+
+    def _report(self, command: ev.Report) -> None:
+        """Keep the finished work; the proposer reports it as soon as the claim is certified."""
+        self._open_register(command.task)
+        if command.outcome.state is TaskState.CANCELLED:
+            raise LocalError("a worker reports that a task is completed or failed; cancel is the submitter's")
+        if len(command.result) > limits.RESULT_BYTES_MAX:
+            raise LimitExceeded(
+                "RESULT_BYTES_MAX",
+                f"the result has {len(command.result)} bytes, at most {limits.RESULT_BYTES_MAX} allowed",
+                hint="store the content elsewhere and report a reference to it",
+            )
+        if not self._proposer.stands(command.task, Purpose.WORK):
+            raise Conflict("this node has no claim on the task", hint="claim it first")
+        self._proposer.finished[command.task] = TaskValue(command.outcome, self._key, command.result)
+
+    def _cancel(self, command: ev.Cancel) -> Body | None:
+        register = self._open_register(command.task)
+        assert register.submitted is not None
+        if register.submitted.author != self._key:
+            raise NotAuthorised("only the submitter can cancel a task")
+        if self._proposer.stands(command.task, Purpose.CANCEL):
+            return None
+        return ClaimBody(command.task, Purpose.CANCEL, 0, _cut(command.reason))
+
+
+def _cut(text: str) -> str:
+    return text.encode()[: limits.TEXT_BYTES_MAX].decode(errors="ignore")

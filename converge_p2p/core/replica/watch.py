@@ -1,0 +1,182 @@
+"""Local patience with every open task: how long a holder may take, and when the application is told.
+
+Knows: local timers and what was shown. Must not know: votes to cast (see `elector`), or what is right.
+Source: `docs/protocol.md`, liveness. A bad clock here costs time or duplicated work, never two results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from converge_p2p.core import limits
+from converge_p2p.core.codec import tagged_hash
+from converge_p2p.core.model.pool import PoolPolicy
+from converge_p2p.core.model.task import TaskState
+from converge_p2p.core.oplog.bodies import Purpose, Token
+from converge_p2p.core.replica.elector import Patience
+from converge_p2p.core.replica.events import Notice, TaskChanged, TimerKey, TimerKind
+from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.core.view.fold import View
+from converge_p2p.core.view.register import TaskRegister
+
+
+@dataclass(slots=True)
+class _Local:
+    """What is known here and now about an open task, beside the fold.
+
+    Attributes:
+        expired: the round whose holder's time is over on the local clock.
+        closing: the timer runs after which this node stands for settling a failure.
+        shown: what the application was told last.
+    """
+
+    patience: Patience = field(default_factory=Patience)
+    expired: Token | None = None
+    closing: bool = False
+    shown: tuple[TaskState, Token | None, bool] | None = None
+
+
+class TaskWatch:
+    """Timers and notices of the open tasks of one pool."""
+
+    def __init__(
+        self,
+        key: PublicKey,
+        view: View,
+        set_timer: Callable[[TimerKey, int], None],
+        emit: Callable[[Notice], None],
+    ) -> None:
+        """Make a watch.
+
+        Args:
+            key: the local identity.
+            view: the fold.
+            set_timer: called with a key and a delay in milliseconds.
+            emit: called with each notice.
+        """
+        self._key = key
+        self._view = view
+        self._set_timer = set_timer
+        self._emit = emit
+        self._local: dict[TaskId, _Local] = {}
+        self._closed: set[TaskId] = set()
+
+    def patience(self, task: TaskId) -> Patience:
+        """The elector's timers of a task."""
+        return self._of(task).patience
+
+    def closed(self, task: TaskId) -> bool:
+        """Whether the task is settled and the application was told."""
+        return task in self._closed
+
+    def look(self, register: TaskRegister, *, stands_to_fail: bool) -> None:
+        """Set the timers a changed task needs, and tell the application if it looks different.
+
+        Args:
+            register: the task.
+            stands_to_fail: whether this node stands for settling its failure already.
+        """
+        if register.submitted is None:
+            return
+        if register.settled is None:
+            self._watch_holder(register)
+            if not stands_to_fail:
+                self._watch_failure(register)
+        self._show(register)
+
+    def fired(self, kind: TimerKind, register: TaskRegister) -> bool:
+        """A timer of a task is due. Returns whether this node should now stand for settling the failure."""
+        local = self._local.get(register.id)
+        if local is None or register.settled is not None:
+            return False
+        patience = local.patience
+        if kind is TimerKind.HOLD_OFF:
+            patience.hold_off_over, patience.holding_off = True, False
+        elif kind is TimerKind.GRANT:
+            if patience.grant_timer is not None and register.certified_id(patience.grant_timer) is None:
+                _open(patience, patience.grant_timer)
+        elif kind is TimerKind.CLAIM:
+            if patience.claim_timer is not None and patience.claim_timer == register.top:
+                local.expired = patience.claim_timer
+                _open(patience, patience.claim_timer)
+        elif kind is TimerKind.CLOSE:
+            local.closing = False
+            return self._needs_closing(register)
+        return False
+
+    def claimable(self, task: TaskId) -> bool:
+        """Whether nobody holds the task, or its holder's time is over on the local clock."""
+        register, local = self._view.registers.get(task), self._local.get(task)
+        if register is None or register.state.terminal:
+            return False
+        expired = local is not None and local.expired is not None and local.expired == register.top
+        return expired or register.state is TaskState.PENDING
+
+    # ------------------------------------------------------------ inside
+
+    def _of(self, task: TaskId) -> _Local:
+        local = self._local.get(task)
+        if local is None:
+            local = self._local[task] = _Local()
+        return local
+
+    def _policy(self) -> PoolPolicy:
+        assert self._view.spec is not None
+        return self._view.spec.policy
+
+    def _watch_holder(self, register: TaskRegister) -> None:
+        """Measure the holder's time on the local clock, from when its certificate was first seen."""
+        top = register.top
+        if top is None or register.certified_id(top) is None or register.submitted is None:
+            return
+        patience = self._of(register.id).patience
+        if patience.claim_timer == top:
+            return
+        patience.claim_timer = top
+        base = register.submitted.spec.claim_ttl_ms or self._policy().claim_ttl_ms
+        ttl = min(base << min(top.round, limits.CLAIM_TTL_DOUBLINGS_MAX), limits.CLAIM_TTL_MS_MAX)
+        self._set_timer(TimerKey(TimerKind.CLAIM, register.id), ttl)
+
+    def _watch_failure(self, register: TaskRegister) -> None:
+        """When no retry is left, somebody has to stand for settling the failure: one after the other."""
+        submitted, me = register.submitted, self._key
+        if submitted is None or not self._needs_closing(register):
+            return
+        local = self._of(register.id)
+        if local.closing or (me != submitted.author and me not in self._view.electors):
+            return
+        local.closing = True
+        others = sorted(
+            self._view.electors - {submitted.author}, key=lambda key: tagged_hash("close-rank", register.id, key)
+        )
+        turn = 0 if me == submitted.author else 1 + others.index(me)
+        self._set_timer(TimerKey(TimerKind.CLOSE, register.id), turn * 2 * self._policy().grant_timer_ms)
+
+    def _needs_closing(self, register: TaskRegister) -> bool:
+        if not register.exhausted(self._policy().max_retries):
+            return False
+        superseded = {claim.operation for token, claim in register.held_rounds() if token != register.top}
+        return not any(
+            claim.purpose is Purpose.FAIL and register.stands(claim) and claim.operation not in superseded
+            for claim in register.claims.values()
+        )
+
+    def _show(self, register: TaskRegister) -> None:
+        local = self._of(register.id)
+        top, state = register.top, register.state
+        expired = local.expired is not None and local.expired == top and not state.terminal
+        shown = (state, top if state is TaskState.ASSIGNED else None, expired)
+        if shown == local.shown:
+            return
+        local.shown = shown
+        token = register.settled_token if state.terminal else top
+        epoch, number = (0, -1) if token is None else token
+        self._emit(TaskChanged(register.id, state, epoch, number))
+        if state.terminal:
+            self._closed.add(register.id)
+            del self._local[register.id]
+
+
+def _open(patience: Patience, token: Token) -> None:
+    patience.open_round = token if patience.open_round is None else max(patience.open_round, token)
