@@ -1,0 +1,137 @@
+"""Which task to claim next: the tasks one handler could do, kept in order as they change.
+
+Knows: order, deferral and bounds. Must not know: how a task is claimed or done. Pure: time comes in as a value.
+Source: rendezvous hashing (Thaler and Ravishankar, 1998): workers prefer different tasks without talking.
+
+The order is priority, then how often the task failed here, then the rendezvous hash. Each change costs O(log n);
+entries that went stale stay in the heap until they come up, or until they outnumber the valid ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from converge_p2p.core import limits
+from converge_p2p.core.model.task import TaskView
+from converge_p2p.core.types import PublicKey, TaskId
+
+DEFER_S = 0.1
+DEFER_S_MAX = 10.0
+
+_Order = tuple[int, int, bytes]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    view: TaskView
+    order: _Order
+    ready_at: float
+
+
+class Candidates:
+    """The open tasks of one handler.
+
+    Attributes:
+        dropped: tasks that did not fit. While there are such, `incomplete` is True and the caller reads the pending
+            tasks again when it runs out of candidates.
+    """
+
+    def __init__(self, worker: PublicKey, candidates_max: int = limits.WORK_CANDIDATES_MAX) -> None:
+        """Make an empty set.
+
+        Args:
+            worker: whose preferences these are.
+            candidates_max: bound of the set.
+        """
+        self._worker = worker
+        self._candidates_max = candidates_max
+        self._open: dict[TaskId, _Candidate] = {}
+        self._ready: list[tuple[_Order, TaskId]] = []
+        self._deferred: list[tuple[float, TaskId]] = []
+        self._put_off: OrderedDict[TaskId, tuple[int, float]] = OrderedDict()
+        self.incomplete = False
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, task_id: TaskId) -> bool:
+        return task_id in self._open
+
+    def put(self, view: TaskView, now: float) -> None:
+        """Add an open task, or renew its view. One that was put off stays so until its time."""
+        known = self._open.get(view.id)
+        if known is not None:
+            # what the order rests on is in the signed task and cannot have changed
+            known.view = view
+            return
+        if len(self._open) >= self._candidates_max:
+            self.incomplete = True
+            self.dropped += 1
+            return
+        failures, not_before = self._put_off.get(view.id, (0, 0.0))
+        digest = hashlib.sha256(view.id + self._worker).digest()
+        order = (-view.spec.priority, failures, digest)
+        ready_at = not_before if not_before > now else 0.0
+        self._open[view.id] = _Candidate(view, order, ready_at)
+        if ready_at:
+            heapq.heappush(self._deferred, (ready_at, view.id))
+        else:
+            heapq.heappush(self._ready, (order, view.id))
+        if len(self._ready) + len(self._deferred) > 2 * len(self._open) + 64:
+            self._rebuild()
+
+    def put_off(self, task_id: TaskId, now: float) -> None:
+        """Remember that a task did not work out here: it waits, longer after each time, so that others get it."""
+        self._open.pop(task_id, None)
+        failures = self._put_off.pop(task_id, (0, 0.0))[0] + 1
+        self._put_off[task_id] = (failures, now + min(DEFER_S_MAX, DEFER_S * 2.0 ** min(failures - 1, 16)))
+        if len(self._put_off) > limits.WORK_MEMORY_TASKS_MAX:
+            self._put_off.popitem(last=False)
+
+    def remove(self, task_id: TaskId) -> None:
+        """Take a task out that is not open any more."""
+        self._open.pop(task_id, None)
+
+    def forget(self, task_id: TaskId) -> None:
+        """Take a task out that is settled, and what is remembered of it."""
+        self._open.pop(task_id, None)
+        self._put_off.pop(task_id, None)
+
+    def take(self, now: float) -> TaskView | None:
+        """Take the best task out that is ready, or return None."""
+        self._promote(now)
+        while self._ready:
+            order, task_id = heapq.heappop(self._ready)
+            candidate = self._open.get(task_id)
+            if candidate is not None and candidate.order == order and candidate.ready_at <= now:
+                del self._open[task_id]
+                return candidate.view
+        return None
+
+    def next_ready(self) -> float | None:
+        """Return when the first deferred task gets ready, or None."""
+        while self._deferred:
+            ready_at, task_id = self._deferred[0]
+            candidate = self._open.get(task_id)
+            if candidate is not None and candidate.ready_at == ready_at:
+                return ready_at
+            heapq.heappop(self._deferred)
+        return None
+
+    def _promote(self, now: float) -> None:
+        while (ready_at := self.next_ready()) is not None and ready_at <= now:
+            _, task_id = heapq.heappop(self._deferred)
+            candidate = self._open[task_id]
+            candidate.ready_at = 0.0
+            heapq.heappush(self._ready, (candidate.order, task_id))
+
+    def _rebuild(self) -> None:
+        # a task that flaps between open and claimed leaves an entry each time
+        self._ready = [(one.order, task_id) for task_id, one in self._open.items() if not one.ready_at]
+        self._deferred = [(one.ready_at, task_id) for task_id, one in self._open.items() if one.ready_at]
+        heapq.heapify(self._ready)
+        heapq.heapify(self._deferred)

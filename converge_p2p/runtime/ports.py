@@ -1,0 +1,104 @@
+"""What the runtime needs from a node, as Protocols.
+
+Knows: the shape of the ways out of the runtime. Must not know: who stands behind them (a node, a test, another
+process).
+Source: ports and adapters; `docs/concepts.md`, executor.
+
+A port refuses with a `ConvergeError` and has then changed nothing. It never answers a failure with a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from converge_p2p.core.model.decision import CreatePool
+from converge_p2p.core.model.message import Message
+from converge_p2p.core.model.task import Outcome, Task, TaskView
+from converge_p2p.core.types import PoolId, TaskId
+
+
+class MessagePort(Protocol):
+    """Sends messages."""
+
+    async def send(self, message: Message) -> None:
+        """Send one message: to its recipient, to its topics, or to everybody."""
+
+
+class TaskPort(Protocol):
+    """Proposes changes of tasks, and shows them."""
+
+    async def submit(self, pool_id: PoolId, task: Task) -> TaskId:
+        """Submit a task and return its id. The same key submits the same task."""
+
+    async def claim(self, pool_id: PoolId, task_id: TaskId, bid: int) -> None:
+        """Stand as a worker. Returning says that the claim was made, not that it won."""
+
+    async def report(self, pool_id: PoolId, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
+        """Report how a claimed task ended; `result` is an encoded user value."""
+
+    async def release(self, pool_id: PoolId, task_id: TaskId, failed: bool, reason: str) -> None:
+        """Give a claim back."""
+
+    async def cancel(self, pool_id: PoolId, task_id: TaskId, reason: str) -> None:
+        """Cancel an own task."""
+
+    def task(self, pool_id: PoolId, task_id: TaskId) -> TaskView:
+        """Return one task.
+
+        Raises:
+            NotFound: the pool or the task is not known here.
+        """
+
+    def tasks_for(self, capabilities: frozenset[str], limit: int) -> Sequence[TaskView]:
+        """Return what an agent of these capabilities can act on now, most important first, at most `limit`.
+
+        That is: pending tasks of the joined pools, and tasks that are assigned to this agent.
+        """
+
+
+class PoolPort(Protocol):
+    """Founds, joins and leaves pools."""
+
+    async def create(self, spec: CreatePool) -> PoolId:
+        """Found a pool and return its id."""
+
+    async def join(self, pool_id: PoolId, capabilities: tuple[str, ...], proof: bytes) -> None:
+        """Become a member."""
+
+    async def leave(self, pool_id: PoolId) -> None:
+        """Leave a pool."""
+
+
+class TaskWorkPort(Protocol):
+    """The tasks of one pool, as handler-style workers use them.
+
+    The methods do not block: a proposal is handed over and its outcome comes back as a notification
+    (`WorkerPool.on_…`), which may happen before the method returns. A claim stands until it is released or the task
+    is settled, so it may be won in a later round. A finished report is kept behind the port, and repeated if the
+    claim is lost before the settlement and won again.
+    """
+
+    def claim(self, task_id: TaskId) -> None:
+        """Stand as a worker for a task.
+
+        Raises:
+            Conflict, NotFound: this task cannot be claimed now.
+            ConvergeError: nothing can be claimed now.
+        """
+
+    def release(self, task_id: TaskId, failed: bool, reason: str) -> None:
+        """Give a claim back, won or not; `failed` counts against the task's retries."""
+
+    def report(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
+        """Report how a claimed task ended; `result` is an encoded user value (for FAILED: the reason, a text)."""
+
+    def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterable[TaskView]:
+        """Return the pending tasks that fit, and those already assigned to this identity (after a restart)."""
+
+
+class CheckpointStore(Protocol):
+    """Where a runtime leaves its checkpoints. Called from a worker thread."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write one value."""
