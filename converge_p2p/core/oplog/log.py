@@ -85,7 +85,7 @@ class OperationLog:
         self.pool = pool
         self.chains: dict[PublicKey, Chain] = {}
         self.sum = FrontierSum()
-        self._known: set[OperationId] = set()
+        self._known: dict[OperationId, bytes] = {}
         self._parked: dict[PublicKey, dict[OperationId, Operation]] = {}
         self._parked_ids: set[OperationId] = set()
         self._parked_bytes = 0
@@ -101,6 +101,10 @@ class OperationLog:
     def holds(self, operation: OperationId) -> bool:
         """Whether the operation is part of a chain or loose."""
         return operation in self._known
+
+    def get(self, operation: OperationId) -> bytes | None:
+        """The signed bytes of an operation that is held, or None."""
+        return self._known.get(operation)
 
     def length(self, author: PublicKey) -> int:
         """How many operations of the author's common prefix are held."""
@@ -157,7 +161,7 @@ class OperationLog:
         chain.ids.append(operation.id)
         chain.signed.append(operation.signed)
         chain.hlc = operation.hlc
-        self._known.add(operation.id)
+        self._known[operation.id] = operation.signed
         result.accepted.append(operation)
 
     def _park(self, chain: Chain, operation: Operation, result: Inserted) -> None:
@@ -191,7 +195,7 @@ class OperationLog:
         if not proof and len(chain.loose) >= limits.FORK_LOOSE_PER_AUTHOR_MAX:
             raise RemoteViolation("loose_full", "a forked author has too many operations")
         chain.loose[operation.id] = operation.signed
-        self._known.add(operation.id)
+        self._known[operation.id] = operation.signed
         result.loose.append(operation)
 
     def _release_parked(self, chain: Chain, author: PublicKey, result: Inserted) -> None:

@@ -145,6 +145,11 @@ class Replica:
         """Whether nobody holds the task, or its holder's time is over on the local clock."""
         return self._watch.claimable(task)
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether a peer was once found to have nothing that is missing here."""
+        return self._sessions.caught_up
+
     # ------------------------------------------------------------ the one entrance
 
     def handle(self, event: Event, now: Now) -> list[Effect]:

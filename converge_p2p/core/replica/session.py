@@ -53,6 +53,8 @@ class Sessions:
         self._log = log
         self._send = send
         self.peers: dict[PeerId, PeerState] = {}
+        self.caught_up = False
+        """Whether a peer was once found to have nothing that is missing here."""
         self._asked: dict[PublicKey, tuple[PeerId, int]] = {}
 
     def peer_up(self, peer: PeerId) -> None:
@@ -71,6 +73,8 @@ class Sessions:
         """Send the own frontier if the peer's differs."""
         if message.digest != self._log.digest():
             self._reconcile(peer, now_ms)
+        else:
+            self.caught_up = True
 
     def _reconcile(self, peer: PeerId, now_ms: int) -> None:
         state = self.peers.setdefault(peer, PeerState())
