@@ -1,0 +1,16 @@
+"""The network room: the only importer of the transport library. Importing it takes about a second."""
+
+from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo, RecordValidator
+from converge_p2p.net.names import peer_id_of, public_key_of
+from converge_p2p.net.network import Network, open_network
+
+__all__ = [
+    "Network",
+    "NetworkConfig",
+    "NetworkHandler",
+    "PeerInfo",
+    "RecordValidator",
+    "open_network",
+    "peer_id_of",
+    "public_key_of",
+]

@@ -1,0 +1,116 @@
+"""What the network room is told, and what it tells: values and protocols only.
+
+Knows: settings, the handler a node passes in, the shape of peer information. Must not know: the transport library.
+Source: the interface between the rooms (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from converge_p2p.core import limits
+from converge_p2p.core.types import AgentId, PeerId, PublicKey
+
+
+class NetworkHandler(Protocol):
+    """What a node does with the network's events.
+
+    The three synchronous methods run in the event loop between two frames, so they must not block. An exception from
+    any method is logged and counted (`handler_errors`), and never ends the network.
+    """
+
+    def peer_up(self, peer: PeerId) -> None:
+        """The replication stream with this peer works in both directions: `Network.send` reaches it now."""
+
+    def peer_down(self, peer: PeerId) -> None:
+        """The replication stream broke; frames still queued for the peer are lost. Another `peer_up` may follow."""
+
+    def frame(self, peer: PeerId, payload: bytes) -> None:
+        """One frame came, at most `limits.SYNC_FRAME_BYTES_MAX` bytes. Only between `peer_up` and `peer_down`."""
+
+    async def request(self, peer: PeerId, payload: bytes) -> bytes:
+        """Answer a direct request, with at most `limits.DIRECT_BYTES_MAX` bytes.
+
+        Cancellation: cancelled when the caller's time is over or the network closes.
+        """
+
+
+class RecordValidator(Protocol):
+    """Decides about the records of one namespace of the distributed hash table."""
+
+    def rank(self, key: str, value: bytes) -> int | None:
+        """Return None to refuse a record; otherwise its rank (for instance a sequence number): higher replaces lower.
+
+        Args:
+            key: the whole key, `/namespace/name`.
+            value: untrusted bytes, at most `limits.DHT_RECORD_BYTES_MAX`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Settings of one node's network. Times are in seconds.
+
+    Attributes:
+        listen: TCP multiaddrs such as `/ip4/0.0.0.0/tcp/4001`; port 0 lets the system choose. Empty: only dial.
+        bootstrap: addresses with `/p2p/…` that are dialled again for ever, whatever happens to them.
+        announce: addresses told to others in place of the own interfaces' (for instance behind a port forwarding).
+        known: good addresses of an earlier run (`Network.good_addresses`), tried like addresses heard from peers.
+        peers_max: connections held at most.
+        peers_wanted: below this number, addresses heard from peers are dialled.
+        validators: record validators of the hash table, by namespace without slashes.
+        dht: whether to take part in the hash table.
+        dial_timeout_s: for one address.
+        retry_first_s: first pause after a failed dial; it doubles up to `retry_max_s`, with jitter.
+        retry_max_s: longest pause between dials of one peer.
+        exchange_interval_s: how often one random peer is asked for the addresses it knows.
+        health_interval_s: how often each connection is pinged, once it is `health_delay_s` old.
+        health_delay_s: pause before the first ping.
+        health_timeout_s: a ping that takes longer closes the connection as dead. Generous, because a busy machine
+            answers late and a dead link is only noticed later.
+        write_timeout_s: a write that is stuck for longer closes the connection.
+        gossip_heartbeat_s: how often the gossip meshes are maintained.
+    """
+
+    listen: tuple[str, ...]
+    bootstrap: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    peers_max: int = limits.PEERS_MAX
+    peers_wanted: int = 8
+    validators: Mapping[str, RecordValidator] = field(default_factory=dict)
+    dht: bool = True
+    dial_timeout_s: float = 15.0
+    retry_first_s: float = 1.0
+    retry_max_s: float = 30.0
+    exchange_interval_s: float = 30.0
+    health_interval_s: float = 15.0
+    health_delay_s: float = 10.0
+    health_timeout_s: float = 15.0
+    write_timeout_s: float = 30.0
+    gossip_heartbeat_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """One connected peer.
+
+    Attributes:
+        peer_id: transport name.
+        public_key: its Ed25519 key, proven by the handshake.
+        agent_id: fingerprint of the key.
+        addresses: where it can be dialled, as far as known; without `/p2p/…`.
+        direction: `outbound` if this node dialled, else `inbound`.
+        since: Unix time of the oldest connection, seconds.
+        replicating: whether the replication stream works in both directions.
+    """
+
+    peer_id: PeerId
+    public_key: PublicKey
+    agent_id: AgentId
+    addresses: tuple[str, ...]
+    direction: str
+    since: float
+    replicating: bool

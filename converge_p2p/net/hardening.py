@@ -1,0 +1,195 @@
+"""Repairs of the transport library's faults, one function or class per fault, named after it.
+
+Knows: private names of libp2p 0.8.1, which is therefore pinned. Must not know: what travels over the connections.
+Source: measurements on libp2p 0.8.1 (docs/decisions, "The transport library and its faults"); each fault has a test in
+`tests/net` that shows it. Faults of gossip are repaired in `gossip`, those of the hash table in `dht`, those of
+listening, dialling and shutting down in `host` and `bootstrap`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import trio
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.network.config import RetryConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from converge_p2p.core import limits
+
+log = logging.getLogger("converge_p2p.net")
+
+Counters = Counter[str]
+"""Drops, refusals and errors by name. The names are literals of this room, so their number is bounded."""
+
+
+def contain_stream_failures(host: Any, counters: Counters) -> None:
+    """B1: an exception in any stream handler, or in protocol negotiation, ends the whole host.
+
+    Stock, the handler runs in the nursery of the swarm's service, which falls with its first failing task: a peer can
+    do that with a protocol name that is not UTF-8. Here a failing stream is reset and counted, and nothing else
+    happens. The number of streams that one peer may have open is bounded at the same place.
+    """
+    negotiate_and_handle = host._swarm_stream_handler
+    open_streams: Counter[ID] = Counter()
+
+    async def handle(stream: INetStream) -> None:
+        peer = stream.muxed_conn.peer_id
+        if open_streams[peer] >= limits.INBOUND_STREAMS_PER_PEER_MAX:
+            counters["inbound_stream_refused"] += 1
+            await reset_quietly(stream)
+            return
+        open_streams[peer] += 1
+        try:
+            await negotiate_and_handle(stream)
+        except Exception as error:  # noqa: BLE001 - the edge: whatever a peer provokes ends with its stream
+            counters["stream_handler_errors"] += 1
+            log.info("stream from %s failed: %r", peer, error)
+            await reset_quietly(stream)
+        finally:
+            open_streams[peer] -= 1
+            if not open_streams[peer]:
+                del open_streams[peer]
+
+    host.get_network().set_stream_handler(handle)
+
+
+def free_inbound_slots(host: Any, counters: Counters) -> None:
+    """B3: an inbound slot is given back only when the swarm stops.
+
+    Stock, the handler of an inbound connection waits for the end of the swarm in place of the end of the connection,
+    so that after as many inbound connections *ever* as there are slots, all further ones are refused. This handler
+    waits for the end of its connection.
+    """
+    swarm = host.get_network()
+
+    async def handle(channel: Any, listener: Multiaddr, _failure: Any) -> None:
+        remote = swarm._build_remote_multiaddr(channel)
+        raw = RawConnection(channel, False)
+        try:
+            if remote is not None and not await swarm.connection_gate.is_allowed(remote):
+                counters["inbound_connection_denied"] += 1
+                return
+            muxed = await swarm.upgrade_inbound_raw_conn(raw, listener)
+            for connection in swarm.get_connections(muxed.peer_id):
+                if connection.muxed_conn is muxed:
+                    await connection.event_closed.wait()
+        except Exception as error:  # noqa: BLE001 - the edge: a failed handshake concerns nobody else
+            counters["inbound_connection_failed"] += 1
+            log.debug("inbound connection failed: %r", error)
+        finally:
+            # also on cancellation, or the socket stays open until the process ends
+            with shielded(1):
+                try:
+                    await raw.close()
+                except Exception as error:  # noqa: BLE001 - closing a broken connection may fail in any way
+                    log.debug("closing an inbound connection failed: %r", error)
+
+    swarm._do_handle_inbound_connection = handle
+
+
+def own_the_dialling(host: Any) -> None:
+    """B9: the library dials by its own lights: known peers up to a watermark, and four times in a row.
+
+    Bootstrap and mesh dials are made by `bootstrap.Connector`, which has backoff and tries every address, so that the
+    library's automatic connector is silenced and its retries are taken out.
+    """
+    swarm = host.get_network()
+
+    async def connect_nobody() -> None:
+        return None
+
+    swarm.auto_connector.maybe_connect = connect_nobody
+    swarm.retry_config = RetryConfig(max_retries=0)
+
+
+def shielded(seconds: float) -> trio.CancelScope:
+    """Return a scope for cleaning up: cancellation from outside is held off, but for a limited time only."""
+    scope = trio.move_on_after(seconds)
+    scope.shield = True
+    return scope
+
+
+async def reset_quietly(stream: INetStream) -> None:
+    """Reset a stream, whatever state it is in."""
+    try:
+        await stream.reset()
+    except Exception as error:  # noqa: BLE001 - a stream that is already gone may fail in any way
+        log.debug("resetting a stream failed: %r", error)
+
+
+async def close_quietly(stream: INetStream) -> None:
+    """Close the writing side of a stream, whatever state it is in."""
+    try:
+        await stream.close()
+    except Exception as error:  # noqa: BLE001 - a stream that is already gone may fail in any way
+        log.debug("closing a stream failed: %r", error)
+
+
+async def disconnect_quietly(host: Any, peer: ID) -> None:
+    """Close all connections to a peer, even while being cancelled; takes at most two seconds."""
+    with shielded(2):
+        try:
+            await host.disconnect(peer)
+        except Exception as error:  # noqa: BLE001 - closing a broken connection may fail in any way
+            log.debug("disconnecting %s failed: %r", peer, error)
+
+
+async def write_whole(host: Any, stream: INetStream, data: bytes, timeout_s: float) -> bool:
+    """Write all bytes, or close the connection: never leave half a write behind.
+
+    A cancelled write can stop in the middle of an encrypted record, after which every stream of the connection is
+    garbage to the other side. So writes are shielded from cancellation, bounded in time, and when the time is over the
+    connection is closed.
+
+    Returns:
+        False if the stream failed or was too slow; it must not be used any more.
+
+    Cancellation: delayed until the write ends, by at most `timeout_s`.
+    """
+    with shielded(timeout_s) as scope:
+        try:
+            await stream.write(data)
+        except Exception as error:  # noqa: BLE001 - the library raises many kinds when a stream breaks
+            log.debug("writing to %s failed: %r", stream.muxed_conn.peer_id, error)
+            return False
+    if scope.cancelled_caught:
+        await disconnect_quietly(host, stream.muxed_conn.peer_id)
+        return False
+    return True
+
+
+class ConnectionWatcher(INotifee):  # type: ignore[misc]
+    """Tells a listener when a connection to a peer opens, and when the last one to it closes."""
+
+    def __init__(self, listener: Any) -> None:
+        """Args:
+        listener: has the synchronous methods `connection_up(ID)` and `connection_down(ID)`.
+        """
+        self._listener = listener
+
+    async def connected(self, _network: INetwork, conn: INetConn) -> None:
+        """Called by the swarm after it registered a connection."""
+        self._listener.connection_up(conn.muxed_conn.peer_id)
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        """Called by the swarm after it removed a connection."""
+        peer = conn.muxed_conn.peer_id
+        if not network.get_connections(peer):
+            self._listener.connection_down(peer)
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+        """Not of interest."""
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+        """Not of interest."""
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        """Not of interest."""
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        """Not of interest."""

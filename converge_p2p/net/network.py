@@ -1,0 +1,307 @@
+"""The network of one node: everything of this room behind one object.
+
+Knows: how the parts of this room fit together. Must not know: pools, tasks, messages.
+Source: docs/architecture.md, "The way of a message".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import trio
+from libp2p.peer.id import ID
+from libp2p.tools.anyio_service import background_trio_service
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import ConfigError, LocalError, NetworkError
+from converge_p2p.core.identity import SEED_BYTES, fingerprint
+from converge_p2p.core.types import PeerId
+from converge_p2p.net.addresses import AddressBook, observed_address, parse_listen, split_peer_address
+from converge_p2p.net.bootstrap import Connector
+from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo
+from converge_p2p.net.dht import Dht
+from converge_p2p.net.direct import DirectRequests
+from converge_p2p.net.exchange import PeerExchange
+from converge_p2p.net.gossip import Gossip, OnMessage, Validate
+from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly
+from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners, transport_addresses
+from converge_p2p.net.names import is_ed25519, peer_name, public_key_of, raw_peer_id
+from converge_p2p.net.sync import SyncStreams
+
+
+@asynccontextmanager
+async def open_network(config: NetworkConfig, *, seed: bytes, handler: NetworkHandler) -> AsyncIterator[Network]:
+    """Run the network of a node for as long as the block runs.
+
+    Leaving the block writes queued frames for up to a second, closes all connections and listeners, and leaks no
+    socket, also when the block ends by an exception or by cancellation.
+
+    Args:
+        config: the settings.
+        seed: 32 bytes, the seed of the node's identity; the transport uses the same key.
+        handler: what to do with events; called in the event loop's thread.
+
+    Raises:
+        NetworkError: an address cannot be listened on.
+        ConfigError: an address or the seed is malformed.
+
+    Cancellation: may be cancelled at any time; cleaning up takes at most a few seconds.
+    """
+    network = Network(config, seed, handler)
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            await nursery.start(network._serve)
+            yield network
+        except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery, which would wrap it
+            failure = error
+        finally:
+            network._stop.set()
+    if failure is not None:
+        raise failure
+
+
+class Network:
+    """A running network. Made by `open_network`.
+
+    Attributes:
+        peer_id: the own transport name.
+        counters: drops, refusals and errors since the start, by name.
+    """
+
+    def __init__(self, config: NetworkConfig, seed: bytes, handler: NetworkHandler) -> None:
+        """Build all parts; opens nothing. Use `open_network`."""
+        if len(seed) != SEED_BYTES:
+            raise ConfigError(f"seed has {len(seed)} bytes; expected {SEED_BYTES}")
+        self.counters: Counter[str] = Counter()
+        self._config = config
+        self._listen = [parse_listen(text) for text in config.listen]
+        self._stop = trio.Event()
+        self._banned: dict[PeerId, None] = {}
+        host = self._host = build_host(config, seed, self._listen, self.counters)
+        self.peer_id: PeerId = peer_name(host.get_id())
+        self._book = AddressBook()
+        self._connector = Connector(host, self._book, config, self.counters, self._banned.__contains__)
+        self._sync = SyncStreams(host, handler, config, self.counters)
+        self._direct = DirectRequests(host, handler, config, self.counters)
+        self._gossip = Gossip(host, config.gossip_heartbeat_s, self.counters)
+        self._dht = Dht(host, config.validators, self.counters) if config.dht else None
+        self._exchange = PeerExchange(
+            host, self._book, config, self.counters, self._own_addresses, self._connector.changed
+        )
+        self._closing: trio.Nursery | None = None
+        host.get_network().register_notifee(ConnectionWatcher(self))
+
+    # ------------------------------------------------------------ life
+
+    async def _serve(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until `_stop` is set. B4: shielded, or the host would be torn down before its connections are closed."""
+        with trio.CancelScope(shield=True):
+            check_ports_free(self._listen)
+            missing: list[str] = []
+            async with trio.open_nursery() as nursery:
+                self._closing = nursery
+                self._sync.start(nursery)
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(self._host.run(self._listen))
+                    missing = missing_listeners(self._host, self._listen)
+                    if not missing:
+                        await self._serve_listening(stack, task_status)
+                    await close_host(self._host)
+                nursery.cancel_scope.cancel()
+            self._closing = None
+            if missing:
+                raise NetworkError(f"cannot listen on {', '.join(missing)}", hint="choose another address or port")
+
+    async def _serve_listening(self, stack: AsyncExitStack, task_status: Any) -> None:
+        services = [*self._gossip.services, *(self._dht.services if self._dht else ())]
+        for service in services:
+            await stack.enter_async_context(background_trio_service(service))
+        await self._gossip.pubsub.wait_until_ready()
+        async with trio.open_nursery() as dialling:
+            self._exchange.start(dialling)
+            self._connector.start(dialling)
+            if self._dht:
+                self._dht.start(dialling)
+            for raw in self._host.get_connected_peers():
+                # whoever was faster than the start of these parts
+                self.connection_up(raw)
+            task_status.started()
+            await self._stop.wait()
+            await self._sync.drain()
+            dialling.cancel_scope.cancel()
+
+    def connection_up(self, raw: ID) -> None:
+        """Called by the watcher: a connection to a peer opened."""
+        if self._stop.is_set():
+            # too late: it is closed with the host
+            return
+        if not is_ed25519(raw.to_bytes()) or peer_name(raw) in self._banned:
+            self.counters["peers_refused"] += 1
+            if self._closing is not None:
+                self._closing.start_soon(disconnect_quietly, self._host, raw)
+            return
+        self._sync.connection_up(raw)
+        self._exchange.connection_up(raw)
+        if self._dht:
+            self._dht.connection_up(raw)
+        self._connector.changed()
+
+    def connection_down(self, _raw: ID) -> None:
+        """Called by the watcher: the last connection to a peer closed."""
+        self._connector.changed()
+
+    # ------------------------------------------------------------ peers
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where this node can be dialled: full multiaddrs with `/p2p/…`, those usable from elsewhere first."""
+        return tuple(f"{address}/p2p/{self.peer_id}" for address in self._own_addresses())
+
+    def _own_addresses(self) -> tuple[str, ...]:
+        return transport_addresses(self._host, self._config.announce)
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """Return the connected peers, the oldest connection first."""
+        found = []
+        for raw in self._host.get_connected_peers():
+            connections = self._host.get_network().get_connections(raw)
+            if not connections or not is_ed25519(raw.to_bytes()):
+                continue
+            oldest = min(connections, key=lambda connection: float(connection._created_at))
+            peer = peer_name(raw)
+            key = public_key_of(peer)
+            addresses = self._book.addresses(peer)
+            if not addresses and (remote := oldest.muxed_conn.get_remote_address()) is not None:
+                seen = observed_address(remote[0], remote[1])
+                addresses = (seen,) if seen else ()
+            direction = "outbound" if str(oldest.direction).endswith("outbound") else "inbound"
+            since = float(oldest._created_at)
+            up = self._sync.is_up(raw)
+            found.append(PeerInfo(peer, key, fingerprint(key), addresses, direction, since, up))
+        return tuple(sorted(found, key=lambda info: info.since))
+
+    def good_addresses(self) -> tuple[str, ...]:
+        """Return full multiaddrs that worked, to be passed as `NetworkConfig.known` at the next start."""
+        return self._book.good()
+
+    async def connect(self, address: str, timeout_s: float = 15.0) -> PeerId:
+        """Connect to a peer.
+
+        Args:
+            address: a full multiaddr, `/ip4/…/tcp/…/p2p/…`.
+            timeout_s: how long to wait.
+
+        Raises:
+            ConfigError: not such an address, or the own one.
+            NetworkError: it cannot be reached, or is banned.
+        """
+        peer, transport = split_peer_address(address)
+        if peer == self.peer_id:
+            raise ConfigError("this is the own address", hint="give the address of another node")
+        if peer in self._banned:
+            raise NetworkError(f"peer {peer} is banned", hint="unban it first")
+        await self._connector.dial(peer, (transport,), timeout_s)
+        return peer
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close all connections to a peer. It is not dialled again for half a minute, unless by a bootstrap address."""
+        self._book.postpone(peer, trio.current_time() + self._config.retry_max_s)
+        await disconnect_quietly(self._host, raw_peer_id(peer))
+
+    async def ban(self, peer: PeerId) -> None:
+        """Disconnect a peer and refuse it until the end of this network. The oldest ban makes room for a new one."""
+        self._banned[peer] = None
+        while len(self._banned) > limits.BANNED_PEERS_MAX:
+            del self._banned[next(iter(self._banned))]
+        await self.disconnect(peer)
+
+    def unban(self, peer: PeerId) -> None:
+        """Take a peer back."""
+        self._banned.pop(peer, None)
+
+    # ------------------------------------------------------------ replication and requests
+
+    def send(self, peer: PeerId, payload: bytes) -> bool:
+        """Queue one frame on the replication stream to a peer. It may be lost.
+
+        Returns:
+            False if the peer is not up, or its queue of `limits.OUTBOUND_QUEUE_BYTES_MAX` is full (counted as
+            `sync_frames_dropped`).
+
+        Raises:
+            LimitExceeded: the payload is over `limits.SYNC_FRAME_BYTES_MAX`.
+        """
+        return self._sync.send(raw_peer_id(peer), payload)
+
+    async def request(self, peer: PeerId, payload: bytes, timeout_s: float = 10.0) -> bytes:
+        """Ask a connected peer's handler and return its answer.
+
+        Raises:
+            LimitExceeded: the payload is over `limits.DIRECT_BYTES_MAX`.
+            NetworkError: not connected, too slow, busy, or the peer's handler failed.
+            RemoteViolation: the answer breaks the protocol.
+        """
+        return await self._direct.request(raw_peer_id(peer), payload, timeout_s)
+
+    # ------------------------------------------------------------ gossip
+
+    async def subscribe(self, topic: str, on_message: OnMessage, validate: Validate | None = None) -> None:
+        """Take part in a topic.
+
+        Args:
+            topic: its name; every connected peer sees it.
+            on_message: called with the neighbour that handed the message over (not always its author) and the data,
+                at least once per message. Own messages do not come back.
+            validate: called first; False means that the message is neither delivered nor forwarded. It must be quick.
+
+        Raises:
+            LocalError: subscribed already.
+            LimitExceeded: too many topics.
+        """
+        await self._gossip.subscribe(topic, on_message, validate)
+
+    async def unsubscribe(self, topic: str) -> None:
+        """Leave a topic; does nothing if it is not subscribed."""
+        await self._gossip.unsubscribe(topic)
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Gossip data on a topic, subscribed or not. Delivery is not promised, and not reported.
+
+        Raises:
+            LimitExceeded: the data is over `limits.GOSSIP_DATA_BYTES_MAX`.
+        """
+        await self._gossip.publish(topic, data)
+
+    # ------------------------------------------------------------ records
+
+    async def put_record(self, key: str, value: bytes) -> None:
+        """Store a record in the hash table, at the nodes nearest to its key and here.
+
+        Args:
+            key: `/namespace/name`, at most `limits.DHT_KEY_BYTES_MAX` bytes.
+            value: at most `limits.DHT_RECORD_BYTES_MAX` bytes.
+
+        Raises:
+            LocalError: no hash table, no such namespace, or the validator refuses the record.
+            Conflict: a record of higher rank is known here.
+            NetworkError: the table failed.
+        """
+        await self._table().put(key, value)
+
+    async def get_record(self, key: str) -> bytes | None:
+        """Look a record up at other nodes and here; return the valid one of highest rank, or None.
+
+        Raises:
+            LocalError: no hash table, or no such namespace.
+            NetworkError: the table failed.
+        """
+        return await self._table().get(key)
+
+    def _table(self) -> Dht:
+        if self._dht is None:
+            raise LocalError("this node takes no part in the hash table", hint="set dht = true")
+        return self._dht
