@@ -218,8 +218,9 @@ class AgentRuntime:
                 await trio.sleep(self._backoff())
             if len(self.inbox) or not good:
                 # what woke the failed turn may still wait to be done, and nobody will notify again
+                # the wait of no time takes the notification of those messages, which would else cause an empty turn
+                await self._scheduler.wait_for_work(0)
                 woken = True
-                await trio.lowlevel.checkpoint()
             else:
                 woken = await self._scheduler.wait_for_work(self._config.receive_timeout_s)
 

@@ -312,35 +312,39 @@ class WorkerPool:
         if slot.ended_by == "lost" or (isinstance(end, TryAgain) and not given_up):
             handler.candidates.put_off(slot.view.id, trio.current_time())
         # the place is free before anything is said, so that what is answered finds the book in order
-        book.free(slot)
+        book.free(slot, standing=slot.ended_by == "lost")
         if not given_up:
-            self._conclude(slot.view.id, end)
+            self._conclude(slot, end)
         elif slot.again is not None and slot.view.id not in book.slots and not book.stopping:
             handler.candidates.remove(slot.view.id)
+            book.standing.pop(slot.view.id, None)
             book.start(book.occupy(handler, slot.view), slot.again)
 
-    def _conclude(self, task_id: TaskId, end: Finished | TryAgain | None) -> None:
+    def _conclude(self, slot: Slot, end: Finished | TryAgain | None) -> None:
+        task_id = slot.view.id
         match end:
             case Finished(outcome, result):
-                self._report(task_id, outcome, result)
+                self._report(slot, outcome, result)
             case TryAgain(reason):
                 self._book.counters["failed"] += 1
                 self._release(task_id, True, reason)
             case None:
                 self._release(task_id, False, "the worker stops")
 
-    def _report(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
-        book = self._book
+    def _report(self, slot: Slot, outcome: Outcome, result: bytes) -> None:
+        book, task_id = self._book, slot.view.id
         # remembered first, because the port may notify from inside the call
         book.remember(book.reported, task_id, None)
         try:
             self._port.report(task_id, outcome, result)
-        except ClaimLost:
-            book.reported.pop(task_id, None)
-            book.counters["late"] += 1
         except ConvergeError as error:
             book.reported.pop(task_id, None)
             book.counters["late"] += 1
+            # without a pause a result that is never taken would be worked out again and again
+            slot.handler.candidates.put_off(task_id, trio.current_time())
+            if isinstance(error, ClaimLost):
+                book.remember(book.standing, task_id, slot.view)
+                return
             _logger.warning("result of task %s was not taken: %s", task_id.hex()[:12], error)
             self._release(task_id, True, f"result not taken: {error}")
         else:
