@@ -1,0 +1,114 @@
+"""A store that lasts as long as the process: for tests, and for nodes that want to be forgotten.
+
+Knows: dictionaries and a lock. Must not know: files.
+Source: the contract in `store.api`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from converge_p2p.core.errors import StoreError
+from converge_p2p.core.types import OperationId, PoolId
+from converge_p2p.store.api import Batch, PoolIds, check_batches, check_key, check_prefix, check_value
+
+
+class MemoryStore:
+    """Implements `Store` and `OperationStore`. `durable` has no meaning here."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, bytes] = {}
+        self._operations: dict[PoolId, dict[OperationId, bytes]] = {}
+        self._closed = False
+
+    def put(self, key: str, value: bytes) -> None:
+        """See `Store.put`."""
+        check_key(key)
+        check_value(value)
+        with self._lock:
+            self._check_open()
+            self._values[key] = value
+
+    def get(self, key: str) -> bytes | None:
+        """See `Store.get`."""
+        check_key(key)
+        with self._lock:
+            self._check_open()
+            return self._values.get(key)
+
+    def delete(self, key: str) -> bool:
+        """See `Store.delete`."""
+        check_key(key)
+        with self._lock:
+            self._check_open()
+            return self._values.pop(key, None) is not None
+
+    def list(self, prefix: str = "") -> list[str]:
+        """See `Store.list`."""
+        check_prefix(prefix)
+        with self._lock:
+            self._check_open()
+            return sorted(key for key in self._values if key.startswith(prefix))
+
+    def put_if_absent(self, key: str, value: bytes) -> bool:
+        """See `Store.put_if_absent`."""
+        check_key(key)
+        check_value(value)
+        with self._lock:
+            self._check_open()
+            if key in self._values:
+                return False
+            self._values[key] = value
+            return True
+
+    def append(self, pool: PoolId, operations: Sequence[tuple[OperationId, bytes]], *, durable: bool) -> None:
+        """See `OperationStore.append`."""
+        self.append_many([(pool, operations)], durable=durable)
+
+    def append_many(self, batches: Sequence[Batch], *, durable: bool) -> None:  # noqa: ARG002 - part of the contract
+        """See `OperationStore.append_many`."""
+        check_batches(batches)
+        with self._lock:
+            self._check_open()
+            for pool, operations in batches:
+                if operations:
+                    known = self._operations.setdefault(pool, {})
+                    for operation_id, data in operations:
+                        known.setdefault(operation_id, data)
+
+    def load(self, pool: PoolId) -> Iterator[bytes]:
+        """See `OperationStore.load`."""
+        with self._lock:
+            self._check_open()
+            return iter(list(self._operations.get(pool, {}).values()))
+
+    def pools(self) -> PoolIds:
+        """See `OperationStore.pools`."""
+        with self._lock:
+            self._check_open()
+            return sorted(self._operations)
+
+    def count(self, pool: PoolId) -> int:
+        """See `OperationStore.count`."""
+        with self._lock:
+            self._check_open()
+            return len(self._operations.get(pool, {}))
+
+    def delete_pool(self, pool: PoolId) -> int:
+        """See `OperationStore.delete_pool`."""
+        with self._lock:
+            self._check_open()
+            return len(self._operations.pop(pool, {}))
+
+    def close(self) -> None:
+        """See `Store.close`. Everything is forgotten."""
+        with self._lock:
+            self._closed = True
+            self._values.clear()
+            self._operations.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("the store is closed")
