@@ -57,6 +57,7 @@ $(RUN_STAMP): $(LOCK_STAMP) pyproject.toml
 $(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
 	$(PIP) install --quiet --requirement requirements/dev.txt
 	$(PIP) check
+	@mkdir -p $(VENV)/typing && ln -sfn "$$($(BIN)/python -c 'import os, trio; print(os.path.dirname(trio.__file__))')" $(VENV)/typing/trio
 	@touch $@
 
 lint: $(DEV_STAMP) ## style of the code and its format (ruff)

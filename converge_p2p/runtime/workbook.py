@@ -125,7 +125,7 @@ class WorkBook:
             if slot is not None:
                 self.counters["settled_elsewhere"] += 1
                 self.end(slot, "settled")
-        elif view.state is TaskState.PENDING:
+        elif view.claimable:
             if slot is None:
                 self.offer(handler, view)
             else:

@@ -211,7 +211,7 @@ class WorkerPool:
             offered = book.handlers.get(view.spec.objective)
             if offered is None or view.id in book.slots:
                 continue
-            if view.state is TaskState.PENDING:
+            if view.claimable:
                 book.offer(offered, view)
             elif adopt and view.state is TaskState.ASSIGNED and view.assigned_to == self._key:
                 self._adopt(offered, view)

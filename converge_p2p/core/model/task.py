@@ -276,8 +276,7 @@ class TaskView:
         value: what it was settled on, if terminal.
         attempts: rounds in which work was certified so far.
         certified: whether `state` rests on a certificate of the pool's governance.
-        claimable: whether it is worth claiming now: pending, or assigned to somebody whose time is over on the local
-            clock.
+        expired: whether the time of whoever holds it is over on the local clock.
     """
 
     id: TaskId
@@ -291,7 +290,12 @@ class TaskView:
     value: TaskValue | None = None
     attempts: int = 0
     certified: bool = False
-    claimable: bool = False
+    expired: bool = False
+
+    @property
+    def claimable(self) -> bool:
+        """Whether it is worth claiming now: nobody holds it, or the holder's time is over."""
+        return self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and self.expired)
 
     @property
     def inputs(self) -> Any:

@@ -59,6 +59,15 @@ def operation_id(signed: bytes) -> OperationId:
     return OperationId(tagged_hash(OPERATION_TAG, signed[SIGNATURE_BYTES:]))
 
 
+_AUTHOR_AT = SIGNATURE_BYTES + 1 + 1 + 2 + _HASH + 2
+"""Where the author stands: after the array head, the version, the pool and the head of a byte string of 32."""
+
+
+def author_of(signed: bytes) -> PublicKey:
+    """Return the author of an operation that was checked before, without decoding it."""
+    return PublicKey(signed[_AUTHOR_AT : _AUTHOR_AT + _HASH])
+
+
 def sign_operation(
     identity: Identity,
     pool: PoolId,

@@ -141,9 +141,13 @@ class Replica:
         """Peers this replica synchronises with."""
         return list(self._sessions.peers)
 
-    def claimable(self, task: TaskId) -> bool:
-        """Whether nobody holds the task, or its holder's time is over on the local clock."""
-        return self._watch.claimable(task)
+    def expired(self, task: TaskId) -> bool:
+        """Whether the time of whoever holds the task is over on the local clock."""
+        return self._watch.expired(task)
+
+    def has_peer(self, peer: PeerId) -> bool:
+        """Whether this replica synchronises with a peer."""
+        return peer in self._sessions.peers
 
     @property
     def caught_up(self) -> bool:

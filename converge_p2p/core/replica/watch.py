@@ -105,13 +105,10 @@ class TaskWatch:
             return self._needs_closing(register)
         return False
 
-    def claimable(self, task: TaskId) -> bool:
-        """Whether nobody holds the task, or its holder's time is over on the local clock."""
+    def expired(self, task: TaskId) -> bool:
+        """Whether the time of whoever holds the task is over on the local clock."""
         register, local = self._view.registers.get(task), self._local.get(task)
-        if register is None or register.state.terminal:
-            return False
-        expired = local is not None and local.expired is not None and local.expired == register.top
-        return expired or register.state is TaskState.PENDING
+        return register is not None and local is not None and _is_expired(local, register)
 
     # ------------------------------------------------------------ inside
 
@@ -165,7 +162,7 @@ class TaskWatch:
     def _show(self, register: TaskRegister) -> None:
         local = self._of(register.id)
         top, state = register.top, register.state
-        expired = local.expired is not None and local.expired == top and not state.terminal
+        expired = not state.terminal and _is_expired(local, register)
         shown = (state, top if state is TaskState.ASSIGNED else None, expired)
         if shown == local.shown:
             return
@@ -176,6 +173,10 @@ class TaskWatch:
         if state.terminal:
             self._closed.add(register.id)
             del self._local[register.id]
+
+
+def _is_expired(local: _Local, register: TaskRegister) -> bool:
+    return local.expired is not None and local.expired == register.top
 
 
 def _open(patience: Patience, token: Token) -> None:

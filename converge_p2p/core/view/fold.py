@@ -203,11 +203,11 @@ class View:
 
     # ------------------------------------------------------------ reading
 
-    def task(self, task: TaskId, *, claimable: bool = False) -> TaskView | None:
+    def task(self, task: TaskId, *, expired: bool = False) -> TaskView | None:
         """A task as an application sees it, or None if no submit of it is known.
 
         Args:
-            claimable: what the caller knows about local timers: the holder's time is over.
+            expired: what the caller knows from local timers: the holder's time is over.
         """
         register = self.registers.get(task)
         if register is None or register.submitted is None:
@@ -227,7 +227,7 @@ class View:
             value=register.value,
             attempts=register.attempts(),
             certified=state is not TaskState.PENDING,
-            claimable=not state.terminal and (claimable or state is TaskState.PENDING),
+            expired=expired,
         )
 
     def tasks(self) -> Iterator[TaskView]:

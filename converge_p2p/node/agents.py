@@ -1,0 +1,104 @@
+"""What a hosted agent's executor is given: ways to send, to work in pools, to found and join them.
+
+Knows: a node and its handles. Must not know: decisions (see `runtime.executor`).
+Source: `runtime.ports`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from converge_p2p.core.errors import NotFound
+from converge_p2p.core.governance.models import Democratic, Dictatorial
+from converge_p2p.core.model.decision import CreatePool
+from converge_p2p.core.model.message import Message
+from converge_p2p.core.model.pool import GovernanceKind
+from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView
+from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.node.handles import PoolHandle
+
+if TYPE_CHECKING:
+    from converge_p2p.node.main import Node
+
+
+class NodePorts:
+    """Message, task and pool port of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def _pool(self, pool_id: PoolId) -> PoolHandle:
+        pool = self._node.pools.get(pool_id)
+        if pool is None:
+            raise NotFound(f"this node is not in pool {pool_id.hex()[:12]}", hint="join it first")
+        return pool
+
+    # messages
+
+    async def send(self, message: Message) -> None:
+        """See `MessagePort`."""
+        await self._node.send(message)
+
+    # tasks
+
+    async def submit(self, pool_id: PoolId, task: Task) -> TaskId:
+        """See `TaskPort`."""
+        return (await self._pool(pool_id).submit(task)).id
+
+    async def claim(self, pool_id: PoolId, task_id: TaskId, bid: int) -> None:
+        """See `TaskPort`."""
+        await self._pool(pool_id).claim(task_id, bid)
+
+    async def report(self, pool_id: PoolId, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
+        """See `TaskPort`."""
+        await self._pool(pool_id).report_bytes(task_id, outcome, result)
+
+    async def release(self, pool_id: PoolId, task_id: TaskId, failed: bool, reason: str) -> None:
+        """See `TaskPort`."""
+        await self._pool(pool_id).release(task_id, failed=failed, reason=reason)
+
+    async def cancel(self, pool_id: PoolId, task_id: TaskId, reason: str) -> None:
+        """See `TaskPort`."""
+        await self._pool(pool_id).cancel(task_id, reason)
+
+    def task(self, pool_id: PoolId, task_id: TaskId) -> TaskView:
+        """See `TaskPort`."""
+        return self._pool(pool_id).task(task_id)
+
+    def tasks_for(self, capabilities: frozenset[str], limit: int) -> Sequence[TaskView]:
+        """See `TaskPort`."""
+        own = self._node.public_key
+        fitting = (
+            view
+            for pool in self._node.pools.values()
+            for view in pool.open_tasks()
+            if capabilities.issuperset(view.spec.required_capabilities)
+            and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own))
+        )
+        return heapq.nsmallest(limit, fitting, key=lambda view: -view.spec.priority)
+
+    # pools
+
+    async def create(self, spec: CreatePool) -> PoolId:
+        """See `PoolPort`."""
+        dictatorial = spec.governance is GovernanceKind.DICTATORIAL
+        pool = await self._node.create_pool(
+            spec.name,
+            governance=Dictatorial() if dictatorial else Democratic(),
+            electors=spec.electors,
+            topics=spec.topics,
+            task_types=spec.task_types,
+            admission=spec.admission,
+            policy=spec.policy,
+        )
+        return pool.id
+
+    async def join(self, pool_id: PoolId, capabilities: tuple[str, ...], proof: bytes) -> None:
+        """See `PoolPort`."""
+        await self._node.join_pool(pool_id, capabilities=capabilities, proof=proof)
+
+    async def leave(self, pool_id: PoolId) -> None:
+        """See `PoolPort`."""
+        await self._node.leave_pool(pool_id)

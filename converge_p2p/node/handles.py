@@ -1,0 +1,414 @@
+"""What an application holds: a pool, a task, a result.
+
+Knows: how to read a replica and what to propose to it. Must not know: effects, stores, the network.
+Source: `docs/tutorial.md`, embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+from nacl.utils import random as random_bytes
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import Conflict, LimitExceeded, NotFound, TaskCancelled, TaskFailed
+from converge_p2p.core.governance.models import compile_rules
+from converge_p2p.core.identity import fingerprint
+from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView, task_id
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.receipt import Receipt, receipt_of
+from converge_p2p.node.driver import PoolDriver
+from converge_p2p.runtime.attempt import HandlerFunction
+from converge_p2p.runtime.executor import encode_result
+from converge_p2p.runtime.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from converge_p2p.node.main import Node
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """A member of a pool.
+
+    Attributes:
+        agent_id: its fingerprint.
+        public_key: its key.
+        elector: whether it votes.
+        capabilities: what it declared when it joined.
+    """
+
+    agent_id: AgentId
+    public_key: PublicKey
+    elector: bool
+    capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How a task was completed.
+
+    Attributes:
+        value: the decoded result.
+        by: agent id of the worker it is credited to.
+        view: the task as it was settled.
+        receipt: proof that verifies offline.
+    """
+
+    value: Any
+    by: AgentId
+    view: TaskView
+    receipt: Receipt
+
+
+class TaskHandle:
+    """A task of a pool."""
+
+    def __init__(self, pool: PoolHandle, task: TaskId) -> None:
+        self.pool = pool
+        self.id = task
+
+    @property
+    def view(self) -> TaskView:
+        """The task as this node sees it now."""
+        return self.pool.task(self.id)
+
+    async def result(self) -> TaskResult:
+        """Wait until the task is settled, and return its result.
+
+        Raises:
+            TaskFailed: settled as failed; the message is the reason.
+            TaskCancelled: settled as cancelled.
+
+        Cancellation: the task goes on.
+        """
+        view = await self.pool.settled(self.id)
+        assert view.value is not None
+        match view.value.outcome:
+            case Outcome.FAILED:
+                raise TaskFailed(_reason(view, "error") or "the task failed")
+            case Outcome.CANCELLED:
+                raise TaskCancelled(_reason(view, "reason") or "the submitter cancelled the task")
+        return TaskResult(view.result, fingerprint(view.value.worker), view, self.pool.receipt(self.id))
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask for the cancellation. It competes with a result, and only one of them settles the task."""
+        await self.pool.cancel(self.id, reason)
+
+
+def _reason(view: TaskView, name: str) -> str:
+    result = view.result
+    return str(result.get(name, "")) if isinstance(result, dict) else str(result or "")
+
+
+class PoolHandle:
+    """A pool this node takes part in."""
+
+    def __init__(self, node: Node, driver: PoolDriver) -> None:
+        self._node = node
+        self.driver = driver
+        self._view = driver.replica.view
+        self._became_ready = trio.Event()
+        self._waiters: dict[TaskId, trio.Event] = {}
+        self._watchers: set[trio.MemorySendChannel[TaskView]] = set()
+        self.workers: WorkerPool | None = None
+        self.dropped_changes = 0
+        """Changes that a slow reader of `watch` did not get."""
+
+    # ------------------------------------------------------------ reading
+
+    @property
+    def id(self) -> PoolId:
+        """The pool's id."""
+        return self.driver.pool
+
+    @property
+    def ready(self) -> bool:
+        """Whether the founding terms are known here."""
+        return self.driver.replica.ready
+
+    @property
+    def spec(self) -> PoolSpec:
+        """The founding terms.
+
+        Raises:
+            NotFound: not known yet.
+        """
+        if self._view.spec is None:
+            raise NotFound("the pool's founding terms are not known here yet", hint="wait until a member is connected")
+        return self._view.spec
+
+    @property
+    def name(self) -> str:
+        """The pool's name, empty as long as it is not known."""
+        return "" if self._view.spec is None else self._view.spec.name
+
+    @property
+    def governance(self) -> str:
+        """Name of the governance model, empty as long as it is not known."""
+        return "" if self._view.spec is None else self._view.spec.governance.name.lower()
+
+    @property
+    def has_quorum(self) -> bool | None:
+        """Whether enough electors are connected to decide; None as long as the founding terms are not known."""
+        if self._view.spec is None:
+            return None
+        present = self._node.connected_keys() | {self._node.public_key}
+        return compile_rules(self._view.spec).accept.satisfied_by(present)
+
+    @property
+    def frontier_digest(self) -> str:
+        """Digest of the operations held, hexadecimal: equal on two nodes that hold the same."""
+        return self.driver.replica.log.digest().hex()
+
+    @property
+    def state_digest(self) -> bytes:
+        """Canonical bytes of the decided state."""
+        return self._view.state_bytes()
+
+    @property
+    def operations(self) -> int:
+        """How many operations are held."""
+        return len(self.driver.replica.log)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Counts of this pool since the start."""
+        counts = dict(self.driver.counters)
+        if self.workers is not None:
+            counts |= {f"work_{name}": count for name, count in self.workers.counters.items()}
+        return counts
+
+    def members(self) -> list[MemberView]:
+        """The members, sorted by key."""
+        return [
+            MemberView(fingerprint(key), key, key in self._view.electors, self._view.members.capabilities(key))
+            for key in self._view.members.all()
+        ]
+
+    def tasks(self) -> Iterator[TaskView]:
+        """Every task, in the order in which this node first heard of it."""
+        for task in list(self._view.registers):
+            view = self.find_task(task)
+            if view is not None:
+                yield view
+
+    def open_tasks(self) -> Iterator[TaskView]:
+        """Every task that is not settled."""
+        for task in list(self._view.open):
+            view = self.find_task(task)
+            if view is not None:
+                yield view
+
+    def find_task(self, task: TaskId) -> TaskView | None:
+        """A task, or None if it is not known here."""
+        return self._view.task(task, expired=self.driver.replica.expired(task))
+
+    def task(self, task_id: TaskId) -> TaskView:
+        """A task.
+
+        Raises:
+            NotFound: not known here.
+        """
+        view = self.find_task(task_id)
+        if view is None:
+            raise NotFound(f"no task {task_id.hex()[:12]} in pool {self.name or self.id.hex()[:12]}")
+        return view
+
+    def receipt(self, task: TaskId) -> Receipt:
+        """Proof of a settlement.
+
+        Raises:
+            Conflict: the task is not settled here.
+        """
+        receipt = receipt_of(self._view, self.driver.replica.log, task)
+        if receipt is None:
+            raise Conflict(f"task {task.hex()[:12]} is not settled here, so there is no receipt yet")
+        return receipt
+
+    # ------------------------------------------------------------ proposing
+
+    async def submit(self, task: Task) -> TaskHandle:
+        """Submit a task and wait until it is durable here. With the same key, the same task: safe to repeat.
+
+        Raises:
+            Conflict: another task was submitted with this key.
+            LocalError, LimitExceeded, CodecError: the task cannot be submitted; nothing was changed.
+        """
+        spec = task.to_spec(key=random_bytes(16))
+        own = task_id(self.id, self._node.public_key, spec.key)
+        if len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
+            raise LimitExceeded("PENDING_TASKS_PER_AUTHOR_MAX", "too many tasks of this pool are open")
+        await self.driver.carry_out(ev.Submit(spec))
+        return TaskHandle(self, own)
+
+    async def cancel(self, task_id: TaskId, reason: str = "") -> None:
+        """Ask for the cancellation of an own task.
+
+        Raises:
+            NotAuthorised, NotFound, Conflict: see `core.replica.commands`.
+        """
+        await self.driver.carry_out(ev.Cancel(task_id, reason))
+
+    async def claim(self, task_id: TaskId, bid: int = 0) -> None:
+        """Stand as a worker for a task. Whether the claim is won shows in the task."""
+        await self.driver.carry_out(ev.Claim(task_id, bid))
+
+    async def release(self, task_id: TaskId, *, failed: bool = False, reason: str = "") -> None:
+        """Give a claim back."""
+        await self.driver.carry_out(ev.Release(task_id, failed, reason))
+
+    async def report(self, task_id: TaskId, value: Any = None, *, failed: str | None = None) -> None:
+        """Report the result of a claimed task, or that it cannot be done (`failed`, the reason).
+
+        Raises:
+            CodecError, LimitExceeded: the value cannot be a result.
+            Conflict: there is no claim of this node, or the task is settled.
+        """
+        if failed is None:
+            await self.report_bytes(task_id, Outcome.COMPLETED, encode_result(value))
+        else:
+            await self.report_bytes(task_id, Outcome.FAILED, encode_result({"error": failed}))
+
+    async def report_bytes(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
+        """Report an encoded result."""
+        await self.driver.carry_out(ev.Report(task_id, outcome, result))
+
+    async def leave(self) -> None:
+        """Leave the pool, and forget it here."""
+        await self._node.leave_pool(self.id)
+
+    # ------------------------------------------------------------ working
+
+    def handler(
+        self, objective: str, *, concurrency: int = 1, claim_ttl: float | None = None
+    ) -> Callable[[_Function], _Function]:
+        """Decorate a function `(task, context) -> result` that does the tasks of an objective.
+
+        It runs while this node holds the claim and is cancelled when the claim is lost. An error fails the attempt,
+        never the node.
+
+        Args:
+            objective: which tasks.
+            concurrency: how many at once.
+            claim_ttl: seconds after which an attempt is stopped, if the task names no shorter time.
+        """
+
+        def decorate(function: _Function) -> _Function:
+            self.add_handler(objective, function, concurrency=concurrency, claim_ttl=claim_ttl)
+            return function
+
+        return decorate
+
+    def add_handler(
+        self,
+        objective: str,
+        function: HandlerFunction,
+        *,
+        concurrency: int = 1,
+        claim_ttl: float | None = None,
+    ) -> None:
+        """Do the tasks of an objective with a function from now on. See `handler`."""
+        if self.workers is None:
+            capabilities = self._view.members.capabilities(self._node.public_key)
+            self.workers = WorkerPool(_WorkPort(self), self._node.public_key, capabilities=capabilities)
+            self._node.start_workers(self.workers)
+        self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)
+
+    # ------------------------------------------------------------ waiting and watching
+
+    async def settled(self, task: TaskId) -> TaskView:
+        """Wait until a task is settled, and return it.
+
+        Raises:
+            NotFound: not known here.
+        """
+        view = self.task(task)
+        while not view.state.terminal:
+            changed = self._waiters.setdefault(task, trio.Event())
+            await changed.wait()
+            view = self.task(task)
+        return view
+
+    async def wait_ready(self) -> None:
+        """Wait until the founding terms are known."""
+        if not self.ready:
+            await self._became_ready.wait()
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[TaskView]]:
+        """Give a channel of changed tasks. Who reads too slowly misses some (counted in `dropped_changes`)."""
+        if len(self._watchers) >= limits.CONTROL_STREAMS_MAX:
+            raise LimitExceeded("CONTROL_STREAMS_MAX", "too many watch this pool already")
+        send, receive = trio.open_memory_channel[TaskView](limits.EVENT_QUEUE_MAX)
+        self._watchers.add(send)
+        try:
+            async with receive:
+                yield receive
+        finally:
+            self._watchers.discard(send)
+            send.close()
+
+    def on_notice(self, notice: ev.Notice) -> None:
+        """The replica says something."""
+        match notice:
+            case ev.TaskChanged(task):
+                self._task_changed(task)
+            case ev.ClaimWon(task, epoch, number):
+                if self.workers is not None:
+                    self.workers.on_claim_won(task, epoch, number)
+            case ev.ClaimLost(task, epoch, number, reason):
+                if self.workers is not None:
+                    self.workers.on_claim_lost(task, epoch, number, reason)
+            case ev.PoolReady():
+                self._became_ready.set()
+            case ev.MembersChanged(agent):
+                if agent == self._node.id and self.workers is not None:
+                    self.workers.set_capabilities(self._view.members.capabilities(self._node.public_key))
+
+    def _task_changed(self, task: TaskId) -> None:
+        view = self.find_task(task)
+        if view is None:
+            return
+        if self.workers is not None:
+            self.workers.on_task_changed(view)
+        if view.state.terminal:
+            waiter = self._waiters.pop(task, None)
+            if waiter is not None:
+                waiter.set()
+        for channel in self._watchers:
+            try:
+                channel.send_nowait(view)
+            except trio.WouldBlock:
+                self.dropped_changes += 1
+        self._node.on_task_changed(view)
+
+
+class _WorkPort:
+    """The tasks of one pool, as its workers see them (`runtime.ports.TaskWorkPort`)."""
+
+    def __init__(self, pool: PoolHandle) -> None:
+        self._pool = pool
+
+    def claim(self, task_id: TaskId) -> None:
+        self._pool.driver.propose(ev.Claim(task_id))
+
+    def release(self, task_id: TaskId, failed: bool, reason: str) -> None:
+        self._pool.driver.propose(ev.Release(task_id, failed, reason))
+
+    def report(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
+        self._pool.driver.propose(ev.Report(task_id, outcome, result))
+
+    def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterator[TaskView]:
+        own = self._pool._node.public_key
+        for view in self._pool.open_tasks():
+            fits = view.objective in objectives and capabilities.issuperset(view.spec.required_capabilities)
+            if fits and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own)):
+                yield view

@@ -1,0 +1,292 @@
+"""Between the network and the replicas: which frame belongs to which pool, and what goes to whom.
+
+Knows: connected peers, pools, announcements. Must not know: operations beyond their author.
+Source: `docs/protocol.md`, frames. Operations go to connected members over their replication streams, so that each
+arrives once; gossip carries them only while somebody is heard of who is not connected.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import CodecError, ConvergeError, LocalError, RemoteViolation
+from converge_p2p.core.identity import Identity, fingerprint
+from converge_p2p.core.model.capability import Capability
+from converge_p2p.core.model.descriptor import AgentDescriptor
+from converge_p2p.core.oplog.operation import author_of
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.wire import Operations, batches, encode_message
+from converge_p2p.core.types import PeerId, PoolId, PublicKey
+from converge_p2p.net import Network, public_key_of
+from converge_p2p.node.directory import Directory, PoolAnnouncement, encode_announcements
+from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.mail import Mail
+from converge_p2p.node.writer import StoreWriter
+
+_POOL, _ANNOUNCE, _NOT_HERE = 0, 1, 2
+_ID_BYTES = 32
+FAR_S = 60.0
+"""How long after hearing of a member that is not connected own operations are gossiped too."""
+REPUBLISH_S = 3600.0
+NAMESPACE = "converge"
+
+
+def gossip_topic(pool: PoolId) -> str:
+    """The gossip topic of a pool."""
+    return f"converge/pool/1/{pool.hex()}"
+
+
+class DescriptorRecords:
+    """Which descriptors the hash table takes: genuine ones, under the id of their key."""
+
+    def rank(self, key: str, value: bytes) -> int | None:
+        """See `net.RecordValidator`: the sequence number, or None to refuse."""
+        try:
+            descriptor = AgentDescriptor.from_bytes(value)
+            descriptor.check(int(time.time() * 1000))
+        except ConvergeError:
+            return None
+        return descriptor.sequence if key == f"/{NAMESPACE}/{descriptor.agent_id}" else None
+
+
+class Switchboard:
+    """Handles what the network brings (`net.NetworkHandler`), and sends what replicas want sent (`driver.Wire`)."""
+
+    def __init__(self, mail: Mail, writer: StoreWriter, counters: Counter[str]) -> None:
+        self.directory = Directory()
+        self._mail = mail
+        self._writer = writer
+        self._counters = counters
+        self._drivers: dict[PoolId, PoolDriver] = {}
+        self._peers: dict[PeerId, PublicKey] = {}
+        self._far_until: dict[PoolId, float] = {}
+        self._network: Network | None = None
+        self._nursery: trio.Nursery | None = None
+        self._gossip_send, self._gossip_receive = trio.open_memory_channel[tuple[PoolId, bytes]](limits.EVENT_QUEUE_MAX)
+        self._pool_watchers: set[trio.MemorySendChannel[PoolAnnouncement]] = set()
+        self._advertising: trio.CancelScope | None = None
+
+    async def open(self, network: Network, nursery: trio.Nursery) -> None:
+        """Connect to a running network; frames may have come already."""
+        self._network, self._nursery = network, nursery
+        nursery.start_soon(self._run_gossip)
+        for pool in self._drivers:
+            nursery.start_soon(self._subscribe, pool)
+        for peer in network.peers():
+            if peer.replicating and peer.peer_id not in self._peers:
+                self.peer_up(peer.peer_id)
+
+    @property
+    def connected(self) -> frozenset[PublicKey]:
+        """Keys of the peers that replicate with this node."""
+        return frozenset(self._peers.values())
+
+    # ------------------------------------------------------------ pools
+
+    def attach(self, driver: PoolDriver) -> None:
+        """Let a pool take part."""
+        self._drivers[driver.pool] = driver
+        if self._nursery is not None:
+            self._nursery.start_soon(self._subscribe, driver.pool)
+        for peer in self._peers:
+            driver.feed(ev.PeerUp(peer))
+        if driver.replica.ready:
+            self.announce(driver.pool)
+
+    def detach(self, pool: PoolId) -> None:
+        """A pool takes no more part."""
+        driver = self._drivers.pop(pool, None)
+        if driver is None:
+            return
+        driver.close()
+        self._far_until.pop(pool, None)
+        for peer in self._peers:
+            self._send(peer, bytes([_NOT_HERE]) + pool)
+        if self._nursery is not None and self._network is not None:
+            self._nursery.start_soon(self._network.unsubscribe, gossip_topic(pool))
+
+    def announce(self, pool: PoolId) -> None:
+        """Tell all peers of a pool whose founding terms are known."""
+        driver = self._drivers.get(pool)
+        creator = None if driver is None else driver.replica.view.creator
+        if driver is None or creator is None:
+            return
+        genesis = driver.replica.log.read(creator, 0, 1)
+        if genesis:
+            self._heard(self.directory.add_own(pool, genesis[0]), None)
+
+    def _heard(self, announcement: PoolAnnouncement, source: PeerId | None) -> None:
+        for channel in self._pool_watchers:
+            try:
+                channel.send_nowait(announcement)
+            except trio.WouldBlock:
+                self._counters["announcements_dropped"] += 1
+        for payload in encode_announcements([announcement]):
+            for peer in self._peers:
+                if peer != source:
+                    self._send(peer, bytes([_ANNOUNCE]) + payload)
+
+    @asynccontextmanager
+    async def watch_pools(self) -> AsyncIterator[trio.MemoryReceiveChannel[PoolAnnouncement]]:
+        """Give a channel of announcements, the known ones first."""
+        send, receive = trio.open_memory_channel[PoolAnnouncement](limits.EVENT_QUEUE_MAX)
+        for announcement in self.directory.all():
+            send.send_nowait(announcement)
+        self._pool_watchers.add(send)
+        try:
+            async with receive:
+                yield receive
+        finally:
+            self._pool_watchers.discard(send)
+            send.close()
+
+    # ------------------------------------------------------------ what the network brings
+
+    def peer_up(self, peer: PeerId) -> None:
+        """See `net.NetworkHandler`."""
+        key = self._peers[peer] = public_key_of(peer)
+        self._mail.registry.register(fingerprint(key), key)
+        for payload in encode_announcements(self.directory.all()):
+            self._send(peer, bytes([_ANNOUNCE]) + payload)
+        for driver in self._drivers.values():
+            driver.feed(ev.PeerUp(peer))
+
+    def peer_down(self, peer: PeerId) -> None:
+        """See `net.NetworkHandler`."""
+        self._peers.pop(peer, None)
+        self.directory.forget_peer(peer)
+        for driver in self._drivers.values():
+            driver.feed(ev.PeerDown(peer))
+
+    def frame(self, peer: PeerId, payload: bytes) -> None:
+        """See `net.NetworkHandler`."""
+        kind = payload[0] if payload else -1
+        if kind == _ANNOUNCE:
+            self._take_announcements(peer, payload[1:])
+            return
+        pool = PoolId(payload[1 : 1 + _ID_BYTES])
+        if kind not in (_POOL, _NOT_HERE) or len(pool) != _ID_BYTES:
+            self._counters["frames_malformed"] += 1
+            return
+        driver = self._drivers.get(pool)
+        if kind == _NOT_HERE:
+            if driver is not None:
+                driver.feed(ev.PeerDown(peer))
+        elif driver is None:
+            self._send(peer, bytes([_NOT_HERE]) + pool)
+        elif self._writer.full:
+            # what is dropped here is asked for again when the frontiers are compared
+            self._counters["frames_dropped_writer_full"] += 1
+        else:
+            if not driver.replica.has_peer(peer):
+                driver.feed(ev.PeerUp(peer))
+            driver.feed(ev.SyncReceived(peer, payload[1 + _ID_BYTES :]))
+            self._note_far(driver)
+
+    async def request(self, peer: PeerId, payload: bytes) -> bytes:
+        """See `net.NetworkHandler`: a direct message."""
+        try:
+            return await self._mail.on_request(payload)
+        except (RemoteViolation, CodecError, LocalError) as error:
+            self._counters["direct_refused"] += 1
+            raise RemoteViolation("message_refused", str(error), peer=peer) from error
+
+    def _take_announcements(self, peer: PeerId, payload: bytes) -> None:
+        try:
+            new = self.directory.take(peer, payload)
+        except CodecError:
+            self._counters["announcements_refused"] += 1
+            return
+        for announcement in new:
+            self._heard(announcement, peer)
+
+    # ------------------------------------------------------------ what replicas want sent
+
+    def _send(self, peer: PeerId, frame: bytes) -> None:
+        if self._network is not None and not self._network.send(peer, frame):
+            self._counters["frames_not_sent"] += 1
+
+    def send_pool(self, peer: PeerId, pool: PoolId, payload: bytes) -> None:
+        """See `driver.Wire`."""
+        self._send(peer, bytes([_POOL]) + pool + payload)
+
+    def publish_pool(self, pool: PoolId, operations: tuple[bytes, ...], peers: Sequence[PeerId]) -> None:
+        """See `driver.Wire`."""
+        for part in batches(operations, limits.BATCH_BYTES_MAX):
+            frame = bytes([_POOL]) + pool + encode_message(Operations(part))
+            for peer in peers:
+                self._send(peer, frame)
+        if self._far_until.get(pool, 0.0) > trio.current_time():
+            for part in batches(operations, limits.GOSSIP_BATCH_BYTES_MAX):
+                try:
+                    self._gossip_send.send_nowait((pool, encode_message(Operations(part))))
+                except trio.WouldBlock:
+                    self._counters["gossip_dropped"] += 1
+
+    def _note_far(self, driver: PoolDriver) -> None:
+        """Gossip for a while, if operations came of somebody who is alive and not connected."""
+        for signed in driver.take_fresh():
+            author = author_of(signed)
+            if author not in self._peers.values() and author != self._mail.identity.public_key:
+                self._far_until[driver.pool] = trio.current_time() + FAR_S
+                return
+
+    async def _subscribe(self, pool: PoolId) -> None:
+        assert self._network is not None
+
+        def validate(_peer: PeerId, data: bytes) -> bool:
+            # the replica itself is the validator: it verifies each operation once, and keeps what is good
+            driver = self._drivers.get(pool)
+            if driver is None:
+                return False
+            good = driver.take_gossip(data)
+            self._note_far(driver)
+            return good
+
+        try:
+            await self._network.subscribe(gossip_topic(pool), lambda _peer, _data: None, validate)
+        except LocalError:
+            self._counters["subscriptions_refused"] += 1
+
+    async def _run_gossip(self) -> None:
+        assert self._network is not None
+        async for pool, payload in self._gossip_receive:
+            await self._network.publish(gossip_topic(pool), payload)
+
+    # ------------------------------------------------------------ descriptors
+
+    def advertise(self, identity: Identity, capabilities: Sequence[Capability]) -> None:
+        """Keep a descriptor of this node in the hash table, from now on, renewed every hour."""
+        if self._advertising is not None:
+            self._advertising.cancel()
+        self._advertising = trio.CancelScope()
+        assert self._nursery is not None
+        self._nursery.start_soon(self._run_advertising, self._advertising, identity, tuple(capabilities))
+
+    async def _run_advertising(
+        self, scope: trio.CancelScope, identity: Identity, capabilities: tuple[Capability, ...]
+    ) -> None:
+        assert self._network is not None
+        with scope:
+            while True:
+                now_ms = int(time.time() * 1000)
+                descriptor = AgentDescriptor.create(
+                    identity,
+                    sequence=now_ms,
+                    now_ms=now_ms,
+                    addresses=self._network.addresses[: limits.DESCRIPTOR_ADDRESSES_MAX],
+                    capabilities=capabilities,
+                )
+                pause = REPUBLISH_S
+                try:
+                    await self._network.put_record(f"/{NAMESPACE}/{identity.id}", descriptor.to_bytes())
+                except ConvergeError:
+                    self._counters["advertise_failed"] += 1
+                    pause = REPUBLISH_S / 60
+                await trio.sleep(pause)

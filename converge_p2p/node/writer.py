@@ -1,0 +1,77 @@
+"""Group commit: one writer for all pools of a node.
+
+Knows: batches and who waits for them. Must not know: what operations say.
+Source: `docs/protocol.md`, storage. While one commit is on its way the next batches collect, so that many operations
+share one flush to disk.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import trio
+
+from converge_p2p.core import limits
+from converge_p2p.core.oplog.operation import operation_id
+from converge_p2p.core.types import OperationId, PoolId
+from converge_p2p.store.api import OperationStore
+
+Batch = tuple[PoolId, Sequence[tuple[OperationId, bytes]]]
+
+
+class StoreWriter:
+    """Writes operations in the order they were handed over, and says when each batch is on disk."""
+
+    def __init__(self, store: OperationStore) -> None:
+        self._store = store
+        self._waiting: list[tuple[Batch, bool, Callable[[], None]]] = []
+        self._bytes = 0
+        self._wake = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+        self.commits = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that nothing more should be taken from peers (`limits.PENDING_WRITE_BYTES_MAX`)."""
+        return self._bytes > limits.PENDING_WRITE_BYTES_MAX
+
+    def put(self, pool: PoolId, operations: tuple[bytes, ...], durable: bool, done: Callable[[], None]) -> None:
+        """Hand over a batch.
+
+        Args:
+            durable: it must survive a loss of power before `done` is called.
+            done: called in the event loop once it is written.
+        """
+        rows = [(operation_id(signed), signed) for signed in operations]
+        self._waiting.append(((pool, rows), durable, done))
+        self._bytes += sum(map(len, operations))
+        self._idle = trio.Event() if self._idle.is_set() else self._idle
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Wait until everything handed over is written."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled.
+
+        Raises:
+            StoreError: a write failed. Nothing of it was acknowledged; the node must stop.
+
+        Cancellation: a commit that began is finished first.
+        """
+        while True:
+            if not self._waiting:
+                self._idle.set()
+                self._wake = trio.Event()
+                await self._wake.wait()
+            taken, self._waiting = self._waiting, []
+            batches = [batch for batch, _, _ in taken]
+            durable = any(must for _, must, _ in taken)
+            await trio.to_thread.run_sync(functools.partial(self._store.append_many, batches, durable=durable))
+            self.commits += 1
+            for (_, rows), _, done in taken:
+                self._bytes -= sum(len(signed) for _, signed in rows)
+                done()
