@@ -248,6 +248,7 @@ class View:
                 top = register.top
                 claim = None if top is None else register.certified_id(top)
                 released = register.holder is None
-                tasks.append([task, 0, register.submitted.operation, top, claim, released, register.failures()])
+                round_now = None if top is None else list(top)
+                tasks.append([task, 0, register.submitted.operation, round_now, claim, released, register.failures()])
         frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
         return encode([self.pool, self.members.all(), frozen, tasks])
