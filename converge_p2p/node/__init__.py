@@ -1,9 +1,10 @@
 """The node: composition of core, store, network and runtime. Importing it loads libp2p, which takes a second or two."""
 
+from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.directory import PoolAnnouncement
 from converge_p2p.node.handles import MemberView, PoolHandle, TaskHandle, TaskResult
 from converge_p2p.node.mail import TopicHandle
-from converge_p2p.node.main import Node, NodeConfig, NodeStatus
+from converge_p2p.node.main import Node
 
 __all__ = [
     "MemberView",

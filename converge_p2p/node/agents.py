@@ -10,7 +10,8 @@ import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from converge_p2p.core.errors import NotFound
+from converge_p2p.core import limits
+from converge_p2p.core.errors import LimitExceeded, LocalError, NotFound
 from converge_p2p.core.governance.models import Democratic, Dictatorial
 from converge_p2p.core.model.decision import CreatePool
 from converge_p2p.core.model.message import Message
@@ -18,9 +19,63 @@ from converge_p2p.core.model.pool import GovernanceKind
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView
 from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.node.handles import PoolHandle
+from converge_p2p.runtime.agent import Agent
+from converge_p2p.runtime.executor import StandardExecutor
+from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
+from converge_p2p.runtime.safety import SafetyPolicy
+from converge_p2p.runtime.tools import ToolRegistry
+from converge_p2p.store.api import Store
 
 if TYPE_CHECKING:
     from converge_p2p.node.main import Node
+
+
+class Agents:
+    """The agents a node hosts."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._runtimes: list[AgentRuntime] = []
+
+    def make_runtime(
+        self,
+        agent: Agent,
+        store: Store,
+        *,
+        tools: ToolRegistry | None,
+        safety: SafetyPolicy | None,
+        config: RuntimeConfig | None,
+    ) -> AgentRuntime:
+        """Put a runtime together for an agent. It still has to be run.
+
+        Raises:
+            LocalError: the agent has an identity of its own.
+            LimitExceeded: too many agents.
+        """
+        if agent.identity is not None and agent.identity != self._node.identity:
+            raise LocalError(
+                "the agent has an identity of its own, and a node signs with one key",
+                hint="run it in a node with that identity, or give it none",
+            )
+        if len(self._runtimes) >= limits.AGENTS_PER_NODE_MAX:
+            raise LimitExceeded("AGENTS_PER_NODE_MAX", "this node hosts too many agents")
+        ports = NodePorts(self._node)
+        executor = StandardExecutor(messages=ports, tasks=ports, pools=ports, tools=tools, safety=safety)
+        runtime = AgentRuntime(agent, executor, tasks=ports, checkpoint_store=store, config=config)
+        self._runtimes.append(runtime)
+        return runtime
+
+    def notify(self) -> None:
+        """A task changed: agents may want to look."""
+        for runtime in self._runtimes:
+            runtime.notify()
+
+    def deliver(self, message: Message) -> None:
+        """Hand a verified message to every agent it concerns."""
+        for runtime in self._runtimes:
+            topics = runtime.agent.topics
+            if not message.topics or any(own.matches(topic) for own in topics for topic in message.topics):
+                runtime.deliver(message)
 
 
 class NodePorts:

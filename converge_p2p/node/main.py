@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,9 +20,8 @@ import trio
 from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import decode, encode
+from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import (
-    CodecError,
     ConvergeError,
     LimitExceeded,
     LocalError,
@@ -33,23 +32,25 @@ from converge_p2p.core.governance.models import Democratic, GovernanceModel
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.message import Message
-from converge_p2p.core.model.pool import NONCE_BYTES, AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec, pool_id
+from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, pool_id
 from converge_p2p.core.model.task import TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
 from converge_p2p.net import NetworkConfig, PeerInfo, open_network, peer_id_of
-from converge_p2p.node.agents import NodePorts
+from converge_p2p.node.agents import Agents
+from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.directory import PoolAnnouncement
 from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
+from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import Mail, TopicHandle
 from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.writer import StoreWriter
 from converge_p2p.runtime.agent import Agent
-from converge_p2p.runtime.executor import StandardExecutor
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
 from converge_p2p.runtime.safety import SafetyPolicy
 from converge_p2p.runtime.tools import ToolRegistry
@@ -62,47 +63,9 @@ from converge_p2p.store.sqlite import SqliteStore
 _logger = logging.getLogger(__name__)
 
 POOL_KEY = "pool/"
-PEERS_KEY = "peers/known"
-SAVE_PEERS_INTERVAL_S = 30.0
 CATCH_UP_S = 3.0
 STOP_S = 20.0
 HAND_BACK_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeConfig:
-    """Settings that few applications need.
-
-    Attributes:
-        network: settings of the network; `listen`, `announce` and `bootstrap` of the constructor go before its own.
-        digest_interval_ms: how often frontiers are compared when nothing happens.
-    """
-
-    network: NetworkConfig | None = None
-    digest_interval_ms: int = limits.DIGEST_INTERVAL_MS
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """A node at a glance.
-
-    Attributes:
-        id: agent id.
-        peer_id: name on the network.
-        addresses: where it listens.
-        uptime_s: seconds since the start.
-        peers: how many are connected.
-        pools: how many it takes part in.
-        counters: drops, refusals and errors, by name.
-    """
-
-    id: AgentId
-    peer_id: PeerId
-    addresses: tuple[str, ...]
-    uptime_s: float
-    peers: int
-    pools: int
-    counters: dict[str, int]
 
 
 class Node:
@@ -152,7 +115,6 @@ class Node:
         )
         self.counters: Counter[str] = Counter()
         self._pools: dict[PoolId, PoolHandle] = {}
-        self._runtimes: list[AgentRuntime] = []
         self._capabilities: tuple[str, ...] = ()
         self._opened: AbstractAsyncContextManager[None] | None = None
         self._started_at = 0.0
@@ -184,7 +146,9 @@ class Node:
         self._started_at = time.monotonic()
         self._identity = await trio.to_thread.run_sync(self._load_identity)
         self._store = await trio.to_thread.run_sync(self._open_store)
-        self._mail = Mail(self._identity, self._deliver)
+        self._known_peers = KnownPeers(self._store)
+        self._agents = Agents(self)
+        self._mail = Mail(self._identity, self._agents.deliver)
         self._timers = Timers()
         self._writer = StoreWriter(self._store)
         self._switchboard = Switchboard(self._mail, self._writer, self.counters)
@@ -193,12 +157,12 @@ class Node:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(self._timers.run)
                 await self._restore_pools()
-                known = await self._read_known_peers()
+                known = await self._known_peers.read()
                 config = replace(self._net_config, known=(*self._net_config.known, *known))
                 async with open_network(config, seed=self._identity.seed, handler=self._switchboard) as self._network:
                     await self._mail.open(self._network)
                     await self._switchboard.open(self._network, self._nursery)
-                    self._nursery.start_soon(self._save_peers_often)
+                    self._nursery.start_soon(self._known_peers.run, self._network)
                     yield
                     with trio.move_on_after(STOP_S, shield=True):
                         await self._stop()
@@ -214,7 +178,7 @@ class Node:
                     nursery.start_soon(pool.workers.stop)
         with trio.move_on_after(HAND_BACK_S):
             await self._writer.flush()
-        await self._save_peers()
+        await self._known_peers.save(self._network)
         for pool in self._pools.values():
             self._switchboard.detach(pool.id)
 
@@ -393,23 +357,16 @@ class Node:
             NotFound: an agent id whose key is not known here.
             LocalError: terms that contradict each other.
         """
-        model = Democratic() if governance is None else governance
-        keys = {self._key_of(text) for text in electors} or {self.public_key}
-        spec = PoolSpec(
-            name=name,
-            nonce=random_bytes(NONCE_BYTES),
-            governance=model.kind,
-            electors=tuple(sorted(keys)),
-            quorum=model.quorum if isinstance(model, Democratic) else 0,
-            faults=model.faults if isinstance(model, Democratic) else 0,
+        spec = founding_terms(
+            name,
+            Democratic() if governance is None else governance,
+            electors=[self._key_of(text) for text in electors] or [self.public_key],
+            whitelist=[self._key_of(text) for text in whitelist],
+            topics=[item.topic if isinstance(item, TopicHandle) else item for item in topics],
+            task_types=task_types,
             admission=admission,
-            whitelist=tuple(sorted({self._key_of(text) for text in whitelist})),
-            topics=tuple(sorted({_topic(item).to_bytes() for item in topics})),
-            task_types=tuple(sorted(set(task_types))),
-            policy=policy or PoolPolicy(),
+            policy=policy,
         )
-        if spec.governance is GovernanceKind.DICTATORIAL and len(keys) != 1:
-            raise LocalError("a dictatorial pool has one elector, its leader", hint="name at most one elector")
         self._check_room()
         pool = self._attach(pool_id(self.public_key, spec))
         try:
@@ -495,22 +452,8 @@ class Node:
 
     def _key_of(self, text: str) -> PublicKey:
         """The public key that an agent id or the hexadecimal of a key names."""
-        for key in (self.public_key, *(peer.public_key for peer in self.peers())):
-            if text in (Identity.from_public_key(key).id, key.hex()):
-                return key
-        try:
-            return self._mail.registry.public_key(AgentId(text))
-        except NotFound:
-            pass
-        # an agent id and a key are both 64 digits; what is not a known id is taken for a key only if it is a point
-        try:
-            key = PublicKey(bytes.fromhex(text))
-            self._identity.shared_secret(key)
-        except (ValueError, ConvergeError) as error:
-            raise NotFound(
-                f"no agent {text[:16]} is known here", hint="connect to its node first, or give its public key"
-            ) from error
-        return key
+        connected = [peer.public_key for peer in self.peers()]
+        return find_key(text, [self.public_key, *connected], self._mail.registry)
 
     # ------------------------------------------------------------ agents and workers
 
@@ -534,19 +477,9 @@ class Node:
             LocalError: the agent has an identity of its own.
             LimitExceeded: too many agents.
         """
-        if agent.identity is not None and agent.identity != self._identity:
-            raise LocalError(
-                "the agent has an identity of its own, and a node signs with one key",
-                hint="run it in a node with that identity, or give it none",
-            )
-        if len(self._runtimes) >= limits.AGENTS_PER_NODE_MAX:
-            raise LimitExceeded("AGENTS_PER_NODE_MAX", "this node hosts too many agents")
-        ports = NodePorts(self)
-        executor = StandardExecutor(messages=ports, tasks=ports, pools=ports, tools=tools, safety=safety)
-        runtime = AgentRuntime(agent, executor, tasks=ports, checkpoint_store=self._store, config=config)
+        runtime = self._agents.make_runtime(agent, self._store, tools=tools, safety=safety, config=config)
         for topic in agent.topics:
             await self.join(topic)
-        self._runtimes.append(runtime)
         await self._nursery.start(runtime.run)
         return runtime
 
@@ -556,40 +489,7 @@ class Node:
 
     def on_task_changed(self, _view: TaskView) -> None:
         """A task changed: agents may want to look."""
-        for runtime in self._runtimes:
-            runtime.notify()
-
-    def _deliver(self, message: Message) -> None:
-        for runtime in self._runtimes:
-            topics = runtime.agent.topics
-            if not message.topics or any(own.matches(topic) for own in topics for topic in message.topics):
-                runtime.deliver(message)
-
-    # ------------------------------------------------------------ known peers
-
-    async def _read_known_peers(self) -> tuple[str, ...]:
-        data = await trio.to_thread.run_sync(self._store.get, PEERS_KEY)
-        if data is None:
-            return ()
-        try:
-            addresses = decode(data)
-        except CodecError:
-            return ()
-        return tuple(str(address) for address in addresses) if isinstance(addresses, list) else ()
-
-    async def _save_peers(self) -> None:
-        good = list(self._network.good_addresses())[: limits.KNOWN_PEERS_MAX]
-        if good:
-            await trio.to_thread.run_sync(self._store.put, PEERS_KEY, encode(good))
-
-    async def _save_peers_often(self) -> None:
-        while True:
-            await trio.sleep(SAVE_PEERS_INTERVAL_S)
-            await self._save_peers()
-
-
-def _topic(item: Topic | TopicHandle) -> Topic:
-    return item.topic if isinstance(item, TopicHandle) else item
+        self._agents.notify()
 
 
 def _only_error(group: BaseExceptionGroup[Any]) -> ConvergeError | None:

@@ -1,0 +1,49 @@
+"""Settings of a node, and its state at a glance: values only.
+
+Knows: fields and defaults. Must not know: what a node does with them.
+Source: `docs/tutorial.md`, embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converge_p2p.core import limits
+from converge_p2p.core.types import AgentId, PeerId
+from converge_p2p.net import NetworkConfig
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Settings that few applications need.
+
+    Attributes:
+        network: settings of the network; `listen`, `announce` and `bootstrap` of the constructor go before its own.
+        digest_interval_ms: how often frontiers are compared when nothing happens.
+    """
+
+    network: NetworkConfig | None = None
+    digest_interval_ms: int = limits.DIGEST_INTERVAL_MS
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node at a glance.
+
+    Attributes:
+        id: agent id.
+        peer_id: name on the network.
+        addresses: where it listens.
+        uptime_s: seconds since the start.
+        peers: how many are connected.
+        pools: how many it takes part in.
+        counters: drops, refusals and errors, by name.
+    """
+
+    id: AgentId
+    peer_id: PeerId
+    addresses: tuple[str, ...]
+    uptime_s: float
+    peers: int
+    pools: int
+    counters: dict[str, int]

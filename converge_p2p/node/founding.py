@@ -1,0 +1,81 @@
+"""The founding terms of a pool, from what an application says.
+
+Knows: how names become keys and options become a `PoolSpec`. Must not know: replicas.
+Source: `docs/tutorial.md`, founding a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from nacl.bindings import crypto_core_ed25519_is_valid_point
+from nacl.utils import random as random_bytes
+
+from converge_p2p.core.errors import LocalError, NotFound
+from converge_p2p.core.governance.models import Democratic, GovernanceModel
+from converge_p2p.core.identity import PUBLIC_KEY_BYTES, fingerprint
+from converge_p2p.core.model.pool import NONCE_BYTES, AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec
+from converge_p2p.core.model.registry import IdentityRegistry
+from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.types import AgentId, PublicKey
+
+
+def founding_terms(
+    name: str,
+    model: GovernanceModel,
+    *,
+    electors: Iterable[PublicKey],
+    whitelist: Iterable[PublicKey],
+    topics: Iterable[Topic],
+    task_types: Sequence[str],
+    admission: AdmissionKind,
+    policy: PoolPolicy | None,
+) -> PoolSpec:
+    """Return the terms of a new pool, in canonical order and with a new nonce.
+
+    Raises:
+        LocalError: a dictatorial pool with more than one elector, or a whitelist that is not used.
+    """
+    keys = tuple(sorted(set(electors)))
+    if model.kind is GovernanceKind.DICTATORIAL and len(keys) != 1:
+        raise LocalError("a dictatorial pool has one elector, its leader", hint="name at most one elector")
+    allowed = tuple(sorted(set(whitelist)))
+    if allowed and admission is not AdmissionKind.WHITELIST:
+        raise LocalError("a whitelist was given, but the admission is open", hint="choose AdmissionKind.WHITELIST")
+    return PoolSpec(
+        name=name,
+        nonce=random_bytes(NONCE_BYTES),
+        governance=model.kind,
+        electors=keys,
+        quorum=model.quorum if isinstance(model, Democratic) else 0,
+        faults=model.faults if isinstance(model, Democratic) else 0,
+        admission=admission,
+        whitelist=allowed,
+        topics=tuple(sorted({topic.to_bytes() for topic in topics})),
+        task_types=tuple(sorted(set(task_types))),
+        policy=policy or PoolPolicy(),
+    )
+
+
+def find_key(text: str, known: Iterable[PublicKey], registry: IdentityRegistry) -> PublicKey:
+    """Return the public key that an agent id or the hexadecimal of a key names.
+
+    Both are 64 digits. What is no known id is taken for a key only if it is a point of the curve.
+
+    Raises:
+        NotFound: neither.
+    """
+    for key in known:
+        if text in (fingerprint(key), key.hex()):
+            return key
+    try:
+        return registry.public_key(AgentId(text))
+    except NotFound:
+        pass
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != PUBLIC_KEY_BYTES or not crypto_core_ed25519_is_valid_point(raw):
+        raise NotFound(f"no agent {text[:16]} is known here", hint="connect to its node first, or give its public key")
+    return PublicKey(raw)

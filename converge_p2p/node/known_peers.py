@@ -1,0 +1,46 @@
+"""Addresses of good peers, kept for the next start.
+
+Knows: one key of the store. Must not know: how peers are dialled.
+Source: `docs/operations.md`, files: a node that lost its bootstrap peer finds the network again through these.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from converge_p2p.core import limits
+from converge_p2p.core.codec import decode, encode
+from converge_p2p.core.errors import CodecError
+from converge_p2p.net import Network
+from converge_p2p.store.api import Store
+
+PEERS_KEY = "peers/known"
+SAVE_INTERVAL_S = 30.0
+
+
+class KnownPeers:
+    """Reads and writes the addresses."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def read(self) -> tuple[str, ...]:
+        """Return the addresses of the last run. A damaged list counts as none: it is only a help."""
+        data = await trio.to_thread.run_sync(self._store.get, PEERS_KEY)
+        try:
+            addresses = [] if data is None else decode(data)
+        except CodecError:
+            return ()
+        return tuple(str(address) for address in addresses) if isinstance(addresses, list) else ()
+
+    async def save(self, network: Network) -> None:
+        """Write the addresses of peers that were reached. None reached: what was written before stays."""
+        good = list(network.good_addresses())[: limits.KNOWN_PEERS_MAX]
+        if good:
+            await trio.to_thread.run_sync(self._store.put, PEERS_KEY, encode(good))
+
+    async def run(self, network: Network) -> None:
+        """Save from time to time, until cancelled: a killed node remembers them too."""
+        while True:
+            await trio.sleep(SAVE_INTERVAL_S)
+            await self.save(network)
