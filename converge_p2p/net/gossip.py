@@ -223,6 +223,9 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         while (waiting := queue._queue.pop()) is not None:
             bounded.push(waiting)
         self.peer_queues[peer_id] = bounded
+        if self.topic_ids:
+            # a topic subscribed while the greeting was being written is in neither the greeting nor an announcement
+            bounded.push(self.get_hello_packet())
         try:
             while (data := await bounded.pop()) is not None:
                 await stream.write(data)

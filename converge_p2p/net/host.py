@@ -115,9 +115,14 @@ def transport_addresses(host: Any, announce: Sequence[str]) -> tuple[str, ...]:
     if announce:
         return tuple(announce)
     found: dict[str, None] = {}
-    for bound in host.get_transport_addrs():
-        expanded = get_thin_waist_addresses(bound) if is_unspecified(str(bound)) else [bound]
-        found.update(dict.fromkeys(str(address) for address in expanded))
+    for bound in map(str, host.get_transport_addrs()):
+        if is_unspecified(bound):
+            found.update(dict.fromkeys(map(str, get_thin_waist_addresses(Multiaddr(bound)))))
+            # for the other nodes of this machine, which may have no other interface
+            loopback = "/ip6/::1" if bound.startswith("/ip6/") else "/ip4/127.0.0.1"
+            found[f"{loopback}/tcp/{tcp_port(bound)}"] = None
+        else:
+            found[bound] = None
     # an address that works from elsewhere comes first: readers copy the first one
     return tuple(sorted(found, key=is_loopback))
 

@@ -24,7 +24,15 @@ from converge_p2p.core.errors import RemoteViolation
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.config import NetworkConfig, NetworkHandler
 from converge_p2p.net.framing import FrameDecoder, TokenBucket, encode_frame
-from converge_p2p.net.hardening import Counters, disconnect_quietly, log, reset_quietly, shielded, write_whole
+from converge_p2p.net.hardening import (
+    Counters,
+    close_quietly,
+    disconnect_quietly,
+    log,
+    reset_quietly,
+    shielded,
+    write_whole,
+)
 from converge_p2p.net.names import peer_name
 
 PROTOCOL = TProtocol("/converge/sync/1.0.0")
@@ -46,9 +54,10 @@ class _Link:
         self.queue: deque[bytes] = deque()
         self.queued_bytes = 0
         self.wake = trio.Event()
-        self.empty = trio.Event()
+        self.ended = trio.Event()
         self.outbound: INetStream | None = None
         self.inbound: INetStream | None = None
+        self.reading = trio.CancelScope()
         self.is_up = False
         self.up = trio.Event()
         self.keeping = False
@@ -92,6 +101,7 @@ class SyncStreams:
         self._links: dict[ID, _Link] = {}
         self._nursery: trio.Nursery | None = None
         self._random = random.Random()
+        self._draining = False
         host.set_stream_handler(PROTOCOL, self._accept)
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -123,7 +133,7 @@ class SyncStreams:
         """
         frame = encode_frame(payload, limits.SYNC_FRAME_BYTES_MAX)
         link = self._links.get(raw)
-        if link is None or not link.is_up:
+        if link is None or not link.is_up or self._draining:
             return False
         if not link.put(frame):
             self._counters["sync_frames_dropped"] += 1
@@ -131,12 +141,18 @@ class SyncStreams:
         return True
 
     async def drain(self) -> None:
-        """Wait until the queued frames are written, for at most a second. To be called before closing."""
+        """Send what is queued and wait until the peers have read it, for at most a second. Nothing can be sent after.
+
+        That it is written does not suffice: a connection that closes throws away what the other side has not read. So
+        the own streams are closed one by one, and a peer answers that by resetting its end.
+        """
+        self._draining = True
         with trio.move_on_after(_DRAIN_TIMEOUT_S):
             for link in list(self._links.values()):
-                while link.is_up and link.queue:
-                    link.empty = trio.Event()
-                    await link.empty.wait()
+                link.wake.set()
+                while link.outbound is not None:
+                    link.ended = trio.Event()
+                    await link.ended.wait()
 
     # ------------------------------------------------------------ the own stream: open, write, open again
 
@@ -144,7 +160,7 @@ class SyncStreams:
         """Keep the own stream to a peer open while it is connected."""
         failures = 0
         try:
-            while self._host.get_network().get_connections(link.raw) and failures < _OPEN_ATTEMPTS_MAX:
+            while self._may_open(link) and failures < _OPEN_ATTEMPTS_MAX:
                 stream = await self._open(link)
                 if stream is None:
                     # the connection may not be ready yet, or the peer does not speak this protocol
@@ -157,6 +173,7 @@ class SyncStreams:
                         await self._use(link, stream)
                     finally:
                         link.outbound = None
+                        link.ended.set()
                         self._update(link)
                         with shielded(1):
                             await reset_quietly(stream)
@@ -166,6 +183,9 @@ class SyncStreams:
         finally:
             link.keeping = False
             self._forget_if_idle(link)
+
+    def _may_open(self, link: _Link) -> bool:
+        return not self._draining and bool(self._host.get_network().get_connections(link.raw))
 
     async def _open(self, link: _Link) -> INetStream | None:
         stream: INetStream | None = None
@@ -182,7 +202,9 @@ class SyncStreams:
             nursery.start_soon(self._watch, stream, nursery.cancel_scope)
             while True:
                 while not link.queue:
-                    link.empty.set()
+                    if self._draining:
+                        await close_quietly(stream)
+                        await trio.sleep_forever()
                     link.wake = trio.Event()
                     await link.wake.wait()
                 if not await write_whole(self._host, stream, link.take(), self._config.write_timeout_s):
@@ -205,12 +227,17 @@ class SyncStreams:
         self.connection_up(raw)
         link = self._links[raw]
         if link.inbound is not None:
-            # the peer opened a new one because its old one broke; at most one is read
-            await reset_quietly(link.inbound)
+            # the peer opened a new one because its old one broke; at most one is read. A reader is not woken by the
+            # reset of its stream on this side, so it is cancelled
+            link.reading.cancel()
+            link.inbound = None
+            self._update(link)
         link.inbound = stream
+        scope = link.reading = trio.CancelScope()
         self._update(link)
         try:
-            await self._read(link, stream)
+            with scope:
+                await self._read(link, stream)
         except RemoteViolation as violation:
             self._counters[f"sync_{violation.reason}"] += 1
             log.warning("%s broke the framing: %s", link.peer, violation)
@@ -246,8 +273,6 @@ class SyncStreams:
             for frame in frames:
                 while not link.is_up:
                     await link.up.wait()
-                if link.inbound is not stream:
-                    return
                 self._deliver(link.peer, frame)
                 # the next frame only after everybody else had a turn
                 await trio.lowlevel.checkpoint()
@@ -274,7 +299,6 @@ class SyncStreams:
             else:
                 link.up = trio.Event()
                 self._counters["sync_frames_dropped"] += link.clear()
-                link.empty.set()
                 self._handler.peer_down(link.peer)
         except Exception:  # noqa: BLE001 - the edge: counted and logged below
             self._counters["handler_errors"] += 1

@@ -1,0 +1,153 @@
+"""Starting and stopping: ports, failures, cancellation, and not one leaked socket."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+from net_rig import LOCAL, Recorder, free_port, linked, open_sockets, pair, quick, seed, start, until
+
+from converge_p2p.core.errors import ConfigError, NetworkError
+from converge_p2p.core.identity import Identity
+from converge_p2p.net import open_network, peer_id_of
+
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture(autouse=True)
+async def _in_time():
+    with trio.fail_after(30):
+        yield
+
+
+async def test_peer_id_is_that_of_the_identity():
+    async with start(1) as node:
+        assert node.peer_id == peer_id_of(Identity.from_seed(seed(1)).public_key)
+        assert node.addresses[0].endswith(f"/p2p/{node.peer_id}")
+
+
+async def test_peer_info_tells_key_agent_and_direction():
+    async with pair() as (one, _, two, _):
+        (info,) = two.peers()
+        identity = Identity.from_seed(seed(1))
+        assert (info.public_key, info.agent_id) == (identity.public_key, identity.id)
+        assert (info.direction, one.peers()[0].direction) == ("outbound", "inbound")
+        assert f"{info.addresses[0]}/p2p/{info.peer_id}" in one.addresses
+        assert two.good_addresses() == (one.addresses[0],)
+
+
+async def test_wildcard_is_told_as_addresses_that_can_be_dialled():
+    async with start(1, listen=("/ip4/0.0.0.0/tcp/0",)) as node, start(2) as peer:
+        assert node.addresses
+        assert not any("/0.0.0.0/" in address for address in node.addresses)
+        await peer.connect(next(address for address in node.addresses if "/127.0.0.1/" in address))
+
+
+async def test_b4_no_socket_is_left_after_closing():
+    before = open_sockets()
+    async with start(1) as hub:
+        async with start(2) as one, start(3) as two:
+            for peer in (one, two):
+                await peer.connect(hub.addresses[0])
+            await until(lambda: all(len(each.peers()) == 2 for each in (hub, one, two)), "all are connected")
+            assert open_sockets() > before
+        await until(lambda: hub.peers() == (), "the hub notices")
+    await until(lambda: open_sockets() == before, f"{before} sockets as before, not {open_sockets()}")
+
+
+async def test_b4_no_socket_is_left_after_cancellation():
+    before = open_sockets()
+    async with start(1) as hub:
+        with trio.CancelScope() as scope:
+            async with start(2) as peer:
+                await peer.connect(hub.addresses[0])
+                await linked(hub, peer)
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        await until(lambda: hub.peers() == (), "the hub sees the connection close")
+    await until(lambda: open_sockets() == before, "all sockets are closed")
+
+
+async def test_no_socket_is_left_by_dials_into_a_black_hole():
+    before = open_sockets()
+    async with start(1) as node:
+        with socket.socket() as hole:
+            hole.bind(("127.0.0.1", 0))
+            hole.listen()
+            address = f"/ip4/127.0.0.1/tcp/{hole.getsockname()[1]}/p2p/{peer_id_of(Identity.generate().public_key)}"
+            started = trio.current_time()
+            with pytest.raises(NetworkError, match=r"no answer within 0.5 s"):
+                await node.connect(address, timeout_s=0.5)
+            assert trio.current_time() - started < 2
+    await until(lambda: open_sockets() == before, "all sockets are closed")
+
+
+async def test_error_in_the_block_comes_out_as_it_is():
+    with pytest.raises(ZeroDivisionError):
+        async with start(1):
+            raise ZeroDivisionError
+
+
+async def test_b10_occupied_port_is_an_error():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"/ip4/127.0.0.1/tcp/{other.getsockname()[1]}"
+        with pytest.raises(NetworkError, match="another program holds this port"):
+            async with start(1, listen=(address,)):
+                pytest.fail("listening on an occupied port")
+
+
+async def test_b10_port_of_another_node_is_not_shared():
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    async with start(1, listen=(address,)):
+        with pytest.raises(NetworkError, match="another program holds this port"):
+            async with start(2, listen=(address,)):
+                pytest.fail("two nodes on one port")
+
+
+async def test_port_can_be_listened_on_again_at_once_after_connections():
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    async with start(2) as peer:
+        for _ in range(2):
+            async with start(1, listen=(address,)) as node:
+                await peer.connect(node.addresses[0])
+                await linked(node, peer)
+
+
+async def test_address_of_another_machine_is_an_error():
+    with pytest.raises(NetworkError, match="no such address"):
+        async with start(1, listen=("/ip4/192.0.2.1/tcp/4001",)):
+            pytest.fail("listening on a foreign address")
+
+
+@pytest.mark.parametrize("changes", [{"listen": ("nonsense",)}, {"bootstrap": (LOCAL,)}, {"known": ("/x",)}])
+async def test_malformed_address_is_a_configuration_error(changes):
+    with pytest.raises(ConfigError):
+        async with start(1, **changes):
+            pytest.fail("a malformed address was taken")
+
+
+async def test_seed_of_the_wrong_length_is_a_configuration_error():
+    with pytest.raises(ConfigError):
+        async with open_network(quick(), seed=b"short", handler=Recorder()):
+            pytest.fail("a short seed was taken")
+
+
+async def test_own_address_is_not_dialled():
+    async with start(1) as node:
+        with pytest.raises(ConfigError, match="own address"):
+            await node.connect(node.addresses[0])
+
+
+async def test_frames_queued_at_closing_are_still_sent():
+    async with start(1, recorder := Recorder()) as node:
+        async with start(2) as peer:
+            await peer.connect(node.addresses[0])
+            await linked(node, peer)
+            for number in range(50):
+                assert peer.send(node.peer_id, b"%d" % number)
+        await until(lambda: len(recorder.frames) == 50, "the last frames come")
+        assert [payload for _, payload in recorder.frames] == [b"%d" % number for number in range(50)]
