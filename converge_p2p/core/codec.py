@@ -8,6 +8,7 @@ maps, true, false and null. No floats, no tags: they have more than one sensible
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cbor2
@@ -62,13 +63,37 @@ def decode(data: bytes) -> Any:
         CodecError: not CBOR, trailing bytes, not canonical, or a type that `encode` refuses.
     """
     try:
-        value = cbor2.loads(data)
+        value = cbor2.loads(data, semantic_decoders=_NO_TAGS, allow_indefinite=False, allow_duplicate_keys=False)
     except (cbor2.CBORError, ValueError, TypeError, RecursionError, OverflowError, MemoryError, LookupError) as error:
         raise CodecError(f"not CBOR: {error}") from error
     _check_plain(value, limits.CBOR_DEPTH_MAX)
     if cbor2.dumps(value, canonical=True) != data:
         raise CodecError("CBOR is not in canonical form (RFC 8949 section 4.2), or has trailing bytes")
     return value
+
+
+class _NoTags(Mapping[int, Callable[..., Any]]):
+    """The decoders of tagged values: for every tag one that refuses.
+
+    A tag must be refused before its content is interpreted. The decoder's own interpretations reach into arithmetic on
+    numbers a sender chooses: a rational of fifteen bytes, with an exponent of a thousand million, runs for ever.
+    """
+
+    def __getitem__(self, tag: int) -> Callable[..., Any]:
+        return _refuse_tag
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1
+
+
+def _refuse_tag(*_: Any) -> Any:
+    raise ValueError("tags are not part of the accepted encoding")
+
+
+_NO_TAGS = _NoTags()
 
 
 def _check_plain(value: Any, depth: int) -> None:
