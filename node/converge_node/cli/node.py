@@ -1,0 +1,110 @@
+"""Commands about the node itself: id, status, health, peers, shutdown, version.
+
+Knows: the client and the schema. Must not know: pools and tasks beyond their counts.
+"""
+
+from __future__ import annotations
+
+import click
+
+from converge_node import schema
+from converge_node.cli.client import connect
+from converge_node.cli.output import facts, show, table
+from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.errors import ExitCode
+
+
+@click.command("id")
+@apply_shared
+@pass_invocation
+def id_command(invocation: Invocation) -> None:
+    """Show who the node is, where it listens, and how the next node finds it."""
+    node = connect(invocation).get(schema.NodeItem, "v1", "node")
+    show(invocation, node, ids=lambda: [node.id], text=lambda: facts(_node_facts(node)))
+
+
+@click.command
+@apply_shared
+@pass_invocation
+def status(invocation: Invocation) -> None:
+    """Show the node at a glance."""
+    item = connect(invocation).get(schema.StatusItem, "v1", "status")
+
+    def text() -> str:
+        from converge_node.cli.pool import pool_table
+
+        pairs = [
+            *_node_facts(item.node),
+            ("started", f"{item.started_at} ({item.uptime_s:.0f} s ago)"),
+            ("peers", item.peers),
+            *((f"count {name}", count) for name, count in sorted(item.counters.items()) if count),
+        ]
+        return facts(pairs) + "\n\n" + pool_table(item.pools)
+
+    show(invocation, item, ids=lambda: [item.node.id], text=text)
+
+
+@click.command
+@click.option("--ready", is_flag=True, help="Fail unless the node takes requests: not while it starts or stops.")
+@apply_shared
+@pass_invocation
+def health(invocation: Invocation, ready: bool) -> int:
+    """Say whether the node lives. Exit code 0 if so, 4 if none answers; with --ready 1 if it is not ready."""
+    item = connect(invocation).get(schema.HealthItem, "readyz" if ready else "healthz")
+    good = item.ready if ready else item.healthy
+    word = "ready" if item.ready else "not ready"
+    show(invocation, item, ids=list, text=lambda: f"{word}: {item.stage}")
+    return ExitCode.OK if good else ExitCode.FAILURE
+
+
+@click.group
+def peers() -> None:
+    """Show connected peers."""
+
+
+@peers.command("ls")
+@apply_shared
+@pass_invocation
+def peers_list(invocation: Invocation) -> None:
+    """List connected peers."""
+    items = connect(invocation).get(list[schema.PeerItem], "v1", "peers")
+    rows = [(item.peer_id, item.agent_id[:12], item.direction, " ".join(item.addresses[:1])) for item in items]
+    show(
+        invocation,
+        items,
+        ids=lambda: [item.peer_id for item in items],
+        text=lambda: table(("PEER", "AGENT", "DIRECTION", "ADDRESS"), rows, empty="no peer is connected"),
+    )
+
+
+@click.command
+@apply_shared
+@pass_invocation
+def shutdown(invocation: Invocation) -> None:
+    """Stop the running node: it hands back claims, leaves its peers and flushes its stores."""
+    item = connect(invocation).post(schema.ShutdownItem, "v1", "shutdown")
+    show(invocation, item, ids=list, text=lambda: "stopping")
+
+
+@click.command
+@apply_shared
+@pass_invocation
+def version(invocation: Invocation) -> None:
+    """Show the version."""
+    from converge_p2p import __version__
+
+    data = {"version": __version__, "api": schema.VERSION}
+    show(invocation, data, ids=lambda: [__version__], text=lambda: f"converge-node {__version__}")
+
+
+def _node_facts(node: schema.NodeItem) -> list[tuple[str, object]]:
+    listening = [("listening" if not index else "", address) for index, address in enumerate(node.addresses)]
+    return [
+        ("agent id", node.id),
+        ("public key", node.public_key),
+        ("peer id", node.peer_id),
+        *listening,
+        ("home", node.home),
+        ("version", node.version),
+        ("next node", node.next_command),
+    ]

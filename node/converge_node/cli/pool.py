@@ -1,0 +1,136 @@
+"""Commands about pools: create, ls, show, join.
+
+Knows: the client and the schema. Must not know: governance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from converge_node import schema
+from converge_node.cli.client import connect
+from converge_node.cli.output import facts, short, show, table
+from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+
+
+@click.group
+def pool() -> None:
+    """Create, list, show and join pools. POOL is an id, the first digits of one (six or more), or a unique name."""
+
+
+@pool.command
+@click.argument("name")
+@click.option(
+    "--governance",
+    type=click.Choice(["democratic", "dictatorial"]),
+    help="Who decides: a majority of the electors, or one leader. Default: the setting governance.default.",
+)
+@click.option(
+    "--elector",
+    "electors",
+    multiple=True,
+    metavar="AGENT",
+    help="Who votes instead of this node alone: id or key of a known agent, or key:<public key>. Repeatable.",
+)
+@click.option("--task-type", "task_types", multiple=True, metavar="T", help="Objectives it is for; none is any.")
+@click.option("--topic", "topics", multiple=True, metavar="T", help="Topics it is about. Repeatable.")
+@click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
+@click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before a task fails.")
+@apply_shared
+@pass_invocation
+def create(
+    invocation: Invocation,
+    name: str,
+    *,
+    governance: str | None,
+    electors: tuple[str, ...],
+    task_types: tuple[str, ...],
+    topics: tuple[str, ...],
+    claim_ttl: float | None,
+    max_retries: int | None,
+) -> None:
+    """Found a pool called NAME."""
+    if governance is None:
+        from converge_node.config import load_settings
+
+        governance = load_settings(invocation.paths().config_file).config.governance.default
+    body = schema.CreatePool(
+        name=name,
+        governance=governance,
+        electors=list(electors),
+        task_types=list(task_types),
+        topics=list(topics),
+        claim_ttl_s=claim_ttl,
+        max_retries=max_retries,
+    )
+    item = connect(invocation).post(schema.PoolDetail, "v1", "pools", body=body)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
+
+
+@pool.command("ls")
+@apply_shared
+@pass_invocation
+def pool_list(invocation: Invocation) -> None:
+    """List joined pools, and those that other nodes announce."""
+    items = connect(invocation).get(list[schema.PoolItem], "v1", "pools")
+    show(invocation, items, ids=lambda: [item.id for item in items], text=lambda: pool_table(items))
+
+
+@pool.command("show")
+@click.argument("reference", metavar="POOL")
+@apply_shared
+@pass_invocation
+def pool_show(invocation: Invocation, reference: str) -> None:
+    """Show a joined pool and its members."""
+    item = connect(invocation).get(schema.PoolDetail, "v1", "pools", reference)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
+
+
+@pool.command
+@click.argument("reference", metavar="POOL")
+@click.option("--capability", "capabilities", multiple=True, metavar="C", help="What this node can do. Repeatable.")
+@click.option("--timeout", type=float, default=30.0, show_default=True, metavar="S", help="Seconds to find a member.")
+@apply_shared
+@pass_invocation
+def join(invocation: Invocation, reference: str, *, capabilities: tuple[str, ...], timeout: float) -> None:
+    """Become a member of a pool. A full id need not have been announced yet."""
+    body = schema.JoinPool(capabilities=list(capabilities), timeout_s=timeout)
+    item = connect(invocation).post(schema.PoolDetail, "v1", "pools", reference, "join", body=body, wait_s=timeout)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
+
+
+def pool_table(items: Iterable[schema.PoolItem]) -> str:
+    """Return pools as a table."""
+    rows = [
+        (short(item.id), item.name, item.governance, _standing(item), item.members or "", _counts(item))
+        for item in items
+    ]
+    return table(("POOL", "NAME", "GOVERNANCE", "STATE", "MEMBERS", "TASKS"), rows, empty="no pool is known")
+
+
+def _pool_text(item: schema.PoolDetail) -> str:
+    quorum = {True: "reachable", False: "not reachable: nothing is certified", None: "unknown"}[item.has_quorum]
+    pairs: list[tuple[str, object]] = [
+        ("pool", item.id),
+        ("name", item.name),
+        ("governance", item.governance),
+        ("state", _standing(item)),
+        ("quorum", quorum),
+        ("task types", ", ".join(item.task_types) or "any"),
+        ("tasks", _counts(item) or "none"),
+        ("frontier", item.frontier),
+    ]
+    rows = [(member.agent_id, "elector" if member.elector else "member") for member in item.member_list]
+    return facts(pairs) + "\n\n" + table(("AGENT", "ROLE"), rows, empty="its members are not known yet")
+
+
+def _standing(item: schema.PoolItem) -> str:
+    if not item.joined:
+        return "announced"
+    return "joined" if item.ready else "waiting for its founding record"
+
+
+def _counts(item: schema.PoolItem) -> str:
+    return " ".join(f"{state}:{count}" for state, count in sorted(item.tasks.items()))

@@ -1,0 +1,67 @@
+"""The command `run`, which is also what `converge-node` alone does.
+
+Knows: its flags and which settings they override. Must not know: how a node runs (see `converge_node.run`).
+"""
+
+from __future__ import annotations
+
+import click
+
+from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+
+
+@click.command("run")
+@click.option("--bootstrap", multiple=True, metavar="MA", help="A peer to find the network through. Repeatable.")
+@click.option("--listen", multiple=True, metavar="MA", help="An address to listen on. Repeatable.")
+@click.option("--announce", multiple=True, metavar="MA", help="An address to tell others. Repeatable.")
+@click.option("--topic", "topics", multiple=True, metavar="T", help="A topic to join. Repeatable.")
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="P",
+    help="A pool to join: its id, or 'open' for every announced one that has work for a handler. Repeatable.",
+)
+@click.option(
+    "--handler",
+    "handlers",
+    multiple=True,
+    metavar="OBJECTIVE=MODULE:FUNCTION[@N]",
+    help="Who does tasks of an objective, N at a time. Repeatable.",
+)
+@click.option("--ephemeral", is_flag=True, help="A new identity, and nothing kept.")
+@apply_shared
+@pass_invocation
+def run_command(
+    invocation: Invocation,
+    *,
+    bootstrap: tuple[str, ...],
+    listen: tuple[str, ...],
+    announce: tuple[str, ...],
+    topics: tuple[str, ...],
+    pools: tuple[str, ...],
+    handlers: tuple[str, ...],
+    ephemeral: bool,
+) -> int:
+    """Run a node until SIGTERM, SIGINT or `converge-node shutdown`.
+
+    It prints its id, its addresses and the command for the next node on standard output, and its log on standard
+    error. A peer that cannot be reached does not stop it: it keeps trying.
+    """
+    from converge_node.config import load_settings
+    from converge_node.errors import UsageError
+    from converge_node.run import RunOptions, run
+
+    if ephemeral and invocation.home is not None:
+        raise UsageError("--ephemeral keeps nothing, so it takes no --home")
+    paths = invocation.paths()
+    flags = {
+        "network.bootstrap": bootstrap,
+        "network.listen": listen,
+        "network.announce": announce,
+        "node.topics": topics,
+        "node.pools": pools,
+        "node.handlers": handlers,
+    }
+    settings = load_settings(paths.config_file, flags=flags)
+    return run(RunOptions(settings, paths, ephemeral=ephemeral, json=invocation.json))

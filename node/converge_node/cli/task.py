@@ -1,0 +1,232 @@
+"""Commands about tasks: submit, ls, show, watch, cancel.
+
+Knows: the client and the schema. Must not know: claims and votes.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from converge_node import schema
+from converge_node.cli.client import ControlClient, connect
+from converge_node.cli.output import clean, facts, print_json, short, show, table
+from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.errors import ExitCode, UsageError
+from converge_p2p.core import limits
+
+_SETTLED = ("completed", "failed", "cancelled")
+
+
+@click.group
+def task() -> None:
+    """Submit, list, show, watch and cancel tasks. TASK is an id, or the first digits of one (six or more)."""
+
+
+@task.command
+@click.argument("pool")
+@click.argument("objective")
+@click.option("--input", "pairs", multiple=True, metavar="K=V", help="An input: K=text, or K:=JSON. Repeatable.")
+@click.option("--inputs-json", metavar="FILE", help="All inputs as a JSON map from a file; - is standard input.")
+@click.option("--key", help="Submitting twice with one key is submitting once.")
+@click.option("--wait", is_flag=True, help="Wait until it is settled; exit code 11 if it failed or was cancelled.")
+@click.option("--timeout", type=float, metavar="S", help="With --wait: wait at most so many seconds (exit code 8).")
+@click.option("--priority", type=int, default=0, metavar="N", help="Higher is done first.")
+@click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
+@click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before the task fails.")
+@click.option("--attempt-timeout", type=float, metavar="S", help="Seconds that one attempt may work.")
+@click.option("--require", "required", multiple=True, metavar="CAP", help="What a worker must be able to do.")
+@apply_shared
+@pass_invocation
+def submit(
+    invocation: Invocation,
+    /,
+    pool: str,
+    objective: str,
+    *,
+    pairs: tuple[str, ...],
+    inputs_json: str | None,
+    wait: bool,
+    timeout: float | None,
+    **given: Any,
+) -> int:
+    """Submit a task to POOL; handlers of OBJECTIVE do it."""
+    if timeout is not None and not wait:
+        raise UsageError("--timeout bounds the waiting, so it needs --wait", hint="--attempt-timeout bounds the work")
+    body = schema.SubmitTask(
+        objective=objective,
+        inputs=_inputs(pairs, inputs_json),
+        key=given["key"],
+        required_capabilities=sorted(set(given["required"])),
+        priority=given["priority"],
+        claim_ttl_s=given["claim_ttl"],
+        max_retries=given["max_retries"],
+        attempt_timeout_s=given["attempt_timeout"],
+    )
+    client = connect(invocation)
+    item = client.post(schema.TaskDetail, "v1", "pools", pool, "tasks", body=body)
+    if wait and item.state not in _SETTLED:
+        item = _settled(client, item, timeout)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
+    return _outcome(item) if wait else ExitCode.OK
+
+
+@task.command("ls")
+@click.argument("pool")
+@click.option("--state", type=click.Choice(["pending", "assigned", *_SETTLED]), help="Only tasks in this state.")
+@click.option("--objective", help="Only tasks of this objective.")
+@click.option("--limit", type=click.IntRange(1, schema.TASK_LIST_MAX), default=100, show_default=True)
+@click.option("--offset", type=click.IntRange(0), default=0)
+@apply_shared
+@pass_invocation
+def task_list(
+    invocation: Invocation, pool: str, *, state: str | None, objective: str | None, limit: int, offset: int
+) -> None:
+    """List the tasks of POOL."""
+    wanted = {"state": state, "objective": objective, "limit": limit, "offset": offset}
+    query = {name: value for name, value in wanted.items() if value is not None}
+    found = connect(invocation).get(schema.TaskList, "v1", "pools", pool, "tasks", query=query)
+
+    def text() -> str:
+        rows = [
+            (short(item.id), item.objective, _state(item), short(item.settled_by or item.assigned_to or ""), item.key)
+            for item in found.tasks
+        ]
+        shown = table(("TASK", "OBJECTIVE", "STATE", "WORKER", "KEY"), rows, empty="no task matches")
+        more = found.total - offset - len(found.tasks)
+        return shown + (f"\n… and {more} more: --offset {offset + len(found.tasks)}" if more > 0 else "")
+
+    show(invocation, found, ids=lambda: [item.id for item in found.tasks], text=text)
+
+
+@task.command("show")
+@click.argument("pool")
+@click.argument("reference", metavar="TASK")
+@apply_shared
+@pass_invocation
+def task_show(invocation: Invocation, pool: str, reference: str) -> None:
+    """Show a task with its inputs and result."""
+    item = connect(invocation).get(schema.TaskDetail, "v1", "pools", pool, "tasks", reference)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
+
+
+@task.command
+@click.argument("pool")
+@click.argument("reference", metavar="[TASK]", required=False)
+@click.option("--timeout", type=float, metavar="S", help="Stop after so many seconds (exit code 8).")
+@apply_shared
+@pass_invocation
+def watch(invocation: Invocation, pool: str, reference: str | None, *, timeout: float | None) -> int:
+    """Print every change of a pool's tasks, or of one TASK until it is settled."""
+    query = {} if timeout is None else {"timeout_s": timeout}
+    client = connect(invocation)
+    if reference is None:
+        for item in client.stream(schema.TaskItem, "v1", "pools", pool, "watch", query=query):
+            _print_change(invocation, item)
+        return ExitCode.OK
+    last: schema.TaskDetail | None = None
+    for last in client.stream(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, "watch", query=query):
+        _print_change(invocation, last)
+    return ExitCode.FAILURE if last is None else _outcome(last)
+
+
+@task.command
+@click.argument("pool")
+@click.argument("reference", metavar="TASK")
+@click.option("--reason", default="", help="For people.")
+@apply_shared
+@pass_invocation
+def cancel(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
+    """Cancel a task that this node submitted. It is settled when the pool's electors confirm it."""
+    body = schema.CancelTask(reason=reason)
+    item = connect(invocation).post(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, "cancel", body=body)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
+
+
+def task_text(item: schema.TaskDetail) -> str:
+    """Return a task as a person reads it."""
+    pairs: list[tuple[str, object]] = [
+        ("task", item.id),
+        ("pool", item.pool),
+        ("objective", item.objective),
+        ("state", _state(item)),
+        ("key", item.key),
+        ("submitter", item.submitter),
+        ("worker", item.settled_by or item.assigned_to or "none"),
+        ("claim", f"epoch {item.epoch}, round {item.round}" if item.round >= 0 else "none"),
+        ("attempts", item.attempts),
+        ("inputs", _json(item.inputs)),
+    ]
+    if item.state == "completed":
+        pairs.append(("result", _json(item.result)))
+    elif item.state in _SETTLED:
+        pairs.append(("reason", item.reason))
+    return facts(pairs)
+
+
+def _settled(client: ControlClient, item: schema.TaskDetail, timeout: float | None) -> schema.TaskDetail:
+    """Return the task once it is settled.
+
+    Raises:
+        Refused: with the code `timeout` after `timeout` seconds, or `not_ready` when the node stops.
+    """
+    query = {} if timeout is None else {"timeout_s": timeout}
+    for change in client.stream(schema.TaskDetail, "v1", "pools", item.pool, "tasks", item.id, "watch", query=query):
+        item = change
+    return item
+
+
+def _outcome(item: schema.TaskItem) -> ExitCode:
+    return ExitCode.OK if item.state == "completed" else ExitCode.TASK_NOT_COMPLETED
+
+
+def _print_change(invocation: Invocation, item: schema.TaskItem) -> None:
+    if invocation.json:
+        print_json(schema.success(item))
+    elif invocation.quiet:
+        print(item.id, flush=True)
+    else:
+        worker = short(item.settled_by or item.assigned_to or "")
+        words = (short(item.id), _state(item), item.objective, worker, item.reason)
+        print("  ".join(clean(word) for word in words if word), flush=True)
+
+
+def _state(item: schema.TaskItem) -> str:
+    return item.state if item.certified or item.state == "pending" else f"{item.state} (tentative)"
+
+
+def _inputs(pairs: tuple[str, ...], file: str | None) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    if file is not None:
+        try:
+            with click.open_file(file, "rb") as handle:
+                # one byte more than is allowed shows that there is too much, without reading all of it
+                data = handle.read(limits.CONTROL_REQUEST_BYTES_MAX + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read {file}: {error.strerror}") from error
+        if len(data) > limits.CONTROL_REQUEST_BYTES_MAX:
+            raise UsageError(f"{file} has more than {limits.CONTROL_REQUEST_BYTES_MAX} bytes")
+        try:
+            inputs = msgspec.json.decode(data, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UsageError(f"{file} is not a JSON map: {error}") from error
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.removesuffix(":"):
+            raise UsageError(f"input {pair!r} is not K=text or K:=JSON")
+        if not name.endswith(":"):
+            # what the shell passed as undecodable bytes cannot be sent as JSON text
+            inputs[name] = value.encode(sys.getfilesystemencoding(), "surrogateescape").decode("utf-8", "replace")
+            continue
+        try:
+            inputs[name[:-1]] = msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UsageError(f"input {name[:-1]!r} is not JSON: {error}", hint="text is given as K=text") from error
+    return inputs
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

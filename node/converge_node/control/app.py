@@ -1,0 +1,387 @@
+"""The control interface as an ASGI application: routes, bounds, and errors in envelopes.
+
+Knows: requests and answers, and the node through `control.ports`. Must not know: sockets, or who runs the node.
+Source: docs/operations.md, control interface.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from converge_node import schema
+from converge_node.control import views
+from converge_node.control.ports import NodeLike, PoolLike
+from converge_node.control.stream import EventStream
+from converge_node.errors import Busy, NotReady, UsageError, http_status_of, known_error
+from converge_node.settings_check import parse_topic
+from converge_p2p import __version__
+from converge_p2p.core import limits
+from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError, NotFound
+from converge_p2p.core.governance.models import Democratic, Dictatorial, GovernanceModel
+from converge_p2p.core.model.pool import PoolPolicy
+from converge_p2p.core.model.task import Task, TaskState, TaskView
+from converge_p2p.core.types import TaskId
+
+_log = logging.getLogger("converge_node.control")
+_R = TypeVar("_R")
+
+GOVERNANCE_MODELS: Final[dict[str, Callable[[], GovernanceModel]]] = {
+    "democratic": Democratic,
+    "dictatorial": Dictatorial,
+}
+
+Endpoint = Callable[[Request], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class ControlState:
+    """What the requests see. The run command owns and changes it.
+
+    Attributes:
+        home, socket: shown to clients.
+        stage: what the node is doing, for people.
+        node: None while it starts and after it closed.
+        ready: whether requests that change something are taken.
+        stopping: set when the node begins to stop; ends every stream.
+        request_stop: begins the shutdown.
+        pool_joined: called with each pool that was created or joined through this interface.
+        next_command: the command that starts the next node.
+    """
+
+    home: str
+    socket: str
+    request_stop: Callable[[], None]
+    stage: str = "starting"
+    node: NodeLike | None = None
+    ready: bool = False
+    stopping: trio.Event = field(default_factory=trio.Event)
+    pool_joined: Callable[[PoolLike], None] = lambda _pool: None
+    next_command: str = ""
+    started_at_s: float = field(default_factory=time.time)
+    requests: int = 0
+    streams: int = 0
+    refused: int = 0
+
+    def running(self) -> NodeLike:
+        """Return the node.
+
+        Raises:
+            NotReady: it is starting or stopping.
+        """
+        if self.node is None or not self.ready:
+            raise NotReady(f"the node is not ready: {self.stage}", hint="wait for `converge-node health --ready`")
+        return self.node
+
+
+class ControlApi:
+    """The endpoints."""
+
+    def __init__(self, state: ControlState) -> None:
+        self._state = state
+
+    def app(self) -> Starlette:
+        """Return the ASGI application."""
+
+        def route(path: str, method: str, endpoint: Endpoint) -> Route:
+            return Route(path, self._guarded(endpoint), methods=[method])
+
+        task = "/v1/pools/{pool}/tasks/{task}"
+        routes = [
+            route("/healthz", "GET", self._health),
+            route("/readyz", "GET", self._ready),
+            route("/v1/node", "GET", self._node),
+            route("/v1/status", "GET", self._status),
+            route("/v1/peers", "GET", self._peers),
+            route("/v1/pools", "GET", self._pools),
+            route("/v1/pools", "POST", self._create_pool),
+            route("/v1/pools/{pool}", "GET", self._pool),
+            route("/v1/pools/{pool}/join", "POST", self._join_pool),
+            route("/v1/pools/{pool}/watch", "GET", self._watch_pool),
+            route("/v1/pools/{pool}/tasks", "GET", self._tasks),
+            route("/v1/pools/{pool}/tasks", "POST", self._submit),
+            route(task, "GET", self._task),
+            route(task + "/watch", "GET", self._watch_task),
+            route(task + "/cancel", "POST", self._cancel),
+            route("/v1/shutdown", "POST", self._shutdown),
+        ]
+        return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+
+    def _guarded(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        """Count requests, and turn every error into an answer: a request never harms the node."""
+
+        async def serve(request: Request) -> Response:
+            if self._state.requests >= limits.CONTROL_REQUESTS_MAX:
+                self._state.refused += 1
+                return _error(Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later"))
+            self._state.requests += 1
+            try:
+                answer = await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            except Exception as error:  # noqa: BLE001 - the edge: one bad request must not end the node
+                known = known_error(error)
+                if known is None:
+                    _log.exception("control request %s %s failed", request.method, request.url.path)
+                    known = ConvergeError(f"internal error: {type(error).__name__}", hint="see the log of the node")
+                return _error(known)
+            finally:
+                self._state.requests -= 1
+            return answer if isinstance(answer, Response) else _json(schema.success(answer), 200)
+
+        return serve
+
+    # ------------------------------------------------------------ the node
+
+    async def _health(self, _request: Request) -> Response:
+        return _json(schema.success(self._health_item()), 200)
+
+    async def _ready(self, _request: Request) -> Response:
+        item = self._health_item()
+        return _json(schema.success(item), 200 if item.ready else 503)
+
+    def _health_item(self) -> schema.HealthItem:
+        return schema.HealthItem(healthy=True, ready=self._state.ready, stage=self._state.stage)
+
+    async def _node(self, _request: Request) -> schema.NodeItem:
+        return node_item(self._state)
+
+    async def _status(self, _request: Request) -> schema.StatusItem:
+        node = self._state.running()
+        status = node.status()
+        own = {"control_requests_refused": self._state.refused}
+        return schema.StatusItem(
+            node=node_item(self._state),
+            ready=self._state.ready,
+            started_at=schema.utc_time(self._state.started_at_s),
+            uptime_s=round(status.uptime_s, 3),
+            peers=len(node.peers()),
+            pools=[views.pool_item(pool) for pool in node.pools.values()],
+            counters={**status.counters, **own},
+        )
+
+    async def _peers(self, _request: Request) -> list[schema.PeerItem]:
+        return [views.peer_item(peer) for peer in self._state.running().peers()]
+
+    async def _shutdown(self, _request: Request) -> schema.ShutdownItem:
+        self._state.request_stop()
+        return schema.ShutdownItem(stopping=True)
+
+    # ------------------------------------------------------------ pools
+
+    async def _pools(self, _request: Request) -> list[schema.PoolItem]:
+        node = self._state.running()
+        joined = [views.pool_item(pool) for pool in node.pools.values()]
+        heard = [views.announced_item(pool) for pool in node.known_pools() if pool.id not in node.pools]
+        return joined + heard
+
+    async def _pool(self, request: Request) -> schema.PoolDetail:
+        return views.pool_detail(self._find_pool(request))
+
+    async def _create_pool(self, request: Request) -> schema.PoolDetail:
+        node, body = self._state.running(), await _body(request, schema.CreatePool)
+        if body.governance not in GOVERNANCE_MODELS:
+            raise LocalError(f"unknown governance {body.governance!r}; known are {', '.join(GOVERNANCE_MODELS)}")
+        policy = PoolPolicy()
+        if body.claim_ttl_s is not None:
+            policy = replace(policy, claim_ttl_ms=_ms(body.claim_ttl_s))
+        if body.max_retries is not None:
+            policy = replace(policy, max_retries=body.max_retries)
+        policy.check()
+        pool = await node.create_pool(
+            body.name,
+            governance=GOVERNANCE_MODELS[body.governance](),
+            electors=views.elector_keys(node, body.electors),
+            topics=[parse_topic(topic) for topic in body.topics],
+            task_types=body.task_types,
+            policy=policy,
+        )
+        self._state.pool_joined(pool)
+        return views.pool_detail(pool)
+
+    async def _join_pool(self, request: Request) -> schema.PoolDetail:
+        node, body = self._state.running(), await _body(request, schema.JoinPool)
+        pool_id = views.find_pool_id(node, request.path_params["pool"])
+        pool = await node.join_pool(pool_id, capabilities=body.capabilities, timeout_s=body.timeout_s)
+        self._state.pool_joined(pool)
+        return views.pool_detail(pool)
+
+    def _find_pool(self, request: Request) -> PoolLike:
+        return views.find_pool(self._state.running(), request.path_params["pool"])
+
+    # ------------------------------------------------------------ tasks
+
+    async def _tasks(self, request: Request) -> schema.TaskList:
+        pool, query = self._find_pool(request), request.query_params
+        wanted = query.get("state")
+        if wanted is not None and wanted not in {state.value for state in TaskState}:
+            raise LocalError(f"unknown state {wanted!r}; known are {', '.join(state.value for state in TaskState)}")
+        limit = _number(query.get("limit", "100"), "limit", 1, schema.TASK_LIST_MAX)
+        offset = _number(query.get("offset", "0"), "offset", 0, 2**53)
+        objective = query.get("objective")
+        found = [
+            view for view in pool.tasks() if wanted in (None, view.state.value) and objective in (None, view.objective)
+        ]
+        shown = [views.task_item(view) for view in found[offset : offset + limit]]
+        return schema.TaskList(tasks=shown, total=len(found))
+
+    async def _submit(self, request: Request) -> schema.TaskDetail:
+        pool, body = self._find_pool(request), await _body(request, schema.SubmitTask)
+        numbers = {
+            "claim_ttl_sec": body.claim_ttl_s,
+            "max_retries": body.max_retries,
+            "timeout_sec": body.attempt_timeout_s,
+        }
+        task = Task(
+            body.objective,
+            schema.from_json_value(body.inputs),
+            key=body.key,
+            required_capabilities=tuple(body.required_capabilities),
+            priority=body.priority,
+            constraints={name: number for name, number in numbers.items() if number is not None},
+        )
+        submitted = await pool.submit(task)
+        return views.task_detail(pool.task(submitted.id))
+
+    async def _task(self, request: Request) -> schema.TaskDetail:
+        return views.task_detail(views.find_task(self._find_pool(request), request.path_params["task"]))
+
+    async def _cancel(self, request: Request) -> schema.TaskDetail:
+        pool, body = self._find_pool(request), await _body(request, schema.CancelTask)
+        task_id = views.find_task(pool, request.path_params["task"]).id
+        await pool.cancel(task_id, reason=body.reason)
+        return views.task_detail(pool.task(task_id))
+
+    async def _watch_pool(self, request: Request) -> EventStream:
+        return self._stream(self._find_pool(request), None, request)
+
+    async def _watch_task(self, request: Request) -> EventStream:
+        pool = self._find_pool(request)
+        return self._stream(pool, views.find_task(pool, request.path_params["task"]).id, request)
+
+    def _stream(self, pool: PoolLike, task_id: TaskId | None, request: Request) -> EventStream:
+        timeout_s = _seconds(request.query_params.get("timeout_s", "inf"))
+        if self._state.streams >= limits.CONTROL_STREAMS_MAX:
+            self._state.refused += 1
+            raise Busy(f"{limits.CONTROL_STREAMS_MAX} streams are open", hint="close one first")
+        self._state.streams += 1
+
+        def ended() -> None:
+            self._state.streams -= 1
+
+        @asynccontextmanager
+        async def source() -> AsyncIterator[AsyncGenerator[object, None]]:
+            async with pool.watch() as changes:
+                yield _changes(pool, changes, task_id)
+
+        return EventStream(source, stopping=self._state.stopping, on_end=ended, timeout_s=timeout_s)
+
+
+async def _changes(
+    pool: PoolLike, changes: trio.MemoryReceiveChannel[TaskView], task_id: TaskId | None
+) -> AsyncGenerator[object, None]:
+    """Yield every change; of one task: its present state first, and nothing after it is settled.
+
+    The channel is open before the present state is read, so that no change falls between the two.
+    """
+    if task_id is None:
+        async for view in changes:
+            yield views.task_item(view)
+        return
+    view = pool.task(task_id)
+    yield views.task_detail(view)
+    if view.state.terminal:
+        return
+    async for view in changes:
+        if view.id == task_id:
+            yield views.task_detail(view)
+            if view.state.terminal:
+                return
+
+
+def node_item(state: ControlState) -> schema.NodeItem:
+    """Return who the node is.
+
+    Raises:
+        NotReady: it is starting or stopping.
+    """
+    node = state.running()
+    return schema.NodeItem(
+        id=str(node.id),
+        public_key=node.public_key.hex(),
+        peer_id=str(node.peer_id),
+        addresses=[str(address) for address in node.addresses],
+        version=__version__,
+        home=state.home,
+        socket=state.socket,
+        next_command=state.next_command,
+    )
+
+
+async def _body(request: Request, kind: type[_R]) -> _R:
+    """Read a request in JSON.
+
+    Raises:
+        LimitExceeded: larger than `limits.CONTROL_REQUEST_BYTES_MAX`.
+        UsageError: not JSON, or not of that shape.
+    """
+    data = bytearray()
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            data += chunk
+            if len(data) > limits.CONTROL_REQUEST_BYTES_MAX:
+                bound = limits.CONTROL_REQUEST_BYTES_MAX
+                raise LimitExceeded("CONTROL_REQUEST_BYTES_MAX", f"a request has at most {bound} bytes")
+    try:
+        return msgspec.json.decode(bytes(data) or b"{}", type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UsageError(f"the request is not as expected: {error}") from error
+
+
+def _number(text: str, name: str, low: int, high: int) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 16 or not low <= int(text) <= high:
+        raise LocalError(f"{name} is {text!r}; expected {low} to {high}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise LocalError(f"timeout_s is {text!r}; expected seconds, more than 0")
+    return value
+
+
+def _ms(seconds: float) -> int:
+    return min(round(seconds * 1000), 2**53)
+
+
+def _json(envelope: dict[str, Any], status: int) -> Response:
+    return Response(msgspec.json.encode(envelope), status_code=status, media_type="application/json")
+
+
+def _error(error: ConvergeError) -> Response:
+    return _json(schema.failure(error), http_status_of(error.code))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 500)
+    known: ConvergeError = NotFound(f"there is no {request.method} {request.url.path}")
+    if status == 405:
+        known = UsageError(f"{request.url.path} does not take {request.method}")
+    return _error(known)

@@ -1,0 +1,59 @@
+"""Serves the control application on a Unix socket.
+
+Knows: hypercorn and the socket file. Must not know: the endpoints.
+Source: hypercorn's trio worker. The socket has mode 0600 from the moment it exists: who may open it is its owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from starlette.types import ASGIApp
+
+from converge_p2p.core.errors import ConfigError
+
+CLOSE_GRACE_S: Final = 1.0
+IDLE_S: Final = 30.0
+
+
+@asynccontextmanager
+async def open_control_server(app: ASGIApp, socket: Path) -> AsyncIterator[None]:
+    """Answer on the socket while the block runs. The caller holds the home's lock, so a socket found is a dead one.
+
+    Raises:
+        ConfigError: the socket cannot be made.
+    """
+    config = Config()
+    config.bind = [f"unix:{socket}"]
+    config.umask = 0o177
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.loglevel = "WARNING"
+    config.graceful_timeout = CLOSE_GRACE_S
+    config.keep_alive_timeout = IDLE_S
+    config.include_server_header = False
+    closing = trio.Event()
+    async with trio.open_nursery() as nursery:
+        try:
+            await nursery.start(partial(serve, app, config, shutdown_trigger=closing.wait, mode="asgi"))  # type: ignore[arg-type]
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on the control socket {socket}: {error.strerror}",
+                hint="choose another with --home DIR or [api] socket",
+            ) from error
+        try:
+            yield
+        finally:
+            closing.set()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(socket)

@@ -1,0 +1,81 @@
+"""The log: one line per event, for people or machines, to standard error or a file.
+
+Knows: structlog and the standard library's logging, through which every library speaks. Must not know: events.
+Source: design rule "standard output is data, standard error is the log"; times are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Final, TextIO
+
+import structlog
+
+from converge_node.config import LogSection
+from converge_p2p.core.errors import ConfigError
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+_NOISY: Final = ("libp2p", "hypercorn", "httpx", "httpcore", "multiaddr")
+
+
+def configure_logs(section: LogSection, *, json_lines: bool = False) -> None:
+    """Send every log record of the process to the one place that the settings name.
+
+    Args:
+        section: level, format and file.
+        json_lines: JSON whatever the format says.
+
+    Raises:
+        ConfigError: the log file cannot be opened.
+    """
+    stream = _open_log(section.file)
+    console = section.format == "console" or (section.format == "auto" and stream.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    final: list[structlog.typing.Processor]
+    if console and not json_lines:
+        colors = stream.isatty() and not os.environ.get("NO_COLOR")
+        final = [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)]
+    else:
+        final = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS[section.level])
+    # libraries log what is normal between strangers as warnings; they are shown in full only when somebody debugs
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.NOTSET if section.level == "debug" else logging.ERROR)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _open_log(file: str) -> TextIO:
+    if not file:
+        return sys.stderr
+    try:
+        handle = os.open(os.path.expanduser(file), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot open the log file {file}: {error.strerror}") from error
+    return os.fdopen(handle, "a", encoding="utf-8")

@@ -1,0 +1,318 @@
+"""Runs one node until it is told to stop.
+
+Knows: the order in which things start and stop. Must not know: how the node works, or the command line.
+Source: docs/operations.md, start and stop. The control interface starts first and ends last, so that `health` can say
+what a node is doing that is not ready yet, or no longer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TextIO
+
+import msgspec
+import trio
+
+from converge_node import schema
+from converge_node.config import Settings, example_file
+from converge_node.control.app import ControlApi, ControlState, node_item
+from converge_node.control.ports import NodeLike, PoolLike
+from converge_node.control.server import open_control_server
+from converge_node.errors import ExitCode, known_error
+from converge_node.handlers import Handlers, load_handlers
+from converge_node.logs import configure_logs
+from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance
+from converge_node.settings_check import OPEN_POOLS, parse_topic
+from converge_node.shutdown import Shutdown
+from converge_p2p.core.errors import ConfigError, ConvergeError
+from converge_p2p.core.identity import Identity
+from converge_p2p.core.types import PoolId
+from converge_p2p.store.keyfile import load_or_create_identity
+
+CONTROL_CLOSE_S: Final = 5.0
+
+_log = logging.getLogger("converge_node.run")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeArguments:
+    """What a node is made from.
+
+    Attributes:
+        home: folder of its stores; None keeps everything in memory.
+    """
+
+    identity: Identity
+    home: Path | None
+    listen: Sequence[str]
+    announce: Sequence[str]
+    bootstrap: Sequence[str]
+
+
+OpenNode = Callable[[NodeArguments], AbstractAsyncContextManager[NodeLike]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line and the settings ask for.
+
+    Attributes:
+        ephemeral: a new identity, nothing kept; the home is a temporary folder.
+        json: the first line on standard output is one JSON document, and the log is JSON.
+    """
+
+    settings: Settings
+    paths: NodePaths
+    ephemeral: bool = False
+    json: bool = False
+
+
+def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
+    """Return the library's node. Imports libp2p, which takes a second or two."""
+    from converge_p2p.node import Node
+
+    return Node(
+        home=arguments.home,
+        identity=arguments.identity,
+        listen=arguments.listen,
+        announce=arguments.announce,
+        bootstrap=arguments.bootstrap,
+    )
+
+
+def run(options: RunOptions, *, open_node: OpenNode = open_real_node, out: TextIO | None = None) -> ExitCode:
+    """Run a node in this process until a signal or the control interface stops it.
+
+    Args:
+        out: where the start is announced; None is standard output.
+
+    Raises:
+        ConfigError: settings that cannot work here.
+        AlreadyRunning: another process has the home.
+        StoreError, NetworkError: the stores cannot be opened, or an address cannot be listened on.
+    """
+    with ExitStack() as stack:
+        paths = options.paths
+        if options.ephemeral:
+            paths = resolve_paths(stack.enter_context(tempfile.TemporaryDirectory(prefix="converge-node-")))
+        if options.settings.config.api.socket:
+            paths = NodePaths(paths.config_file, paths.state_dir, checked_socket(options.settings.config.api.socket))
+        paths.create()
+        stack.enter_context(single_instance(paths.lock_file))
+        configure_logs(options.settings.config.log, json_lines=options.json)
+        if not options.ephemeral:
+            _write_example(paths.config_file)
+        running = _Run(options, paths, open_node, sys.stdout if out is None else out)
+        try:
+            return trio.run(running.main, strict_exception_groups=True)
+        except KeyboardInterrupt:
+            return ExitCode.FORCED
+        except BaseExceptionGroup as group:
+            known = known_error(group)
+            if known is None:
+                raise
+            raise known from group
+
+
+class _Run:
+    def __init__(self, options: RunOptions, paths: NodePaths, open_node: OpenNode, out: TextIO) -> None:
+        self._config = options.settings.config
+        self._options = options
+        self._paths = paths
+        self._open_node = open_node
+        self._out = out
+
+    async def main(self) -> ExitCode:
+        """Start, run, stop. Cancellation: stops without grace."""
+        self._state = ControlState(
+            home=str(self._paths.state_dir), socket=str(self._paths.socket), request_stop=self._stop
+        )
+        self._shutdown = Shutdown(self._config.shutdown.timeout_s, on_stage=self._set_stage)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._shutdown.watch_signals)
+            handlers = load_handlers(self._config.node.handlers, default_concurrency=self._config.tasks.concurrency)
+            self._state.pool_joined = handlers.attach
+            async with open_control_server(ControlApi(self._state).app(), self._paths.socket):
+                with trio.CancelScope() as life:
+                    nursery.start_soon(self._shutdown.enforce, life)
+                    nursery.start_soon(self._stop_while_starting, life)
+                    await self._live(handlers)
+                overran = life.cancelled_caught and self._state.node is not None
+                self._state.node = None
+                self._shutdown.stage("closing the control interface")
+                # a client that does not read can hold its connection for ever; nothing of value waits for it
+                self._shutdown.finish_within(CONTROL_CLOSE_S)
+            self._shutdown.done()
+            nursery.cancel_scope.cancel()
+        _log.info("stopped")
+        return ExitCode.FAILURE if overran else ExitCode.OK
+
+    async def _live(self, handlers: Handlers) -> None:
+        arguments = NodeArguments(
+            identity=self._identity(),
+            home=None if self._options.ephemeral else self._paths.state_dir,
+            listen=self._config.network.listen,
+            announce=self._config.network.announce,
+            bootstrap=self._config.network.bootstrap,
+        )
+        async with self._open_node(arguments) as node:
+            self._state.node = node
+            self._state.next_command = next_command(node.addresses)
+            self._shutdown.stage("running")
+            self._state.ready = True
+            for pool in node.pools.values():
+                handlers.attach(pool)
+            self._announce()
+            async with trio.open_nursery() as nursery:
+                # in the background: a pool or peer that cannot be reached yet must not keep the node from starting
+                for pool_text in self._config.node.pools:
+                    if pool_text != OPEN_POOLS:
+                        nursery.start_soon(_join_pool, node, PoolId(bytes.fromhex(pool_text)), handlers)
+                for topic_text in self._config.node.topics:
+                    nursery.start_soon(_join_topic, node, topic_text)
+                if OPEN_POOLS in self._config.node.pools:
+                    nursery.start_soon(_follow_open_pools, node, handlers)
+                await self._shutdown.requested.wait()
+                self._state.ready = False
+                self._state.stopping.set()
+                self._shutdown.stage("closing the node: handing back claims, leaving peers, flushing stores")
+                nursery.cancel_scope.cancel()
+
+    def _identity(self) -> Identity:
+        if self._options.ephemeral:
+            return Identity.generate()
+        section = self._config.identity
+        path = Path(section.path).expanduser() if section.path else self._paths.key_file
+        return load_or_create_identity(path, _passphrase(section.passphrase_file))
+
+    def _announce(self) -> None:
+        item = node_item(self._state)
+        if self._options.json:
+            self._out.write(msgspec.json.encode(schema.success(item)).decode() + "\n")
+        else:
+            self._out.write(start_text(item) + "\n")
+        self._out.flush()
+
+    def _set_stage(self, name: str) -> None:
+        self._state.stage = name
+
+    def _stop(self) -> None:
+        self._shutdown.request("asked by the control interface")
+
+    async def _stop_while_starting(self, life: trio.CancelScope) -> None:
+        await self._shutdown.requested.wait()
+        if self._state.stage == "starting":
+            life.cancel()
+
+
+def start_text(item: schema.NodeItem) -> str:
+    """Return what a person sees when a node has started."""
+    listening = "\n".join(f"{'listening' if not index else '':<10} {text}" for index, text in enumerate(item.addresses))
+    return (
+        f"{'agent id':<10} {item.id}\n{'peer id':<10} {item.peer_id}\n{listening}\n"
+        f"{'home':<10} {item.home}\n{'next node':<10} {item.next_command}"
+    )
+
+
+def next_command(addresses: Sequence[str]) -> str:
+    """Return the command that starts another node which finds this one.
+
+    Of several addresses the one that most machines can reach is taken. If only this machine can reach it, the next
+    node runs here too and so needs a home of its own.
+    """
+    best = max((str(address) for address in addresses), key=_reach, default="")
+    if not best:
+        return "converge-node --bootstrap ADDRESS"
+    own_home = "--home ./second-node " if _reach(best) <= 1 else ""
+    return f"converge-node {own_home}--bootstrap {best}"
+
+
+def _reach(address: str) -> int:
+    parts = address.split("/")
+    if len(parts) < 3:
+        return 0
+    if parts[1].startswith("dns"):
+        return 4
+    try:
+        host = ipaddress.ip_address(parts[2])
+    except ValueError:
+        return 0
+    if host.is_unspecified:
+        return 0
+    if host.is_loopback:
+        return 1
+    return 2 if host.is_private or host.is_link_local else 3
+
+
+async def _join_pool(node: NodeLike, pool_id: PoolId, handlers: Handlers) -> None:
+    try:
+        pool = node.pools.get(pool_id)
+        if pool is None or not _is_member(node, pool, handlers.objectives):
+            pool = await node.join_pool(pool_id, capabilities=handlers.objectives)
+        handlers.attach(pool)
+    except ConvergeError as error:
+        _log.error("cannot join the pool", extra={"pool": pool_id.hex(), "error": str(error), "hint": error.hint})
+
+
+def _is_member(node: NodeLike, pool: PoolLike, capabilities: Sequence[str]) -> bool:
+    """Whether the pool knows this node as a member that can do all this: then a restart has nothing to sign."""
+    own = [member for member in pool.members() if member.agent_id == node.id] if pool.ready else []
+    return bool(own) and set(capabilities) <= set(own[0].capabilities)
+
+
+async def _join_topic(node: NodeLike, text: str) -> None:
+    try:
+        await node.join(parse_topic(text))
+    except ConvergeError as error:
+        _log.error("cannot join the topic", extra={"topic": text, "error": str(error), "hint": error.hint})
+
+
+async def _follow_open_pools(node: NodeLike, handlers: Handlers) -> None:
+    """Join every announced pool that has work for a handler, as it is announced."""
+    refused: set[PoolId] = set()
+    async with node.watch_pools() as announcements:
+        async for announcement in announcements:
+            # what is no longer announced is forgotten, so that strangers cannot make the set grow
+            refused &= {known.id for known in node.known_pools()}
+            if announcement.id in node.pools or announcement.id in refused:
+                continue
+            if not set(handlers.objectives) & set(announcement.task_types):
+                continue
+            await _join_pool(node, announcement.id, handlers)
+            if announcement.id not in node.pools:
+                refused.add(announcement.id)
+
+
+def _passphrase(file: str) -> str | None:
+    if not file:
+        return None
+    try:
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the passphrase file {file}: {error}") from error
+    if not lines or not lines[0]:
+        raise ConfigError(f"the first line of the passphrase file {file} is empty; expected the passphrase")
+    return lines[0]
+
+
+def _write_example(file: Path) -> None:
+    try:
+        with open(file, "x", encoding="utf-8", opener=_private) as handle:
+            handle.write(example_file())
+    except FileExistsError:
+        pass
+    except OSError as error:
+        # settings may well stand in a folder that the node's user may only read
+        _log.debug("no settings file was written", extra={"file": str(file), "error": str(error)})
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,257 @@
+"""What the control interface says and hears: one schema for the server, the client and the command line.
+
+Knows: the shape of requests and answers in JSON. Must not know: HTTP, the node, or how a terminal shows it.
+Source: docs/operations.md, control interface. Every answer stands in an envelope `{v, ok, data}` or
+`{v, ok: false, error: {code, message, hint}}`; ids are lowercase hexadecimal; times are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import CodecError, ConvergeError
+
+VERSION: Final = 1
+TASK_LIST_MAX: Final = 1000
+"""Tasks in one answer."""
+
+_BYTES: Final = "$bytes"
+_ESCAPE: Final = "$escape"
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of an answer. Unknown fields are ignored, so that a newer node can say more."""
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request. An unknown field is an error: it would be ignored silently otherwise."""
+
+
+class ErrorItem(_Answer, frozen=True):
+    """An error."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class NodeItem(_Answer, frozen=True):
+    """Who the node is and where it can be found."""
+
+    id: str
+    public_key: str
+    peer_id: str
+    addresses: list[str]
+    version: str
+    home: str
+    socket: str
+    next_command: str
+
+
+class HealthItem(_Answer, frozen=True):
+    """Whether the node lives and takes requests."""
+
+    healthy: bool
+    ready: bool
+    stage: str
+
+
+class PeerItem(_Answer, frozen=True):
+    """A connected peer."""
+
+    peer_id: str
+    agent_id: str
+    public_key: str
+    addresses: list[str]
+    direction: str
+
+
+class PoolItem(_Answer, frozen=True):
+    """A pool the node takes part in or has heard of."""
+
+    id: str
+    name: str
+    governance: str
+    joined: bool
+    ready: bool = False
+    creator: str = ""
+    task_types: list[str] = []
+    members: Count = 0
+    electors: Count = 0
+    has_quorum: bool | None = None
+    tasks: dict[str, int] = {}
+
+
+class MemberItem(_Answer, frozen=True):
+    """A member of a pool."""
+
+    agent_id: str
+    public_key: str
+    elector: bool
+
+
+class PoolDetail(PoolItem, frozen=True):
+    """A pool with its members and the hash of what it knows."""
+
+    member_list: list[MemberItem] = []
+    frontier: str = ""
+
+
+class StatusItem(_Answer, frozen=True):
+    """The node at a glance."""
+
+    node: NodeItem
+    ready: bool
+    started_at: str
+    uptime_s: float
+    peers: Count
+    pools: list[PoolItem]
+    counters: dict[str, int]
+
+
+class TaskItem(_Answer, frozen=True):
+    """A task as this node sees it. Anything but a settled state is tentative until certified."""
+
+    id: str
+    pool: str
+    objective: str
+    state: str
+    key: str
+    submitter: str
+    assigned_to: str | None = None
+    settled_by: str | None = None
+    epoch: int = 0
+    round: int = -1
+    attempts: int = 0
+    certified: bool = False
+    priority: int = 0
+    reason: str = ""
+
+
+class TaskDetail(TaskItem, frozen=True):
+    """A task with what was asked for and what came out."""
+
+    inputs: Any = None
+    result: Any = None
+    required_capabilities: list[str] = []
+    claim_ttl_s: float | None = None
+    max_retries: int | None = None
+    attempt_timeout_s: float | None = None
+
+
+class TaskList(_Answer, frozen=True):
+    """Some of a pool's tasks.
+
+    Attributes:
+        total: how many match the filter.
+    """
+
+    tasks: list[TaskItem]
+    total: Count
+
+
+class ShutdownItem(_Answer, frozen=True):
+    """The node has begun to stop."""
+
+    stopping: bool
+
+
+class CreatePool(_Request, frozen=True):
+    """Found a pool."""
+
+    name: str
+    governance: str
+    electors: list[str] = []
+    task_types: list[str] = []
+    topics: list[str] = []
+    claim_ttl_s: Positive | None = None
+    max_retries: Count | None = None
+
+
+class JoinPool(_Request, frozen=True):
+    """Become a member of a pool, if a member that knows it is found in time."""
+
+    capabilities: list[str] = []
+    timeout_s: Positive = 30.0
+
+
+class SubmitTask(_Request, frozen=True):
+    """Submit a task. `inputs` is a JSON map, with byte strings written as {"$bytes": "<base64>"}."""
+
+    objective: str
+    inputs: dict[str, Any] = {}
+    key: str | None = None
+    required_capabilities: list[str] = []
+    priority: int = 0
+    claim_ttl_s: Positive | None = None
+    max_retries: Count | None = None
+    attempt_timeout_s: Positive | None = None
+
+
+class CancelTask(_Request, frozen=True):
+    """Cancel a task."""
+
+    reason: str = ""
+
+
+def success(data: Any) -> dict[str, Any]:
+    """Return the envelope of an answer."""
+    return {"v": VERSION, "ok": True, "data": data}
+
+
+def failure(error: ConvergeError) -> dict[str, Any]:
+    """Return the envelope of an error."""
+    return {"v": VERSION, "ok": False, "error": ErrorItem(code=error.code, message=str(error), hint=error.hint)}
+
+
+def to_json_value(value: Any) -> Any:
+    """Return a user's value in JSON's types: bytes become {"$bytes": "<base64>"}; nothing else changes.
+
+    A map that could be taken for such a marker is wrapped in {"$escape": …}, so that `from_json_value` gives back
+    exactly the value.
+    """
+    if isinstance(value, bytes):
+        return {_BYTES: base64.b64encode(value).decode("ascii")}
+    if isinstance(value, list | tuple):
+        return [to_json_value(item) for item in value]
+    if isinstance(value, dict):
+        plain = {name: to_json_value(item) for name, item in value.items()}
+        return {_ESCAPE: plain} if len(value) == 1 and next(iter(value)) in (_BYTES, _ESCAPE) else plain
+    return value
+
+
+def from_json_value(value: Any, depth: int = 2 * limits.CBOR_DEPTH_MAX) -> Any:
+    """Return the user's value that `to_json_value` wrote.
+
+    Raises:
+        CodecError: a byte string that is not base64, or nesting deeper than a task may hold.
+    """
+    if depth == 0:
+        raise CodecError(f"nested deeper than {limits.CBOR_DEPTH_MAX} levels")
+    if isinstance(value, list):
+        return [from_json_value(item, depth - 1) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {_BYTES}:
+        try:
+            return base64.b64decode(value[_BYTES], validate=True)
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise CodecError(f'{{"{_BYTES}": …}} must hold base64 text') from error
+    if set(value) == {_ESCAPE} and isinstance(value[_ESCAPE], dict):
+        return {name: from_json_value(item, depth - 1) for name, item in value[_ESCAPE].items()}
+    return {name: from_json_value(item, depth - 1) for name, item in value.items()}
+
+
+def utc_time(unix_s: float) -> str:
+    """Return a Unix time as RFC 3339 in UTC, to the second."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

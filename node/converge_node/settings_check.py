@@ -1,0 +1,99 @@
+"""The value checks of the settings that a type cannot express.
+
+Knows: what an address, a pool and a handler look like as text. Must not know: libp2p, whose import costs seconds and
+which client commands therefore never load; the network room has the last word on an address.
+Source: multiaddr text form; `OBJECTIVE=module:function[@CONCURRENCY]` of `docs/operations.md`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import ConfigError, LimitExceeded, LocalError
+from converge_p2p.core.model.topic import Topic
+
+_ADDRESS: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr)/[^/\s]+(/[^/\s]+)*")
+_TCP: Final = re.compile(r"/tcp/(\d{1,5})(/|$)")
+_PEER: Final = re.compile(r"/p2p/[1-9A-HJ-NP-Za-km-z]{20,}$")
+_POOL_ID: Final = re.compile(r"[0-9a-f]{64}")
+_HANDLER: Final = re.compile(
+    r"(?P<objective>[^=]+)=(?P<module>\w+(\.\w+)*):(?P<function>\w+(\.\w+)*)(@(?P<concurrency>\d{1,9}))?"
+)
+
+OPEN_POOLS: Final = "open"
+"""In place of a pool id: every announced open pool that has work for one of the handlers."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSpec:
+    """Which function does tasks of an objective, and how many at a time (None: the default of the settings)."""
+
+    objective: str
+    module: str
+    function: str
+    concurrency: int | None = None
+
+
+def check_address(text: str, *, peer: bool) -> None:
+    """Check the form of a multiaddr.
+
+    Args:
+        peer: it must end with the id of the peer that is to be found there.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    if not _ADDRESS.fullmatch(text):
+        raise ConfigError(f"{text!r} is not a multiaddr; expected for example /ip4/192.0.2.1/tcp/4001")
+    if peer and not _PEER.search(text):
+        raise ConfigError(
+            f"{text!r} does not say which peer is there; expected an address that ends with /p2p/<peer id>",
+            hint="the other node prints its full addresses when it starts, and with `converge-node id`",
+        )
+    port = _TCP.search(text)
+    if not text.startswith("/dnsaddr/") and (port is None or int(port.group(1)) > 65535):
+        raise ConfigError(f"{text!r} names no TCP port from 0 to 65535")
+
+
+def check_pool(text: str) -> None:
+    """Check a pool to join at start: 64 lowercase hexadecimal digits, or `open`.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if text != OPEN_POOLS and not _POOL_ID.fullmatch(text):
+        raise ConfigError(
+            f"{text!r} is not a pool id; expected 64 lowercase hexadecimal digits, or {OPEN_POOLS!r}",
+            hint="`converge-node pool ls` shows the ids of the pools that a running node knows",
+        )
+
+
+def parse_handler(text: str) -> HandlerSpec:
+    """Read `OBJECTIVE=module:function[@CONCURRENCY]`.
+
+    Raises:
+        ConfigError: not of that form, or a concurrency out of bounds.
+    """
+    match = _HANDLER.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a handler; expected OBJECTIVE=module:function or …@CONCURRENCY")
+    count = match["concurrency"]
+    if count is not None and not 1 <= int(count) <= limits.HANDLER_CONCURRENCY_MAX:
+        raise ConfigError(f"{text!r}: the concurrency must be 1 to {limits.HANDLER_CONCURRENCY_MAX}")
+    return HandlerSpec(match["objective"], match["module"], match["function"], None if count is None else int(count))
+
+
+def parse_topic(text: str) -> Topic:
+    """Read `namespace` or `namespace@version`.
+
+    Raises:
+        ConfigError: not the name of a topic.
+    """
+    namespace, _, version = text.partition("@")
+    try:
+        return Topic(namespace, version=version or None)
+    except (LocalError, LimitExceeded) as error:
+        raise ConfigError(f"{text!r} is not a topic: {error}", hint="write for example acme/translate") from error

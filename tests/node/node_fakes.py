@@ -1,0 +1,208 @@
+"""A node in memory with the surface that the program uses, for tests of the control interface and the command line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import trio
+
+from converge_p2p.core.codec import encode_value
+from converge_p2p.core.errors import NetworkError, NotAuthorised, NotFound
+from converge_p2p.core.governance.models import Democratic, GovernanceModel
+from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.pool import PoolPolicy, PoolSpec, pool_id
+from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
+from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey, TaskId
+
+
+@dataclass(frozen=True)
+class FakePeer:
+    identity: Identity
+    peer_id: str = "12D3KooWFake"
+    addresses: tuple[str, ...] = ("/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWFake",)
+    direction: str = "outbound"
+
+    @property
+    def agent_id(self) -> AgentId:
+        return self.identity.id
+
+    @property
+    def public_key(self) -> PublicKey:
+        return self.identity.public_key
+
+
+@dataclass(frozen=True)
+class FakeMember:
+    agent_id: AgentId
+    public_key: PublicKey
+    elector: bool
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FakeAnnouncement:
+    id: PoolId
+    name: str
+    governance: str
+    task_types: tuple[str, ...]
+    creator: AgentId
+
+
+@dataclass(frozen=True)
+class FakeStatus:
+    uptime_s: float = 1.5
+    counters: dict[str, int] = field(default_factory=lambda: {"gossip_rejected": 2})
+
+
+@dataclass(frozen=True)
+class FakeHandle:
+    id: TaskId
+
+
+class FakePool:
+    """A pool where the test settles the tasks."""
+
+    def __init__(self, identity: Identity, spec: PoolSpec, id_: PoolId) -> None:
+        self.id = id_
+        self.spec = spec
+        self.name = spec.name
+        self.governance = spec.governance.name.lower()
+        self.ready = True
+        self.has_quorum: bool | None = True
+        self.handlers: dict[str, tuple[Any, int]] = {}
+        self.watchers: list[trio.MemorySendChannel[TaskView]] = []
+        self.watching = trio.Event()
+        self._identity = identity
+        self._tasks: dict[TaskId, TaskView] = {}
+
+    @property
+    def frontier_digest(self) -> str:
+        return hashlib.sha256(b"".join(self._tasks)).hexdigest()
+
+    def members(self) -> Sequence[FakeMember]:
+        return [FakeMember(Identity.from_public_key(key).id, key, True) for key in self.spec.electors]
+
+    def tasks(self) -> list[TaskView]:
+        return list(self._tasks.values())
+
+    def task(self, id_: TaskId, /) -> TaskView:
+        if id_ not in self._tasks:
+            raise NotFound(f"no task {id_.hex()}")
+        return self._tasks[id_]
+
+    async def submit(self, task: Task, /) -> FakeHandle:
+        spec = task.to_spec(key=f"generated-{len(self._tasks)}".encode())
+        id_ = task_id(self.id, self._identity.public_key, spec.key)
+        if id_ not in self._tasks:
+            self.change(TaskView(id_, self.id, self._identity.public_key, spec, TaskState.PENDING))
+        return FakeHandle(id_)
+
+    async def cancel(self, id_: TaskId, /, reason: str = "") -> None:
+        if reason == "not mine":
+            raise NotAuthorised("only the submitter can cancel a task")
+        self.settle(id_, Outcome.CANCELLED, reason)
+
+    def settle(self, id_: TaskId, outcome: Outcome, value: Any) -> None:
+        settled = TaskValue(outcome, self._identity.public_key, encode_value(value))
+        self.change(replace(self._tasks[id_], state=outcome.state, value=settled, certified=True, attempts=1, round=0))
+
+    def change(self, view: TaskView) -> None:
+        self._tasks[view.id] = view
+        for watcher in self.watchers:
+            watcher.send_nowait(view)
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[TaskView]]:
+        sender, receiver = trio.open_memory_channel[TaskView](100)
+        self.watchers.append(sender)
+        self.watching.set()
+        try:
+            yield receiver
+        finally:
+            self.watchers.remove(sender)
+
+    def handler(self, objective: str, *, concurrency: int = 1, claim_ttl: float | None = None) -> Any:
+        def register(function: Any) -> Any:
+            self.handlers[objective] = (function, concurrency)
+            return function
+
+        return register
+
+
+class FakeNode:
+    """A node without a network."""
+
+    def __init__(self, identity: Identity | None = None) -> None:
+        self.identity = Identity.from_seed(bytes(32)) if identity is None else identity
+        self.peer_id = PeerId("12D3KooWMe")
+        self.addresses: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWMe",)
+        self.pools: dict[PoolId, FakePool] = {}
+        self.announced: list[FakeAnnouncement] = []
+        self.fake_peers: list[FakePeer] = []
+        self.topics: list[Any] = []
+        self.create_calls: list[dict[str, Any]] = []
+        self.announcement_sender, self._announcements = trio.open_memory_channel[FakeAnnouncement](10)
+
+    @property
+    def id(self) -> AgentId:
+        return self.identity.id
+
+    @property
+    def public_key(self) -> PublicKey:
+        return self.identity.public_key
+
+    def known_pools(self) -> list[FakeAnnouncement]:
+        return self.announced
+
+    @asynccontextmanager
+    async def watch_pools(self) -> AsyncIterator[trio.MemoryReceiveChannel[FakeAnnouncement]]:
+        yield self._announcements
+
+    def peers(self) -> list[FakePeer]:
+        return self.fake_peers
+
+    def status(self) -> FakeStatus:
+        return FakeStatus()
+
+    async def create_pool(
+        self,
+        name: str,
+        *,
+        governance: GovernanceModel | None = None,
+        electors: Sequence[str] = (),
+        topics: Sequence[Any] = (),
+        task_types: Sequence[str] = (),
+        policy: PoolPolicy | None = None,
+    ) -> FakePool:
+        model = Democratic() if governance is None else governance
+        keys = {bytes.fromhex(key) for key in electors} or {bytes(self.public_key)}
+        spec = PoolSpec(
+            name,
+            bytes(16),
+            model.kind,
+            tuple(sorted(PublicKey(key) for key in keys)),
+            topics=tuple(topic.to_bytes() for topic in topics),
+            task_types=tuple(task_types),
+            policy=PoolPolicy() if policy is None else policy,
+        )
+        spec.check()
+        pool = FakePool(self.identity, spec, pool_id(self.public_key, spec))
+        self.pools[pool.id] = pool
+        return pool
+
+    async def join_pool(
+        self, id_: PoolId, /, *, capabilities: Sequence[str] = (), timeout_s: float | None = None
+    ) -> FakePool:
+        if timeout_s is not None and timeout_s < 1:
+            raise NetworkError("no connected peer knows the pool")
+        spec = PoolSpec(f"joined-{id_.hex()[:6]}", bytes(16), Democratic.kind, (self.public_key,))
+        pool = FakePool(self.identity, spec, id_)
+        self.pools[id_] = pool
+        return pool
+
+    async def join(self, topic: Any) -> None:
+        self.topics.append(topic)

@@ -1,0 +1,391 @@
+"""The command line against a node, over a real socket: what is shown, and how every command ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from node_fakes import FakeAnnouncement, FakeNode, FakePeer, FakePool
+
+from converge_node.cli.main import invoke
+from converge_node.control.app import ControlApi, ControlState
+from converge_node.control.server import open_control_server
+from converge_node.paths import resolve_paths
+from converge_p2p.core import limits
+from converge_p2p.core.codec import tagged_hash
+from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.task import Outcome, Task
+from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.types import PoolId
+
+OTHER = Identity.from_seed(b"\1" * 32)
+STRANGER = Identity.from_seed(b"\2" * 32)
+
+
+@dataclass
+class Bench:
+    """A served node, and a way to run commands against it."""
+
+    node: FakeNode
+    state: ControlState
+    home: Path
+    capsys: pytest.CaptureFixture[str]
+    stopped: trio.Event
+
+    async def run(self, *words: str) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        code = await trio.to_thread.run_sync(invoke, ["--home", str(self.home), *words])
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
+
+    async def json(self, *words: str) -> tuple[int, Any]:
+        code, out, _ = await self.run(*words, "--json")
+        (line,) = out.splitlines()
+        envelope = json.loads(line)
+        assert envelope["v"] == 1
+        return code, envelope["data"] if envelope["ok"] else envelope["error"]
+
+
+@pytest.fixture
+def bench_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], Any]:
+    @asynccontextmanager
+    async def open_bench() -> AsyncIterator[Bench]:
+        paths = resolve_paths(tmp_path / "home", {})
+        paths.create()
+        node, stopped = FakeNode(), trio.Event()
+        state = ControlState(str(paths.state_dir), str(paths.socket), stopped.set, "running", node, True)
+        with trio.fail_after(20):
+            async with open_control_server(ControlApi(state).app(), paths.socket):
+                yield Bench(node, state, tmp_path / "home", capsys, stopped)
+
+    return open_bench
+
+
+async def test_who_the_node_is(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        bench.state.next_command = "converge-node --bootstrap X"
+        code, data = await bench.json("id")
+        assert (code, data["id"], data["next_command"]) == (0, bench.node.id, "converge-node --bootstrap X")
+        assert (await bench.run("id", "-q"))[1] == bench.node.id + "\n"
+        code, out, _ = await bench.run("status")
+        assert code == 0
+        assert "count gossip_rejected  2" in out
+        mode = stat.S_IMODE(os.stat(bench.state.socket).st_mode)
+        assert mode == 0o600
+
+
+async def test_peers_are_listed_and_their_names_cannot_move_the_cursor(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        assert (await bench.run("peers", "ls"))[1] == "no peer is connected\n"
+        bench.node.fake_peers = [FakePeer(OTHER, direction="in\x1b[2J")]
+        code, out, _ = await bench.run("peers", "ls")
+        assert code == 0
+        assert OTHER.id[:12] in out
+        assert "\x1b" not in out
+        assert "in\\x1b[2J" in out
+
+
+async def test_a_pool_is_created_with_everything_that_was_asked_for(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        joined: list[FakePool] = []
+        bench.state.pool_joined = joined.append
+        bench.node.fake_peers = [FakePeer(OTHER)]
+        code, data = await bench.json(
+            "pool", "create", "demo", "--governance", "democratic", "--elector", OTHER.id,
+            "--elector", bench.node.id, "--task-type", "index",
+            "--topic", "acme/jobs@2", "--claim-ttl", "1.5", "--max-retries", "7",
+        )  # fmt: skip
+        assert code == 0
+        (pool,) = bench.node.pools.values()
+        assert joined == [pool]
+        assert set(pool.spec.electors) == {OTHER.public_key, bench.node.public_key}
+        assert (pool.spec.policy.claim_ttl_ms, pool.spec.policy.max_retries) == (1500, 7)
+        assert pool.spec.topics == (Topic("acme/jobs", version="2").to_bytes(),)
+        assert (data["id"], data["task_types"], data["electors"]) == (pool.id.hex(), ["index"], 2)
+        code, _, _ = await bench.run("pool", "create", "led", "--governance", "dictatorial")
+        assert code == 0
+        assert sorted(pool.governance for pool in bench.node.pools.values()) == ["democratic", "dictatorial"]
+
+
+async def test_the_default_governance_is_a_setting(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        (bench.home / "config.toml").write_text('[governance]\ndefault = "dictatorial"\n')
+        assert (await bench.run("pool", "create", "demo"))[0] == 0
+        assert [pool.governance for pool in bench.node.pools.values()] == ["dictatorial"]
+
+
+async def test_an_unknown_elector_is_never_guessed_to_be_a_key(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        code, error = await bench.json("pool", "create", "demo", "--elector", STRANGER.id)
+        assert (code, error["code"]) == (6, "not_found")
+        assert "key:" in error["hint"]
+        assert not bench.node.pools
+        code, data = await bench.json("pool", "create", "demo", "--elector", f"key:{STRANGER.public_key.hex()}")
+        assert (code, data["member_list"][0]["agent_id"]) == (0, STRANGER.id)
+        # once it is a member somewhere, its key and its id are known
+        code, data = await bench.json("pool", "create", "second", "--elector", STRANGER.public_key.hex())
+        assert (code, data["member_list"][0]["agent_id"]) == (0, STRANGER.id)
+        assert (await bench.run("pool", "create", "third", "--elector", "zz"))[0] == 2
+
+
+async def test_a_pool_is_meant_by_id_prefix_or_name(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        first = await bench.node.create_pool("demo")
+        second = await bench.node.create_pool("demo", task_types=["x"])
+        other = await bench.node.create_pool("other")
+        for reference in (other.id.hex(), other.id.hex()[:6].upper(), "other"):
+            assert (await bench.json("pool", "show", reference))[1]["id"] == other.id.hex()
+        code, error = await bench.json("pool", "show", "demo")
+        assert (code, error["code"]) == (7, "conflict")
+        assert (await bench.json("pool", "show", other.id.hex()[:5]))[0] == 6
+        ids = (await bench.run("pool", "ls", "-q"))[1].split()
+        assert sorted(ids) == sorted(pool.id.hex() for pool in (first, second, other))
+
+
+async def test_an_announced_pool_is_shown_and_can_be_joined_by_name(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        id_ = PoolId(tagged_hash("test", b"1"))
+        bench.node.announced = [FakeAnnouncement(id_, "work", "democratic", ("index",), OTHER.id)]
+        data = (await bench.json("pool", "ls"))[1]
+        assert [(item["name"], item["joined"], item["creator"]) for item in data] == [("work", False, OTHER.id)]
+        code, error = await bench.json("pool", "show", "work")
+        assert (code, error["hint"]) == (6, f"join it first: converge-node pool join {id_.hex()}")
+        assert (await bench.run("pool", "join", "work", "--capability", "gpu"))[0] == 0
+        assert id_ in bench.node.pools
+        assert (await bench.run("pool", "join", "ab" * 32, "--timeout", "0.5"))[0] == 9
+        unheard = tagged_hash("test", b"2").hex()
+        assert (await bench.run("pool", "join", unheard, "-q"))[1] == unheard + "\n"
+
+
+async def test_a_task_is_submitted_once_per_key_and_shown_with_its_values(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        file = bench.home / "inputs.json"
+        file.write_text('{"raw": {"$bytes": "AAE="}, "text": "overridden"}')
+        words = ["task", "submit", "demo", "translate", "--inputs-json", str(file), "--input", "text=a=b",
+                 "--input", "n:=[1,2.5]", "--key", "k1", "--priority", "3", "--claim-ttl", "2", "--max-retries", "0",
+                 "--attempt-timeout", "9", "--require", "gpu", "--require", "cpu"]  # fmt: skip
+        code, data = await bench.json(*words)
+        assert code == 0
+        assert (await bench.json(*words))[1]["id"] == data["id"]
+        (view,) = pool.tasks()
+        assert view.inputs == {"raw": b"\x00\x01", "text": "a=b", "n": [1, 2.5]}
+        spec = view.spec
+        assert (spec.key, spec.priority, spec.claim_ttl_ms, spec.max_retries, spec.timeout_ms) == (
+            b"k1",
+            3,
+            2000,
+            0,
+            9000,
+        )
+        assert spec.required_capabilities == ("cpu", "gpu")
+        code, shown = await bench.json("task", "show", "demo", data["id"][:8])
+        assert (code, shown["inputs"]["raw"], shown["state"]) == (0, {"$bytes": "AAE="}, "pending")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--input", "novalue"), ("--input", "=x"), ("--input", "x:={"), ("--inputs-json", "/nowhere"), ("--timeout", "5")],
+)
+async def test_inputs_that_make_no_sense_are_usage_errors(bench_of: Callable[[], Any], words: tuple[str, str]) -> None:
+    async with bench_of() as bench:
+        await bench.node.create_pool("demo")
+        code, error = await bench.json("task", "submit", "demo", "x", *words)
+        assert (code, error["code"]) == (2, "usage")
+        assert not next(iter(bench.node.pools.values())).tasks()
+
+
+async def test_tasks_are_listed_by_state_and_in_pages(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        ids = [(await pool.submit(Task("a" if number % 2 else "b", key=f"k{number}"))).id for number in range(7)]
+        pool.settle(ids[0], Outcome.COMPLETED, 1)
+        pool.settle(ids[1], Outcome.FAILED, "bad")
+        assert (await bench.run("task", "ls", "demo", "-q"))[1].split() == [id_.hex() for id_ in ids]
+        data = (await bench.json("task", "ls", "demo", "--state", "pending", "--limit", "2", "--offset", "1"))[1]
+        assert (data["total"], [item["key"] for item in data["tasks"]]) == (5, ["k3", "k4"])
+        data = (await bench.json("task", "ls", "demo", "--objective", "a", "--state", "failed"))[1]
+        assert [(item["key"], item["reason"]) for item in data["tasks"]] == [("k1", "bad")]
+        assert "… and 5 more: --offset 2" in (await bench.run("task", "ls", "demo", "--limit", "2"))[1]
+        assert (await bench.json("task", "show", "demo", "ffffffff"))[0] == 6
+        assert (await bench.json("task", "show", "demo", "xyz"))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "value", "expected"),
+    [
+        (Outcome.COMPLETED, {"n": 1}, 0),
+        (Outcome.FAILED, {"error": "no gpu"}, 11),
+        (Outcome.CANCELLED, {"reason": "late"}, 11),
+    ],
+)
+async def test_waiting_ends_when_the_task_is_settled(
+    bench_of: Callable[[], Any], outcome: Outcome, value: Any, expected: int
+) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+
+        async def settle() -> None:
+            await pool.watching.wait()
+            (view,) = pool.tasks()
+            pool.settle(view.id, outcome, value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(settle)
+            code, data = await bench.json("task", "submit", "demo", "x", "--wait", "--timeout", "15")
+        assert (code, data["state"], data["certified"]) == (expected, outcome.state.value, True)
+        assert data["result"] == value
+        assert data["reason"] == {0: "", 1: "no gpu", 2: "late"}[int(outcome)]
+        # a task that is settled already is answered at once
+        assert (await bench.run("task", "watch", "demo", data["id"]))[0] == expected
+
+
+async def test_waiting_too_long_ends_with_its_own_code(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        await bench.node.create_pool("demo")
+        code, error = await bench.json("task", "submit", "demo", "x", "--wait", "--timeout", "0.05")
+        assert (code, error["code"]) == (8, "timeout")
+        assert (await bench.json("task", "watch", "demo", "--timeout", "-1"))[0] == 2
+        assert bench.state.streams == 0
+
+
+async def test_watching_a_pool_prints_every_change_and_ends_when_the_node_stops(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+
+        async def work() -> None:
+            await pool.watching.wait()
+            handle = await pool.submit(Task("x", key="k"))
+            pool.settle(handle.id, Outcome.COMPLETED, 5)
+            await trio.testing.wait_all_tasks_blocked()
+            bench.state.stopping.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            code, out, _ = await bench.run("task", "watch", "demo", "--json")
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert [line["data"]["state"] for line in lines[:-1]] == ["pending", "completed"]
+        assert (code, lines[-1]["ok"], lines[-1]["error"]["code"]) == (4, False, "not_ready")
+        assert not pool.watchers
+
+
+async def test_cancelling_carries_the_reason_and_the_refusal(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        id_ = (await pool.submit(Task("x"))).id.hex()
+        code, error = await bench.json("task", "cancel", "demo", id_, "--reason", "not mine")
+        assert (code, error["code"]) == (5, "not_authorised")
+        data = (await bench.json("task", "cancel", "demo", id_, "--reason", "late"))[1]
+        assert (data["state"], data["reason"]) == ("cancelled", "late")
+
+
+async def test_a_node_that_is_not_ready_says_what_it_does(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        assert (await bench.run("health", "--ready"))[0] == 0
+        assert (await bench.json("health"))[1]["ready"] is True
+        bench.state.ready, bench.state.stage = False, "closing the node"
+        assert (await bench.run("health"))[0] == 0
+        code, data = await bench.json("health", "--ready")
+        assert (code, data["ready"], data["stage"]) == (1, False, "closing the node")
+        code, error = await bench.json("pool", "ls")
+        assert (code, error["code"]) == (4, "not_ready")
+        assert "closing the node" in error["message"]
+
+
+async def test_shutdown_is_asked_for(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        assert (await bench.run("shutdown"))[1] == "stopping\n"
+        assert bench.stopped.is_set()
+
+
+async def test_a_defect_in_one_request_harms_no_other(
+    bench_of: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench_of() as bench:
+        bench.node.peers = lambda: 1 / 0
+        code, error = await bench.json("peers", "ls")
+        assert (code, error["code"]) == (1, "error")
+        assert "ZeroDivisionError" in error["message"]
+        assert "control request GET /v1/peers failed" in caplog.text
+        assert (await bench.run("id"))[0] == 0
+        assert bench.state.requests == 0
+
+
+async def ask(bench: Bench, head: str, body: bytes = b"") -> tuple[int, Any]:
+    stream = await trio.open_unix_socket(bench.state.socket)
+    async with stream:
+        await stream.send_all(f"{head} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+        try:
+            await stream.send_all(body)
+        except trio.BrokenResourceError:
+            pass
+        answer = b""
+        while not answer.endswith(b"}"):
+            chunk = await stream.receive_some()
+            assert chunk, answer
+            answer += chunk
+    head_bytes, _, content = answer.partition(b"\r\n\r\n")
+    return int(head_bytes.split()[1]), json.loads(content)["error"]
+
+
+async def test_requests_that_make_no_sense_are_refused_with_the_blame(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        await bench.node.create_pool("demo")
+        tasks = "POST /v1/pools/demo/tasks"
+        assert (await ask(bench, "GET /v1/nothing"))[0] == 404
+        assert (await ask(bench, "DELETE /v1/pools"))[0] == 400
+        for body in (b"{", b'{"objective": 5}', b'{"objective": "x", "inputz": {}}', b"[" * 5000, b'{"objective": ""}'):
+            status, error = await ask(bench, tasks, body)
+            assert status == 400, body
+        assert error["code"] == "invalid_request"
+        status, error = await ask(bench, tasks, b" " * (limits.CONTROL_REQUEST_BYTES_MAX + 1))
+        assert (status, error["code"]) == (413, "limit_exceeded")
+        assert not next(iter(bench.node.pools.values())).tasks()
+
+
+async def test_requests_and_streams_are_bounded_and_refusals_counted(
+    bench_of: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        monkeypatch.setattr(limits, "CONTROL_STREAMS_MAX", 1)
+        async with await trio.open_unix_socket(bench.state.socket) as first:
+            await first.send_all(b"GET /v1/pools/demo/watch HTTP/1.1\r\nhost: x\r\n\r\n")
+            await pool.watching.wait()
+            status, error = await ask(bench, "GET /v1/pools/demo/watch")
+            assert (status, error["code"]) == (429, "busy")
+        assert bench.state.refused == 1
+        # the place is free again when the first client has gone
+        pool.watching = trio.Event()
+        while bench.state.streams:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 0)
+        assert (await ask(bench, "GET /healthz"))[0] == 429
+
+
+async def test_a_client_that_does_not_speak_the_protocol_is_told_so(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home / "control.sock"))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, serve)
+            assert await trio.to_thread.run_sync(invoke, ["--home", str(home), "id"]) == 4
