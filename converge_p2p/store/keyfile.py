@@ -59,13 +59,15 @@ def load_identity(path: str | Path, passphrase: str | None = None) -> Identity:
         raise NotFound(f"no key file at {path}", hint="make one, or give the path of an existing one") from None
     except OSError as error:
         raise StoreError(f"cannot read key file {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         # what was opened is looked at, not the path: it could be another file by now
-        _check_protected(path, os.fstat(file.fileno()))
-        try:
+        _check_protected(path, os.fstat(descriptor))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(limits.KEY_FILE_BYTES_MAX + 1)
-        except OSError as error:
-            raise StoreError(f"cannot read key file {path}: {error.strerror}") from error
+    except OSError as error:
+        raise StoreError(f"cannot read key file {path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if len(data) > limits.KEY_FILE_BYTES_MAX:
         raise StoreError(f"{path} is no key file: it has more than {limits.KEY_FILE_BYTES_MAX} bytes")
     try:

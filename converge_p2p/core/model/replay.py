@@ -110,7 +110,7 @@ class ReplayWindow:
         before = len(sender.entries)
         self._drop_expired(sender)
         # a quarter at once, so that the cost of sorting is spread over as many messages
-        excess = len(sender.entries) - self._per_sender_max * 3 // 4
+        excess = len(sender.entries) - max(1, self._per_sender_max * 3 // 4)
         oldest = sorted(sender.entries.items(), key=lambda item: item[1].timestamp_ms)
         for entry_id, entry in oldest[: max(0, excess)]:
             del sender.entries[entry_id]
@@ -138,7 +138,9 @@ class ReplayWindow:
             self._floor_ms = max(self._floor_ms, timestamp_ms)
         for agent, sender in list(self._senders.items()):
             # somebody without messages here is no longer kept; what was forgotten stays below the common mark
-            if not sender.entries and sender.floor_ms <= self._latest_ms:
+            if not sender.entries:
+                # its messages were all newer than its mark, and all are past
+                assert sender.floor_ms <= self._latest_ms
                 del self._senders[agent]
                 self._floor_ms = max(self._floor_ms, sender.floor_ms)
         self._count = sum(len(sender.entries) for sender in self._senders.values())
