@@ -1,0 +1,106 @@
+"""The bytes of the protocol are those in the files, in both directions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import msgpack
+import pytest
+from generate import FILES, FOLDER, from_json
+from nacl.signing import VerifyKey
+
+from converge_p2p.core.codec import decode, decode_value, encode, tagged_hash
+from converge_p2p.core.errors import CodecError
+from converge_p2p.core.identity import Identity, fingerprint
+from converge_p2p.core.model.capability import Capability
+from converge_p2p.core.model.descriptor import AgentDescriptor
+from converge_p2p.core.model.message import Message
+from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.types import AgentId, PublicKey, TaskId
+
+
+def read(name: str) -> Any:
+    return json.loads((FOLDER / name).read_text())
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_the_code_still_writes_what_is_in_the_file(name: str) -> None:
+    assert FILES[name]() == read(name), "the protocol's bytes changed: is that meant? See tests/vectors/generate.py"
+
+
+@pytest.mark.parametrize("case", read("cbor.json")["accepted"], ids=lambda case: case["name"])
+def test_a_value_has_its_one_encoding(case: dict[str, Any]) -> None:
+    value, data = from_json(case["value"]), bytes.fromhex(case["hex"])
+    assert encode(value) == data
+    assert decode(data) == value
+
+
+@pytest.mark.parametrize("case", read("cbor.json")["rejected"], ids=lambda case: case["name"])
+def test_every_other_encoding_is_refused(case: dict[str, Any]) -> None:
+    with pytest.raises(CodecError):
+        decode(bytes.fromhex(case["hex"]))
+
+
+@pytest.mark.parametrize("case", read("hashes.json"))
+def test_a_hash_is_over_the_tag_and_each_part_with_its_length(case: dict[str, Any]) -> None:
+    parts = [bytes.fromhex(part) for part in case["parts"]]
+    assert tagged_hash(case["tag"], *parts).hex() == case["hash"]
+    # written out once more from the words of the protocol
+    whole = (
+        b"converge-p2p/1/"
+        + case["tag"].encode()
+        + b"\0"
+        + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    )
+    assert hashlib.sha256(whole).hexdigest() == case["hash"]
+
+
+@pytest.mark.parametrize("case", read("identities.json"), ids=lambda case: case["name"])
+def test_a_seed_determines_key_fingerprint_and_signatures(case: dict[str, Any]) -> None:
+    identity = Identity.from_seed(bytes.fromhex(case["seed"]))
+    assert identity.public_key.hex() == case["public_key"]
+    assert identity.id == case["agent_id"] == hashlib.sha256(bytes.fromhex(case["public_key"])).hexdigest()
+    for signed in case["signatures"]:
+        data, signature = bytes.fromhex(signed["data"]), bytes.fromhex(signed["signature"])
+        assert identity.sign(signed["tag"], data) == signature
+        whole = b"converge-p2p/1/" + signed["tag"].encode() + b"\0" + data
+        assert VerifyKey(identity.public_key).verify(whole, signature) == whole
+
+
+@pytest.mark.parametrize("case", read("topics.json"))
+def test_a_topic_has_its_bytes_and_name(case: dict[str, Any]) -> None:
+    topic = Topic.from_bytes(bytes.fromhex(case["hex"]))
+    assert topic == Topic.from_dict(case["topic"])
+    assert topic.name == case["name"]
+
+
+@pytest.mark.parametrize("case", read("messages.json"), ids=lambda case: case["name"])
+def test_a_message_is_read_as_it_was_written(case: dict[str, Any]) -> None:
+    envelope = bytes.fromhex(case["envelope"])
+    message = Message.from_bytes(envelope)
+    message.check(case["timestamp_ms"])
+    assert msgpack.unpackb(envelope) == [1, bytes.fromhex(case["signed"]), bytes.fromhex(case["signature"])]
+    assert message.id.hex() == case["id"]
+    assert message.sender == AgentId(case["sender"])
+    assert message.recipient == case["recipient"]
+    assert [topic.to_dict() for topic in message.topics] == case["topics"]
+    assert message.task_id == (None if case["task_id"] is None else TaskId(bytes.fromhex(case["task_id"])))
+    assert message.expires_ms == case["expires_ms"]
+    key = case["payload_key"]
+    payload = message.payload if key is None else message.decrypt_payload(bytes.fromhex(key))
+    assert payload == decode_value(bytes.fromhex(case["payload"]))
+
+
+@pytest.mark.parametrize("case", read("descriptors.json"))
+def test_a_descriptor_is_read_as_it_was_written(case: dict[str, Any]) -> None:
+    descriptor = AgentDescriptor.from_bytes(bytes.fromhex(case["envelope"]))
+    descriptor.check(case["issued_ms"])
+    assert descriptor.agent_id == case["agent_id"]
+    assert fingerprint(PublicKey(descriptor.public_key)) == case["agent_id"]
+    assert descriptor.signed_bytes().hex() == case["signed"]
+    assert (descriptor.sequence, descriptor.name) == (case["sequence"], case["name"])
+    assert list(descriptor.addresses) == case["addresses"]
+    assert [topic.to_dict() for topic in descriptor.topics] == case["topics"]
+    assert list(descriptor.capabilities) == [Capability.from_dict(one) for one in case["capabilities"]]
