@@ -4,33 +4,48 @@ Knows: order within a chain, missing predecessors, equivocation. Must not know: 
 votes are exempt from a freeze (the fold reads that from `Inserted.voided`).
 Source: `docs/protocol.md`, validation and equivocation; Kleppmann, Making CRDTs Byzantine Fault Tolerant (2022).
 
-A chain holds only the common prefix of an author. When two operations with one sequence number are seen, the author is
-frozen from there: everything at or above it, on every branch, moves to a bounded set of *loose* operations, which is
-replicated as a set. That set contains the fork proof.
+A chain holds only the common prefix of an author. When two operations with one sequence number are seen, or one whose
+clock runs backwards, the author is frozen from there: everything at or above it, on every branch, moves to a set of
+*loose* operations, which is replicated as a set. That set contains the proof.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
+from converge_p2p.core.oplog.bodies import VoteBody
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
 from converge_p2p.core.oplog.operation import Operation, decode_operation
+from converge_p2p.core.oplog.parking import Parking
 from converge_p2p.core.types import OperationId, PoolId, PublicKey
 
 
 @dataclass(slots=True)
 class Chain:
-    """The operations of one author, by sequence number."""
+    """The operations of one author, by sequence number.
+
+    Attributes:
+        ids, signed: the common prefix.
+        hlc: clock of the last of them.
+        frozen_at: sequence number from which the author is frozen, or None.
+        loose: what stands at or above `frozen_at`, on any branch.
+        votes, data: sums over the ids of the loose votes, and of the other loose operations.
+        data_count: how many loose operations are not votes.
+    """
 
     ids: list[OperationId] = field(default_factory=list)
     signed: list[bytes] = field(default_factory=list)
     hlc: int = 0
     frozen_at: int | None = None
     loose: dict[OperationId, bytes] = field(default_factory=dict)
+    votes: FrontierSum = field(default_factory=FrontierSum)
+    data: FrontierSum = field(default_factory=FrontierSum)
+    data_count: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,6 +54,27 @@ class Chain:
     def head(self) -> OperationId | None:
         """Id of the last operation of the common prefix."""
         return self.ids[-1] if self.ids else None
+
+    @property
+    def overflowing(self) -> bool:
+        """Whether no more loose operations are taken, votes excepted."""
+        return self.data_count >= limits.FORK_LOOSE_PER_AUTHOR_MAX
+
+    @property
+    def loose_hash(self) -> bytes | None:
+        """32 bytes for the loose set of a frozen author. Full sets count as equal: nobody can complete them."""
+        if self.frozen_at is None:
+            return None
+        return tagged_hash("loose", self.votes.digest(), b"" if self.overflowing else self.data.digest())
+
+    def add_loose(self, operation: Operation) -> None:
+        """Keep an operation beside the chain."""
+        self.loose[operation.id] = operation.signed
+        if isinstance(operation.body, VoteBody):
+            self.votes.replace(None, operation.id)
+        else:
+            self.data.replace(None, operation.id)
+            self.data_count += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +121,9 @@ class OperationLog:
         self.pool = pool
         self.chains: dict[PublicKey, Chain] = {}
         self.sum = FrontierSum()
+        self._authors: list[PublicKey] = []
         self._known: dict[OperationId, bytes] = {}
-        self._parked: dict[PublicKey, dict[OperationId, Operation]] = {}
-        self._parked_ids: set[OperationId] = set()
-        self._parked_bytes = 0
+        self._parking = Parking()
 
     def __len__(self) -> int:
         """How many operations are held, parked ones not counted."""
@@ -96,7 +131,7 @@ class OperationLog:
 
     def knows(self, operation: OperationId) -> bool:
         """Whether the operation is held or parked."""
-        return operation in self._known or operation in self._parked_ids
+        return operation in self._known or operation in self._parking
 
     def holds(self, operation: OperationId) -> bool:
         """Whether the operation is part of a chain or loose."""
@@ -111,6 +146,24 @@ class OperationLog:
         chain = self.chains.get(author)
         return 0 if chain is None else len(chain)
 
+    def held(self, author: PublicKey) -> int:
+        """How much of an author is here in any form: to see whether an answer brought something."""
+        chain = self.chains.get(author)
+        return 0 if chain is None else len(chain) + len(chain.loose) + self._parking.count(author)
+
+    def needed_from(self, author: PublicKey) -> int:
+        """The sequence number from which an author's operations are to be asked for.
+
+        The next one; but if an operation of another branch waits there, the branches part somewhere below, and a window
+        of the other one has to be seen to find out where.
+        """
+        chain = self.chains.get(author)
+        if chain is None:
+            return 0
+        if any(operation.prev != chain.head for operation in self._parking.at(author, len(chain))):
+            return max(0, len(chain) - self.WINDOW)
+        return len(chain)
+
     def frozen_at(self, author: PublicKey) -> int | None:
         """The sequence number from which the author is frozen, or None."""
         chain = self.chains.get(author)
@@ -120,23 +173,25 @@ class OperationLog:
         """Add a verified operation.
 
         Raises:
-            RemoteViolation: it can never become part of its chain (clock runs backwards), or a quota is full:
-                reason bad_chain, parked_full, authors_full or loose_full.
+            RemoteViolation: a quota is full: reason parked_full, authors_full or loose_full.
         """
         result = Inserted()
         if self.knows(operation.id):
             return result
-        chain = self.chains.get(operation.author)
+        author = operation.author
+        chain = self.chains.get(author)
         if chain is None:
             if len(self.chains) >= limits.AUTHORS_PER_POOL_MAX:
                 raise RemoteViolation("authors_full", "the pool has too many authors")
-            chain = self.chains[operation.author] = Chain()
-        before = self._entry_hash(operation.author)
+            chain = self.chains[author] = Chain()
+            insort(self._authors, author)
+        before = self._entry_hash(author)
         try:
             self._place(chain, operation, result)
-            self._release_parked(chain, operation.author, result)
+            self._release_parked(chain, author, result)
         finally:
-            self.sum.replace(before, self._entry_hash(operation.author))
+            self.sum.replace(before, self._entry_hash(author))
+            self._drop_if_empty(author)
         return result
 
     def _place(self, chain: Chain, operation: Operation, result: Inserted) -> None:
@@ -145,46 +200,48 @@ class OperationLog:
             self._keep_loose(chain, operation, result)
         elif seq < len(chain):
             self._freeze(chain, operation, result)
-        elif (
-            seq > len(chain)
-            or operation.prev != chain.head
-            or any(dep not in self._known for dep in operation.deps)
-            or operation.epoch != 0
-        ):
-            self._park(chain, operation, result)
+        elif not self._follows(chain, operation):
+            self._park(operation, result)
+        elif chain.ids and operation.hlc <= chain.hlc:
+            # refusing it would let the order of arrival decide whether it is a fork proof when another one comes
+            self._freeze(chain, operation, result)
         else:
             self._append(chain, operation, result)
 
+    def _follows(self, chain: Chain, operation: Operation) -> bool:
+        return (
+            operation.seq == len(chain)
+            and operation.prev == chain.head
+            and operation.epoch == 0
+            and all(dep in self._known for dep in operation.deps)
+        )
+
     def _append(self, chain: Chain, operation: Operation, result: Inserted) -> None:
-        if operation.hlc <= chain.hlc and chain.ids:
-            raise RemoteViolation("bad_chain", "the operation's clock is not later than its predecessor's")
         chain.ids.append(operation.id)
         chain.signed.append(operation.signed)
         chain.hlc = operation.hlc
-        self._known[operation.id] = operation.signed
+        self._hold(operation)
         result.accepted.append(operation)
 
-    def _park(self, chain: Chain, operation: Operation, result: Inserted) -> None:
-        parked = self._parked.setdefault(operation.author, {})
-        size = len(operation.signed)
-        if len(parked) >= limits.PARKED_PER_AUTHOR_MAX or self._parked_bytes + size > limits.PARKED_BYTES_MAX:
-            raise RemoteViolation("parked_full", "too many operations wait for a predecessor")
-        parked[operation.id] = operation
-        self._parked_ids.add(operation.id)
-        self._parked_bytes += size
-        start = len(chain)
-        if operation.seq == start and operation.prev != chain.head:
-            # the other branch leaves ours somewhere below: ask for a window of it
-            start = max(0, operation.seq - self.WINDOW)
+    def _hold(self, operation: Operation) -> None:
+        self._known[operation.id] = operation.signed
+        self._parking.arrived(operation.id)
+
+    def _park(self, operation: Operation, result: Inserted) -> None:
+        lacking = [dep for dep in operation.deps if dep not in self._known]
+        for author in self._parking.add(operation, lacking):
+            self._drop_if_empty(author)
+        start = self.needed_from(operation.author)
         if operation.seq > start:
             result.missing = Missing(operation.author, start, operation.seq)
 
     def _freeze(self, chain: Chain, operation: Operation, result: Inserted) -> None:
-        """Two operations of one number: freeze the author there, on every branch."""
+        """Two operations of one number, or a clock that runs backwards: freeze the author there, on every branch."""
         seq = operation.seq
         for index in range(seq, len(chain.ids)):
-            result.voided.append(decode_operation(chain.signed[index], self.pool, trusted=True))
-            chain.loose[chain.ids[index]] = chain.signed[index]
+            voided = decode_operation(chain.signed[index], self.pool, trusted=True)
+            result.voided.append(voided)
+            chain.add_loose(voided)
         del chain.ids[seq:], chain.signed[seq:]
         chain.hlc = decode_operation(chain.signed[-1], self.pool, trusted=True).hlc if chain.signed else 0
         chain.frozen_at = seq
@@ -192,48 +249,53 @@ class OperationLog:
         self._keep_loose(chain, operation, result, proof=True)
 
     def _keep_loose(self, chain: Chain, operation: Operation, result: Inserted, *, proof: bool = False) -> None:
-        if not proof and len(chain.loose) >= limits.FORK_LOOSE_PER_AUTHOR_MAX:
+        # votes are never refused: a certificate that somebody counted must not be un-made for somebody else
+        if not proof and chain.overflowing and not isinstance(operation.body, VoteBody):
             raise RemoteViolation("loose_full", "a forked author has too many operations")
-        chain.loose[operation.id] = operation.signed
-        self._known[operation.id] = operation.signed
+        chain.add_loose(operation)
+        self._hold(operation)
         result.loose.append(operation)
 
     def _release_parked(self, chain: Chain, author: PublicKey, result: Inserted) -> None:
-        while parked := self._parked.get(author):
-            operation = next((item for item in parked.values() if self._is_due(chain, item)), None)
-            if operation is None:
-                return
-            del parked[operation.id]
-            self._parked_ids.discard(operation.id)
-            self._parked_bytes -= len(operation.signed)
-            if not parked:
-                del self._parked[author]
+        while (operation := self._next_due(chain, author)) is not None:
+            self._parking.remove(operation)
             try:
                 self._place(chain, operation, result)
             except RemoteViolation:
                 continue
 
-    def _is_due(self, chain: Chain, operation: Operation) -> bool:
-        if chain.frozen_at is not None and operation.seq >= chain.frozen_at:
-            return True
-        if operation.seq < len(chain):
-            return True
-        fits = operation.seq == len(chain) and operation.prev == chain.head and operation.epoch == 0
-        return fits and all(dep in self._known for dep in operation.deps)
+    def _next_due(self, chain: Chain, author: PublicKey) -> Operation | None:
+        if chain.frozen_at is not None:
+            # whatever waits stands above the prefix, so it is loose now
+            return self._parking.any(author)
+        for operation in self._parking.at(author, len(chain) - 1):
+            return operation
+        return next((item for item in self._parking.at(author, len(chain)) if self._follows(chain, item)), None)
 
     def unpark(self) -> Inserted:
-        """Try every parked operation again, after operations of other authors arrived that were named in deps."""
+        """Try the parked operations of one author again, after others arrived that they name in deps.
+
+        Only if `has_parked`. One author at a time, because the result tells of one fork.
+        """
         result = Inserted()
-        for author in list(self._parked):
-            chain = self.chains[author]
+        author = self._parking.take_woken()
+        chain = self.chains.get(author)
+        if chain is not None:
             before = self._entry_hash(author)
             self._release_parked(chain, author, result)
             self.sum.replace(before, self._entry_hash(author))
         return result
 
     def has_parked(self) -> bool:
-        """Whether anything waits."""
-        return bool(self._parked)
+        """Whether `unpark` may release something."""
+        return self._parking.woken
+
+    def _drop_if_empty(self, author: PublicKey) -> None:
+        """Forget an author of whom nothing is held or parked, so that refused operations leave no trace."""
+        chain = self.chains.get(author)
+        if chain is not None and not chain.ids and chain.frozen_at is None and self._parking.any(author) is None:
+            del self.chains[author]
+            del self._authors[bisect_left(self._authors, author)]
 
     # ------------------------------------------------------------ reading
 
@@ -242,13 +304,20 @@ class OperationLog:
         chain = self.chains.get(author)
         if chain is None or (not chain.ids and chain.frozen_at is None):
             return None
-        loose = tagged_hash("loose", *sorted(chain.loose)) if chain.frozen_at is not None else None
-        return FrontierEntry(author, len(chain), chain.head, loose)
+        return FrontierEntry(author, len(chain), chain.head, chain.loose_hash)
 
-    def frontier(self) -> list[FrontierEntry]:
-        """All entries, sorted by author."""
-        entries = (self.entry(author) for author in sorted(self.chains))
-        return [entry for entry in entries if entry is not None]
+    def frontier(self, low: bytes = b"", high: bytes = b"") -> Iterator[FrontierEntry]:
+        """Entries in the order of their authors, from `low` (inclusive) to `high` (exclusive; empty: to the end)."""
+        stop = bisect_left(self._authors, high) if high else len(self._authors)
+        for index in range(bisect_left(self._authors, low), stop):
+            entry = self.entry(self._authors[index])
+            if entry is not None:
+                yield entry
+
+    def count(self, low: bytes, high: bytes) -> int:
+        """How many authors in a range something is known of."""
+        stop = bisect_left(self._authors, high) if high else len(self._authors)
+        return max(0, stop - bisect_left(self._authors, low))
 
     def digest(self) -> bytes:
         """32 bytes that are equal exactly when two frontiers are."""
@@ -259,10 +328,14 @@ class OperationLog:
         chain = self.chains.get(author)
         return [] if chain is None else chain.signed[max(0, start) : max(0, stop)]
 
-    def read_loose(self, author: PublicKey) -> list[bytes]:
-        """The loose operations of a frozen author, sorted by id."""
+    def read_loose(self, author: PublicKey, start: bytes = b"") -> list[bytes]:
+        """The loose operations of a frozen author in the order of their ids, as a ring from `start` on."""
         chain = self.chains.get(author)
-        return [] if chain is None else [chain.loose[key] for key in sorted(chain.loose)]
+        if chain is None:
+            return []
+        ids = sorted(chain.loose)
+        at = bisect_left(ids, start)
+        return [chain.loose[key] for key in (*ids[at:], *ids[:at])]
 
     def _entry_hash(self, author: PublicKey) -> bytes | None:
         entry = self.entry(author)

@@ -242,7 +242,7 @@ class Replica:
                 self._insert(operation, peer)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(peer, violation.reason))
-        if self.log.has_parked():
+        while self.log.has_parked():
             self._absorb(self.log.unpark(), peer)
 
     def _check_author(self, operation: Operation) -> None:

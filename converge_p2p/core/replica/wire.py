@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
@@ -41,12 +41,24 @@ class FrontierPage:
     answer: bool
 
 
+class LooseWanted(NamedTuple):
+    """The loose operations of a frozen author are wanted.
+
+    Attributes:
+        author: whose.
+        start: 32 bytes: the answer begins with the first id not below it, and goes round.
+    """
+
+    author: PublicKey
+    start: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Want:
     """Ranges of chains that the sender lacks, and frozen authors whose loose operations it lacks."""
 
     ranges: tuple[Missing, ...]
-    loose: tuple[PublicKey, ...] = ()
+    loose: tuple[LooseWanted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +85,7 @@ def encode_message(message: SyncMessage) -> bytes:
         case FrontierPage(entries, low, high, answer):
             return encode([1, [entry.to_plain() for entry in entries], low, high, answer])
         case Want(ranges, loose):
-            return encode([2, [[item.author, item.start, item.stop] for item in ranges], list(loose)])
+            return encode([2, [[item.author, item.start, item.stop] for item in ranges], list(map(list, loose))])
         case Operations(operations, last):
             return encode([3, list(operations), last])
         case GenesisWanted():
@@ -101,7 +113,7 @@ def decode_message(payload: bytes) -> SyncMessage:
         case [2, list() as ranges, list() as loose]:
             if len(ranges) + len(loose) > limits.WANTS_PER_MESSAGE_MAX:
                 raise CodecError("a sync message wants too many ranges")
-            return Want(tuple(_missing(item) for item in ranges), tuple(PublicKey(_hash(item)) for item in loose))
+            return Want(tuple(_missing(item) for item in ranges), tuple(_loose(item) for item in loose))
         case [3, list() as operations, bool() as last]:
             if any(type(item) is not bytes for item in operations):
                 raise CodecError("operations are byte strings")
@@ -147,6 +159,12 @@ def _entry(item: Any) -> FrontierEntry:
         None if head is None else OperationId(_hash(head)),
         None if loose is None else _hash(loose),
     )
+
+
+def _loose(item: Any) -> LooseWanted:
+    if type(item) is not list or len(item) != 2:
+        raise CodecError("a request for loose operations is an array of two")
+    return LooseWanted(PublicKey(_hash(item[0])), _hash(item[1]))
 
 
 def _missing(item: Any) -> Missing:
