@@ -145,6 +145,8 @@ class Elector:
                     phase, value = Phase.ENDORSE, self._first_valid(register, token, votes)
             if value is not None:
                 ballots.append(Ballot(phase, register.id, token.round, value))
+                # a grant of this same turn has to tell of this accept: its lock is what keeps later rounds to the value
+                (mine.accepted if phase is Phase.ACCEPT else mine.endorsed)[token] = value
 
     @staticmethod
     def _first_valid(register: TaskRegister, token: Token, votes: RoundVotes) -> ValueHash | None:
