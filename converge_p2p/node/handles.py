@@ -182,6 +182,7 @@ class PoolHandle:
     def counters(self) -> dict[str, int]:
         """Counts of this pool since the start."""
         counts = dict(self.driver.counters)
+        counts["conflicting_settlements"] = sum(register.conflict for register in self._view.registers.values())
         if self.workers is not None:
             counts |= {f"work_{name}": count for name, count in self.workers.counters.items()}
         return counts

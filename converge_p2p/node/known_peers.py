@@ -15,6 +15,7 @@ from converge_p2p.net import Network
 from converge_p2p.store.api import Store
 
 PEERS_KEY = "peers/known"
+SAVE_FIRST_S = 1.0
 SAVE_INTERVAL_S = 30.0
 
 
@@ -40,7 +41,9 @@ class KnownPeers:
             await trio.to_thread.run_sync(self._store.put, PEERS_KEY, encode(good))
 
     async def run(self, network: Network) -> None:
-        """Save from time to time, until cancelled: a killed node remembers them too."""
+        """Save from time to time, often in the beginning, until cancelled: a killed node remembers them too."""
+        pause = SAVE_FIRST_S
         while True:
-            await trio.sleep(SAVE_INTERVAL_S)
+            await trio.sleep(pause)
             await self.save(network)
+            pause = min(2 * pause, SAVE_INTERVAL_S)

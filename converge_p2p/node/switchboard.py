@@ -65,7 +65,8 @@ class Switchboard:
         self._counters = counters
         self._drivers: dict[PoolId, PoolDriver] = {}
         self._peers: dict[PeerId, PublicKey] = {}
-        self._far_until: dict[PoolId, float] = {}
+        self._far: dict[PoolId, dict[PublicKey, float]] = {}
+        """By pool: authors that were not connected when they were last heard of, and when that was."""
         self._network: Network | None = None
         self._nursery: trio.Nursery | None = None
         self._gossip_send, self._gossip_receive = trio.open_memory_channel[tuple[PoolId, bytes]](limits.EVENT_QUEUE_MAX)
@@ -105,7 +106,7 @@ class Switchboard:
         if driver is None:
             return
         driver.close()
-        self._far_until.pop(pool, None)
+        self._far.pop(pool, None)
         for peer in self._peers:
             self._send(peer, bytes([_NOT_HERE]) + pool)
         if self._nursery is not None and self._network is not None:
@@ -222,7 +223,7 @@ class Switchboard:
             frame = bytes([_POOL]) + pool + encode_message(Operations(part))
             for peer in peers:
                 self._send(peer, frame)
-        if self._far_until.get(pool, 0.0) > trio.current_time():
+        if self._somebody_is_far(pool):
             for part in batches(operations, limits.GOSSIP_BATCH_BYTES_MAX):
                 try:
                     self._gossip_send.send_nowait((pool, encode_message(Operations(part))))
@@ -230,12 +231,22 @@ class Switchboard:
                     self._counters["gossip_dropped"] += 1
 
     def _note_far(self, driver: PoolDriver) -> None:
-        """Gossip for a while, if operations came of somebody who is alive and not connected."""
+        """Remember authors of new operations who are alive and not connected: gossip has to reach them."""
         for signed in driver.take_fresh():
             author = author_of(signed)
             if author not in self._peers.values() and author != self._mail.identity.public_key:
-                self._far_until[driver.pool] = trio.current_time() + FAR_S
-                return
+                far = self._far.setdefault(driver.pool, {})
+                if author in far or len(far) < limits.FAR_AUTHORS_MAX:
+                    far[author] = trio.current_time()
+
+    def _somebody_is_far(self, pool: PoolId) -> bool:
+        """Whether a member was heard of lately, and still is not connected."""
+        far = self._far.get(pool, {})
+        since = trio.current_time() - FAR_S
+        for author, heard in list(far.items()):
+            if heard < since or author in self._peers.values():
+                del far[author]
+        return bool(far)
 
     async def _subscribe(self, pool: PoolId) -> None:
         assert self._network is not None

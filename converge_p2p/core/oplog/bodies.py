@@ -129,6 +129,8 @@ class Ballot(NamedTuple):
     Attributes:
         ref: GRANT: id of the claim operation; ENDORSE and ACCEPT: hash of the value.
         lock: GRANT only: the highest value the elector accepted, or None.
+        expired: GRANT only: the round whose holder ran out of time on this elector's clock, if that is why it grants a
+            later one; else None.
     """
 
     phase: Phase
@@ -136,6 +138,7 @@ class Ballot(NamedTuple):
     round: int
     ref: bytes
     lock: Lock | None = None
+    expired: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,7 @@ def decode_body(kind: int, body: Any) -> Body:
 def _encode_ballot(ballot: Ballot) -> list[Any]:
     lock = ballot.lock
     plain = None if lock is None else [lock.token.epoch, lock.token.round, lock.value]
-    return [int(ballot.phase), ballot.task, ballot.round, ballot.ref, plain]
+    return [int(ballot.phase), ballot.task, ballot.round, ballot.ref, plain, ballot.expired]
 
 
 def _shape(what: str, body: list[Any], *kinds: type) -> None:
@@ -281,9 +284,9 @@ def _vote(body: list[Any]) -> VoteBody:
 
 
 def _ballot(item: Any) -> Ballot:
-    if type(item) is not list or len(item) != 5:
-        raise CodecError("a ballot is an array of five")
-    phase, task, number, ref, plain = item
+    if type(item) is not list or len(item) != 6:
+        raise CodecError("a ballot is an array of six")
+    phase, task, number, ref, plain, expired = item
     if type(phase) is not int or phase not in (0, 1, 2):
         raise CodecError("a ballot has an unknown phase")
     lock = None
@@ -294,8 +297,15 @@ def _ballot(item: Any) -> Ballot:
         if type(epoch) is not int or epoch < 0:
             raise CodecError("the epoch of a lock is 0 or more")
         lock = Lock(Token(epoch, _round(locked_round)), ValueHash(_hash("a value hash", value)))
+    if expired is not None and (phase != Phase.GRANT or _round(expired) >= _round(number)):
+        raise CodecError("only a grant names an expired round, and one below its own")
     return Ballot(
-        Phase(phase), TaskId(_hash("a task id", task)), _round(number), _hash("the reference of a ballot", ref), lock
+        Phase(phase),
+        TaskId(_hash("a task id", task)),
+        _round(number),
+        _hash("the reference of a ballot", ref),
+        lock,
+        expired,
     )
 
 

@@ -20,6 +20,9 @@ from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import RoundVotes, StandingClaim, TaskRegister
 
+LATENCY_FACTOR = 4
+"""The grant timer is at least so many times what certificates take lately."""
+
 
 @dataclass(slots=True)
 class Promises:
@@ -69,16 +72,20 @@ class Patience:
     Attributes:
         hold_off_over: rival claims were collected long enough for the next grant.
         holding_off: the hold-off timer runs.
-        open_round: every round at or below it may be superseded; None as long as its holder has time.
+        expired: the holder of this round ran out of time.
+        stalled: this round got no certificate in time.
         claim_timer: the round whose holder's time is being measured.
         grant_timer: the round whose certificate is being waited for.
+        granted_ms: when it was granted, on the monotonic clock; None once the certificate was seen.
     """
 
     hold_off_over: bool = False
     holding_off: bool = False
-    open_round: Token | None = None
+    expired: Token | None = None
+    stalled: Token | None = None
     claim_timer: Token | None = None
     grant_timer: Token | None = None
+    granted_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class Elector:
         self._key = key
         self._view = view
         self.promises: dict[TaskId, Promises] = {}
+        self._latency_ms = 0
+        """How long certificates take lately, from the own grant: rises at once, falls slowly."""
 
     def note_own(self, epoch: int, ballots: tuple[Ballot, ...]) -> None:
         """Remember own ballots: when cast, and when read back after a restart."""
@@ -106,14 +115,18 @@ class Elector:
         """Drop what was signed about a settled task: an elector never votes on it again."""
         self.promises.pop(task, None)
 
-    def consider(self, register: TaskRegister, patience: Patience, wait: Callable[[Wait], None]) -> list[Ballot]:
+    def consider(
+        self, register: TaskRegister, patience: Patience, now_ms: int, wait: Callable[[Wait], None]
+    ) -> list[Ballot]:
         """Return the ballots that are due for a task now.
 
         Args:
             register: the task.
             patience: its local timers.
+            now_ms: monotonic clock.
             wait: called for each timer that has to be set.
         """
+        self._measure(register, patience, now_ms)
         if register.settled is not None or register.submitted is None:
             return []
         mine = self.promises.get(register.id) or Promises()
@@ -121,8 +134,18 @@ class Elector:
         self._endorse_and_accept(register, mine, ballots)
         grant = self._grant(register, mine, patience, wait)
         if grant is not None:
+            patience.granted_ms = now_ms
             ballots.append(grant)
         return ballots
+
+    def _measure(self, register: TaskRegister, patience: Patience, now_ms: int) -> None:
+        """Learn how long a certificate takes, so that a busy machine or a slow link does not open round after round."""
+        if patience.granted_ms is None or patience.grant_timer is None:
+            return
+        if register.settled is not None or register.certified_id(patience.grant_timer) is not None:
+            sample = now_ms - patience.granted_ms
+            self._latency_ms = max(sample, (7 * self._latency_ms + sample) // 8)
+            patience.granted_ms = None
 
     # ------------------------------------------------------------ endorse and accept
 
@@ -175,10 +198,19 @@ class Elector:
                 wait(Wait("hold_off", policy.hold_off_ms))
             return None
         patience.hold_off_over = patience.holding_off = False
-        delay = min(policy.grant_timer_ms << min(token.round, 8), limits.GRANT_TIMER_MS_MAX)
+        delay = max(policy.grant_timer_ms, LATENCY_FACTOR * self._latency_ms) << min(token.round, 8)
         patience.grant_timer = token
-        wait(Wait("grant", delay))
-        return Ballot(Phase.GRANT, register.id, token.round, claim.operation, mine.lock)
+        wait(Wait("grant", min(delay, limits.GRANT_TIMER_MS_MAX)))
+        expired = patience.expired
+        tells = expired is not None and expired.epoch == token.epoch and expired < token
+        return Ballot(
+            Phase.GRANT,
+            register.id,
+            token.round,
+            claim.operation,
+            mine.lock,
+            expired.round if expired is not None and tells else None,
+        )
 
     def _next_round(self, register: TaskRegister, mine: Promises, patience: Patience) -> Token | None:
         """The round this elector may grant now, or None. Nobody may open a round beyond it."""
@@ -189,7 +221,11 @@ class Elector:
         if highest is None:
             return Token(0, 0)
         current = highest if top is None else max(highest, top)
-        if patience.open_round is not None and patience.open_round >= current:
+        if patience.expired is not None and patience.expired >= current:
+            return Token(current.epoch, current.round + 1)
+        # a certificate that came after all ends the impatience
+        stalled = patience.stalled is not None and patience.stalled >= current
+        if stalled and register.certified_id(current) is None:
             return Token(current.epoch, current.round + 1)
         if self._round_is_over(register, current):
             return Token(current.epoch, current.round + 1)

@@ -423,7 +423,9 @@ class Replica:
             if register is None or register.settled is not None:
                 elector.forget(task)
                 continue
-            due = elector.consider(register, self._watch.patience(task), functools.partial(self._wait, task))
+            due = elector.consider(
+                register, self._watch.patience(task), self._now.mono_ms, functools.partial(self._wait, task)
+            )
             elector.note_own(EPOCH, tuple(due))
             ballots.extend(due)
         for part in _vote_parts(ballots):

@@ -26,13 +26,11 @@ class _Local:
     """What is known here and now about an open task, beside the fold.
 
     Attributes:
-        expired: the round whose holder's time is over on the local clock.
         closing: the timer runs after which this node stands for settling a failure.
         shown: what the application was told last.
     """
 
     patience: Patience = field(default_factory=Patience)
-    expired: Token | None = None
     closing: bool = False
     shown: tuple[TaskState, Token | None, bool] | None = None
 
@@ -95,11 +93,10 @@ class TaskWatch:
             patience.hold_off_over, patience.holding_off = True, False
         elif kind is TimerKind.GRANT:
             if patience.grant_timer is not None and register.certified_id(patience.grant_timer) is None:
-                _open(patience, patience.grant_timer)
+                patience.stalled = patience.grant_timer
         elif kind is TimerKind.CLAIM:
             if patience.claim_timer is not None and patience.claim_timer == register.top:
-                local.expired = patience.claim_timer
-                _open(patience, patience.claim_timer)
+                patience.expired = patience.claim_timer
         elif kind is TimerKind.CLOSE:
             local.closing = False
             return self._needs_closing(register)
@@ -176,8 +173,5 @@ class TaskWatch:
 
 
 def _is_expired(local: _Local, register: TaskRegister) -> bool:
-    return local.expired is not None and local.expired == register.top
-
-
-def _open(patience: Patience, token: Token) -> None:
-    patience.open_round = token if patience.open_round is None else max(patience.open_round, token)
+    expired = local.patience.expired
+    return expired is not None and expired == register.top

@@ -136,7 +136,9 @@ class View:
         match ballot.phase:
             case Phase.GRANT:
                 # the reference is a claim operation; a grant of an unknown claim counts once the claim is known
-                register.add_grant(token, operation.id, Grant(elector, OperationId(ballot.ref), ballot.lock))
+                register.add_grant(
+                    token, operation.id, Grant(elector, OperationId(ballot.ref), ballot.lock, ballot.expired)
+                )
             case Phase.ENDORSE:
                 register.add_endorsement(token, elector, ValueHash(ballot.ref))
             case Phase.ACCEPT:

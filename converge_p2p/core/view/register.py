@@ -40,11 +40,16 @@ class StandingClaim(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """A promise: the elector grants the round to a claim, and tells the highest value it accepted."""
+    """A promise: the elector grants the round to a claim, and tells the highest value it accepted.
+
+    Attributes:
+        expired: the round whose holder ran out of time on the elector's clock, if that is why it grants this one.
+    """
 
     elector: PublicKey
     claim: OperationId
     lock: Lock | None
+    expired: int | None = None
 
 
 class Proposal(NamedTuple):
@@ -91,6 +96,7 @@ class TaskRegister:
         "claims",
         "conflict",
         "counting",
+        "expired",
         "id",
         "releases",
         "rounds",
@@ -113,6 +119,8 @@ class TaskRegister:
         self.rounds: dict[Token, RoundVotes] = {}
         self.top_granted: dict[PublicKey, Token] = {}
         self.values: dict[ValueHash, TaskValue] = {}
+        self.expired: dict[Token, set[PublicKey]] = {}
+        """Electors that said that the holder of a round ran out of time."""
         self.settled: ValueHash | None = None
         self.settled_token: Token | None = None
         self.certificate: dict[PublicKey, OperationId] = {}
@@ -140,6 +148,8 @@ class TaskRegister:
         voters.add(grant.elector)
         if token > self.top_granted.get(grant.elector, _BEFORE_ALL):
             self.top_granted[grant.elector] = token
+        if grant.expired is not None:
+            self.expired.setdefault(Token(token.epoch, grant.expired), set()).add(grant.elector)
         if self.counting.enough(self.counting.rules.grant, voters, votes.granted):
             # two certificates in one round need lying electors; the smaller id is kept so that all replicas agree
             self._certified[token] = min(grant.claim, self._certified.get(token, grant.claim))
@@ -241,15 +251,18 @@ class TaskRegister:
         return sum(1 for _, claim in self.held_rounds() if claim.purpose is Purpose.WORK)
 
     def failures(self) -> int:
-        """Rounds of work that failed or expired."""
-        top, count = self.top, 0
+        """Rounds of work that failed, or that more than f electors saw run out of time.
+
+        A round that was merely superseded (its promises came too late, say) is nobody's failure.
+        """
+        count = 0
         for token, claim in self.held_rounds():
             if claim.purpose is not Purpose.WORK:
                 continue
             release = self.releases.get((claim.author, token))
             if release is not None:
                 count += any(release.values())
-            elif top is not None and token < top:
+            elif len(self.expired.get(token, ())) > self.counting.rules.faults:
                 count += 1
         return count
 
