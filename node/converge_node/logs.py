@@ -22,7 +22,7 @@ _LEVELS: Final = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-_NOISY: Final = ("libp2p", "hypercorn", "httpx", "httpcore", "multiaddr")
+_NOISY: Final = ("libp2p", "hypercorn", "multiaddr")
 
 
 def configure_logs(section: LogSection, *, json_lines: bool = False) -> None:
@@ -60,15 +60,26 @@ def configure_logs(section: LogSection, *, json_lines: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[section.level])
-    # libraries log what is normal between strangers as warnings; they are shown in full only when somebody debugs
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.NOTSET if section.level == "debug" else logging.ERROR)
+    adopt_library_logs(section)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def adopt_library_logs(section: LogSection) -> None:
+    """Bring the records of the libraries to this log; to be called again after they are imported.
+
+    libp2p cuts its loggers off from the root when it is imported, and its records would reach the terminal in a form
+    of their own. It also calls a peer that does not answer an error, which between strangers is normal, so its records
+    are only shown when somebody debugs; what matters of them is logged and counted by the network room.
+    """
+    for name in _NOISY:
+        logger = logging.getLogger(name)
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET if section.level == "debug" else logging.CRITICAL)
 
 
 def _open_log(file: str) -> TextIO:

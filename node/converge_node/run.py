@@ -28,7 +28,7 @@ from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
 from converge_node.errors import ExitCode, known_error
 from converge_node.handlers import Handlers, load_handlers
-from converge_node.logs import configure_logs
+from converge_node.logs import adopt_library_logs, configure_logs
 from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance
 from converge_node.settings_check import OPEN_POOLS, parse_topic
 from converge_node.shutdown import Shutdown
@@ -163,7 +163,9 @@ class _Run:
             announce=self._config.network.announce,
             bootstrap=self._config.network.bootstrap,
         )
-        async with self._open_node(arguments) as node:
+        opening = self._open_node(arguments)
+        adopt_library_logs(self._config.log)
+        async with opening as node:
             self._state.node = node
             self._state.next_command = next_command(node.addresses)
             self._shutdown.stage("running")

@@ -1,7 +1,7 @@
 """What the control interface says and hears: one schema for the server, the client and the command line.
 
 Knows: the shape of requests and answers in JSON. Must not know: HTTP, the node, or how a terminal shows it.
-Source: docs/operations.md, control interface. Every answer stands in an envelope `{v, ok, data}` or
+Source: docs/control.md. Every answer stands in an envelope `{v, ok, data}` or
 `{v, ok: false, error: {code, message, hint}}`; ids are lowercase hexadecimal; times are RFC 3339 in UTC.
 """
 
@@ -120,7 +120,11 @@ class StatusItem(_Answer, frozen=True):
 
 
 class TaskItem(_Answer, frozen=True):
-    """A task as this node sees it. Anything but a settled state is tentative until certified."""
+    """A task as this node sees it. Anything but a settled state is tentative until certified.
+
+    Attributes:
+        value: hash of the settled value, empty before: equal on all nodes.
+    """
 
     id: str
     pool: str
@@ -136,6 +140,7 @@ class TaskItem(_Answer, frozen=True):
     certified: bool = False
     priority: int = 0
     reason: str = ""
+    value: str = ""
 
 
 class TaskDetail(TaskItem, frozen=True):

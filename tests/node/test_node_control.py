@@ -304,7 +304,7 @@ async def test_a_node_that_is_not_ready_says_what_it_does(bench_of: Callable[[],
 
 async def test_shutdown_is_asked_for(bench_of: Callable[[], Any]) -> None:
     async with bench_of() as bench:
-        assert (await bench.run("shutdown"))[1] == "stopping\n"
+        assert await bench.run("shutdown") == (0, "stopping\n", "")
         assert bench.stopped.is_set()
 
 

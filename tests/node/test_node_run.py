@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -172,6 +173,21 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert process.stdout.readline() == "closing\n"
         process.send_signal(signal.SIGINT)
         assert finish(process, 5)[0] == ExitCode.FORCED
+
+
+def test_a_client_that_does_not_read_cannot_keep_a_node_from_ending(tmp_path: Path) -> None:
+    with started("--home", str(tmp_path), "--json", "--pool", "ab" * 32) as process:
+        first_document(process)
+        with socket.socket(socket.AF_UNIX) as idle, socket.socket(socket.AF_UNIX) as half:
+            idle.connect(str(tmp_path / "control.sock"))
+            idle.sendall(f"GET /v1/pools/{'ab' * 32}/watch HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            assert b"200" in idle.recv(12)
+            half.connect(str(tmp_path / "control.sock"))
+            half.sendall(b"POST /v1/pools HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+            process.terminate()
+            code, _, err = finish(process)
+    assert code == 0, err
+    assert "hangs" not in err
 
 
 def test_a_node_that_breaks_ends_with_a_failure_and_the_cause(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Talks to a running node over its control socket.
 
 Knows: the schema, HTTP and server-sent events. Must not know: libp2p, trio, or how an answer is shown.
-Source: docs/operations.md, control interface. It uses the standard library's HTTP client, so that a command is done in
+Source: docs/control.md. It uses the standard library's HTTP client, so that a command is done in
 a fifth of a second; larger clients import an event loop, HTTP/2 and a terminal library first, which takes three times
 as long.
 """

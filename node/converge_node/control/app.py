@@ -1,7 +1,7 @@
 """The control interface as an ASGI application: routes, bounds, and errors in envelopes.
 
 Knows: requests and answers, and the node through `control.ports`. Must not know: sockets, or who runs the node.
-Source: docs/operations.md, control interface.
+Source: docs/control.md.
 """
 
 from __future__ import annotations
@@ -124,11 +124,12 @@ class ControlApi:
         """Count requests, and turn every error into an answer: a request never harms the node."""
 
         async def serve(request: Request) -> Response:
-            if self._state.requests >= limits.CONTROL_REQUESTS_MAX:
-                self._state.refused += 1
-                return _error(Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later"))
             self._state.requests += 1
             try:
+                request.state.body = await _read(request)
+                if self._state.requests > limits.CONTROL_REQUESTS_MAX:
+                    self._state.refused += 1
+                    raise Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later")
                 answer = await endpoint(request)
             except ClientDisconnect:
                 return Response(status_code=499)
@@ -192,7 +193,7 @@ class ControlApi:
         return views.pool_detail(self._find_pool(request))
 
     async def _create_pool(self, request: Request) -> schema.PoolDetail:
-        node, body = self._state.running(), await _body(request, schema.CreatePool)
+        node, body = self._state.running(), _body(request, schema.CreatePool)
         if body.governance not in GOVERNANCE_MODELS:
             raise LocalError(f"unknown governance {body.governance!r}; known are {', '.join(GOVERNANCE_MODELS)}")
         policy = PoolPolicy()
@@ -213,7 +214,7 @@ class ControlApi:
         return views.pool_detail(pool)
 
     async def _join_pool(self, request: Request) -> schema.PoolDetail:
-        node, body = self._state.running(), await _body(request, schema.JoinPool)
+        node, body = self._state.running(), _body(request, schema.JoinPool)
         pool_id = views.find_pool_id(node, request.path_params["pool"])
         pool = await node.join_pool(pool_id, capabilities=body.capabilities, timeout_s=body.timeout_s)
         self._state.pool_joined(pool)
@@ -239,7 +240,7 @@ class ControlApi:
         return schema.TaskList(tasks=shown, total=len(found))
 
     async def _submit(self, request: Request) -> schema.TaskDetail:
-        pool, body = self._find_pool(request), await _body(request, schema.SubmitTask)
+        pool, body = self._find_pool(request), _body(request, schema.SubmitTask)
         numbers = {
             "claim_ttl_sec": body.claim_ttl_s,
             "max_retries": body.max_retries,
@@ -260,7 +261,7 @@ class ControlApi:
         return views.task_detail(views.find_task(self._find_pool(request), request.path_params["task"]))
 
     async def _cancel(self, request: Request) -> schema.TaskDetail:
-        pool, body = self._find_pool(request), await _body(request, schema.CancelTask)
+        pool, body = self._find_pool(request), _body(request, schema.CancelTask)
         task_id = views.find_task(pool, request.path_params["task"]).id
         await pool.cancel(task_id, reason=body.reason)
         return views.task_detail(pool.task(task_id))
@@ -331,22 +332,34 @@ def node_item(state: ControlState) -> schema.NodeItem:
     )
 
 
-async def _body(request: Request, kind: type[_R]) -> _R:
-    """Read a request in JSON.
+async def _read(request: Request) -> bytes:
+    """Read the body of a request, also where nothing is asked of it: a server that answers and closes while the client
+    still sends makes the client's kernel throw the answer away.
 
     Raises:
-        LimitExceeded: larger than `limits.CONTROL_REQUEST_BYTES_MAX`.
-        UsageError: not JSON, or not of that shape.
+        LimitExceeded: larger than `limits.CONTROL_REQUEST_BYTES_MAX`; of a body not much larger the rest is read, too.
     """
-    data = bytearray()
+    bound, size, data = limits.CONTROL_REQUEST_BYTES_MAX, 0, bytearray()
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
-            data += chunk
-            if len(data) > limits.CONTROL_REQUEST_BYTES_MAX:
-                bound = limits.CONTROL_REQUEST_BYTES_MAX
-                raise LimitExceeded("CONTROL_REQUEST_BYTES_MAX", f"a request has at most {bound} bytes")
+            size += len(chunk)
+            if size <= bound:
+                data += chunk
+            elif size > 8 * bound:
+                break
+    if size > bound:
+        raise LimitExceeded("CONTROL_REQUEST_BYTES_MAX", f"a request has at most {bound} bytes")
+    return bytes(data)
+
+
+def _body(request: Request, kind: type[_R]) -> _R:
+    """Decode the body that was read.
+
+    Raises:
+        UsageError: not JSON, or not of that shape.
+    """
     try:
-        return msgspec.json.decode(bytes(data) or b"{}", type=kind)
+        return msgspec.json.decode(request.state.body or b"{}", type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         raise UsageError(f"the request is not as expected: {error}") from error
 

@@ -1,7 +1,7 @@
 """What the control interface and the run command need of a node.
 
 Knows: shapes. Must not know: the class that fills them (`converge_p2p.node.Node`, whose import loads libp2p).
-Source: docs/operations.md, control interface.
+Source: docs/control.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From the node's values to the schema's, and from what a user typed to ids.
 
 Knows: both vocabularies. Must not know: HTTP.
-Source: docs/operations.md, control interface (ids, unique prefixes of at least six digits, unique names).
+Source: docs/control.md (ids, unique prefixes of at least six digits, unique names).
 """
 
 from __future__ import annotations
@@ -209,6 +209,7 @@ def _task_fields(view: TaskView) -> dict[str, object]:
         "attempts": view.attempts,
         "certified": view.certified,
         "priority": view.spec.priority,
+        "value": "" if value is None else value.hash.hex(),
         "reason": "" if value is None or value.outcome is Outcome.COMPLETED else _reason(view),
     }
 
