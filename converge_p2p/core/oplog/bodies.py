@@ -266,10 +266,12 @@ def _report(body: list[Any]) -> ReportBody:
         raise CodecError("a report has an unknown outcome")
     if len(result) > limits.RESULT_BYTES_MAX:
         raise CodecError(f"a result has at most {limits.RESULT_BYTES_MAX} bytes")
-    if len(grants) > limits.ELECTORS_MAX or len(set(map(bytes, grants))) != len(grants):
-        raise CodecError("a report names too many grants, or one twice")
-    value = TaskValue(Outcome(outcome), PublicKey(_hash("a worker", worker)), result)
+    if len(grants) > limits.ELECTORS_MAX:
+        raise CodecError(f"a report names at most {limits.ELECTORS_MAX} grants")
     names = tuple(OperationId(_hash("a grant", grant)) for grant in grants)
+    if len(set(names)) != len(names):
+        raise CodecError("a report names a grant twice")
+    value = TaskValue(Outcome(outcome), PublicKey(_hash("a worker", worker)), result)
     return ReportBody(TaskId(_hash("a task id", task)), _round(number), value, names)
 
 

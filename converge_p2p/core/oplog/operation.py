@@ -113,11 +113,12 @@ def decode_operation(signed: bytes, pool: PoolId, *, trusted: bool = False) -> O
     try:
         fields = decode(payload)
         author, seq, prev, deps, epoch, hlc, kind, body = _check_fields(fields, pool)
+        # the signature comes before the body: what a stranger made up is not looked at any further
+        if not trusted and not verify(author, OPERATION_TAG, payload, signed[:SIGNATURE_BYTES]):
+            raise RemoteViolation("bad_signature", f"the signature is not {author.hex()[:12]}'s")
         content = decode_body(kind, body)
     except CodecError as error:
         raise RemoteViolation("bad_encoding", str(error)) from error
-    if not trusted and not verify(author, OPERATION_TAG, payload, signed[:SIGNATURE_BYTES]):
-        raise RemoteViolation("bad_signature", f"the signature is not {author.hex()[:12]}'s")
     return Operation(operation_id(signed), pool, author, seq, prev, deps, epoch, hlc, content, signed)
 
 

@@ -118,6 +118,7 @@ class Replica:
         self._dirty: dict[TaskId, None] = {}
         self._undecided: dict[TaskId, None] = {}
         self._digest_at: int | None = None
+        self._digest_pause_ms = DIGEST_SOON_MS
         # collected during one turn
         self._now = Now(0, 0)
         self._effects: list[Effect] = []
@@ -211,7 +212,7 @@ class Replica:
             token = self._persist([operation.signed for operation in self._own], durable=True)
             self._in_flight[token] = list(self._own)
         if self._digest_at is None:
-            self._set_digest_timer(self._digest_interval_ms if self.ready else GENESIS_RETRY_MS)
+            self._set_digest_timer(self._digest_pause_ms if self.ready else GENESIS_RETRY_MS)
 
     def _persist(self, operations: list[bytes], *, durable: bool) -> int:
         token = self._next_token
@@ -366,6 +367,8 @@ class Replica:
                 assert_never(message)
 
     def _digest_soon(self) -> None:
+        """After something new: compare soon, and then less and less often, for a digest can be lost too."""
+        self._digest_pause_ms = DIGEST_SOON_MS
         soon = self._now.mono_ms + DIGEST_SOON_MS
         if self._digest_at is None or self._digest_at > soon + DIGEST_SOON_MS:
             self._set_digest_timer(DIGEST_SOON_MS)
@@ -449,6 +452,7 @@ class Replica:
     def _timer(self, key: TimerKey) -> None:
         if key.kind is TimerKind.DIGEST:
             self._digest_at = None
+            self._digest_pause_ms = min(2 * self._digest_pause_ms, self._digest_interval_ms)
             if self.ready:
                 self._sessions.digests(self._some_peers())
             else:
