@@ -238,7 +238,7 @@ class Elector:
         if holder is not None:
             if (holder.author, token) in register.releases:
                 return True
-            if holder.purpose is not Purpose.CANCEL and self._cancel_stands(register):
+            if holder.purpose is not Purpose.CANCEL and self._cancel_waits(register, token):
                 return True
             if rules.endorse is not None and votes.endorsed:
                 everybody = {voter for voters in votes.endorsed.values() for voter in voters}
@@ -254,9 +254,14 @@ class Elector:
             rules.grant.reachable(everybody - voters) for voters in votes.granted.values()
         )
 
-    def _cancel_stands(self, register: TaskRegister) -> bool:
+    def _cancel_waits(self, register: TaskRegister, token: Token) -> bool:
+        """Whether somebody wants to cancel and had no round for it yet. One that had it and vanished waits its turn."""
+        had = _last_held(register, token)
         return any(
-            claim.purpose is Purpose.CANCEL and self._eligible(register, claim) for claim in register.claims.values()
+            claim.purpose is Purpose.CANCEL
+            and (claim.author, claim.purpose) not in had
+            and self._eligible(register, claim)
+            for claim in register.claims.values()
         )
 
     def _best_claim(self, register: TaskRegister, token: Token) -> StandingClaim | None:
@@ -264,8 +269,8 @@ class Elector:
         claims = [claim for claim in register.claims.values() if self._eligible(register, claim)]
         if not claims:
             return None
-        superseded = {claim.author for held, claim in register.held_rounds() if held < token}
-        best = min(claims, key=lambda claim: _rank(register, claim, token, superseded))
+        had = _last_held(register, token)
+        best = min(claims, key=lambda claim: _rank(register, claim, token, had))
         votes, rules = self._round(register, token), register.counting.rules
         spoken = {voter for claim, voters in votes.granted.items() if claim != best.operation for voter in voters}
         if spoken and not rules.grant.reachable(spoken):
@@ -298,11 +303,22 @@ class Elector:
         return self._view.spec.policy
 
 
+def _last_held(register: TaskRegister, token: Token) -> dict[tuple[PublicKey, Purpose], Token]:
+    """Who held a round before this one, for what, and the last such round."""
+    had: dict[tuple[PublicKey, Purpose], Token] = {}
+    for held, claim in register.held_rounds():
+        if held < token:
+            who = (claim.author, claim.purpose)
+            had[who] = max(held, had.get(who, held))
+    return had
+
+
 def _rank(
-    register: TaskRegister, claim: StandingClaim, token: Token, superseded: set[PublicKey]
-) -> tuple[int, bool, bytes, OperationId]:
+    register: TaskRegister, claim: StandingClaim, token: Token, had: dict[tuple[PublicKey, Purpose], Token]
+) -> tuple[bool, Token, int, bytes, OperationId]:
     order = {Purpose.CANCEL: 0, Purpose.FAIL: 1, Purpose.WORK: 2}[claim.purpose]
-    # whoever had its chance, or cheated, comes after everybody else
-    demoted = claim.author in superseded or register.reported_twice(claim.author)
+    # whoever had its chance comes after everybody who had none, and then they take turns: a canceller or a worker
+    # that died may not keep a round from those who live
+    turn = had.get((claim.author, claim.purpose), Token(-1, -1))
     tie = tagged_hash("claim-rank", register.id, token.round.to_bytes(8, "big"), claim.author)
-    return order, demoted, tie, claim.operation
+    return register.reported_twice(claim.author), turn, order, tie, claim.operation
