@@ -185,6 +185,7 @@ class Elector:
     ) -> Ballot | None:
         token = self._next_round(register, mine, patience)
         if token is None:
+            self._wait_again(register, mine, patience, wait)
             return None
         claim = self._best_claim(register, token)
         if claim is None:
@@ -198,9 +199,7 @@ class Elector:
                 wait(Wait("hold_off", policy.hold_off_ms))
             return None
         patience.hold_off_over = patience.holding_off = False
-        delay = max(policy.grant_timer_ms, LATENCY_FACTOR * self._latency_ms) << min(token.round, 8)
-        patience.grant_timer = token
-        wait(Wait("grant", min(delay, limits.GRANT_TIMER_MS_MAX)))
+        self._await_certificate(token, patience, wait)
         expired = patience.expired
         tells = expired is not None and expired.epoch == token.epoch and expired < token
         return Ballot(
@@ -211,6 +210,21 @@ class Elector:
             mine.lock,
             expired.round if expired is not None and tells else None,
         )
+
+    def _await_certificate(self, token: Token, patience: Patience, wait: Callable[[Wait], None]) -> None:
+        delay = max(self._policy().grant_timer_ms, LATENCY_FACTOR * self._latency_ms) << min(token.round, 8)
+        patience.grant_timer = token
+        wait(Wait("grant", min(delay, limits.GRANT_TIMER_MS_MAX)))
+
+    def _wait_again(
+        self, register: TaskRegister, mine: Promises, patience: Patience, wait: Callable[[Wait], None]
+    ) -> None:
+        """Set the grant timer that a restart forgot: otherwise a split vote with nobody else to come lasts for ever."""
+        last, top = mine.highest, register.top
+        if last is None or last != mine.promised or (top is not None and top > last):
+            return
+        if patience.grant_timer != last and register.certified_id(last) is None:
+            self._await_certificate(last, patience, wait)
 
     def _next_round(self, register: TaskRegister, mine: Promises, patience: Patience) -> Token | None:
         """The round this elector may grant now, or None. Nobody may open a round beyond it."""
