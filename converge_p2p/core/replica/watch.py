@@ -18,7 +18,7 @@ from converge_p2p.core.replica.elector import Patience
 from converge_p2p.core.replica.events import Notice, TaskChanged, TimerKey, TimerKind
 from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.core.view.fold import View
-from converge_p2p.core.view.register import TaskRegister
+from converge_p2p.core.view.register import StandingClaim, TaskRegister
 
 
 @dataclass(slots=True)
@@ -152,9 +152,15 @@ class TaskWatch:
             return False
         superseded = {claim.operation for token, claim in register.held_rounds() if token != register.top}
         return not any(
-            claim.purpose is Purpose.FAIL and register.stands(claim) and claim.operation not in superseded
-            for claim in register.claims.values()
+            self._may_close(register, claim) and claim.operation not in superseded for claim in register.claims.values()
         )
+
+    def _may_close(self, register: TaskRegister, claim: StandingClaim) -> bool:
+        """Whether a claim is one to settle the failure, of somebody entitled: a stranger's would keep all others off."""
+        if claim.purpose is not Purpose.FAIL or not register.stands(claim) or register.submitted is None:
+            return False
+        entitled = claim.author == register.submitted.author or claim.author in self._view.electors
+        return entitled and self._view.members.active(claim.author)
 
     def _show(self, register: TaskRegister) -> None:
         local = self._of(register.id)
