@@ -156,7 +156,7 @@ class TaskWatch:
         )
 
     def _may_close(self, register: TaskRegister, claim: StandingClaim) -> bool:
-        """Whether a claim is one to settle the failure, of somebody entitled: a stranger's would keep all others off."""
+        """Whether a claim is one to settle the failure, of somebody entitled: a stranger may not keep others off."""
         if claim.purpose is not Purpose.FAIL or not register.stands(claim) or register.submitted is None:
             return False
         entitled = claim.author == register.submitted.author or claim.author in self._view.electors
