@@ -183,9 +183,16 @@ class AddressBook:
         """Return the earliest time at which a peer becomes a candidate, or None if there is none."""
         return min((entry.not_before for peer, entry in self._entries.items() if peer not in exclude), default=None)
 
-    def good(self) -> tuple[str, ...]:
-        """Addresses with `/p2p/…` that worked, to be saved for the next start."""
-        return tuple(f"{entry.addresses[0]}/p2p/{peer}" for peer, entry in self._entries.items() if entry.reached)
+    def good(self, connected: Collection[PeerId]) -> tuple[str, ...]:
+        """Addresses with `/p2p/…` to be saved for the next start: those that worked, and those of connected peers.
+
+        A peer that dialled us was never dialled from here, but it lives, and it told where it listens.
+        """
+        return tuple(
+            f"{entry.addresses[0]}/p2p/{peer}"
+            for peer, entry in self._entries.items()
+            if entry.addresses and (entry.reached or peer in connected)
+        )
 
     def _evict(self) -> None:
         # the dictionary keeps insertion order, and max() takes the first of equals: the oldest

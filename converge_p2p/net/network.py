@@ -185,8 +185,8 @@ class Network:
         return tuple(sorted(found, key=lambda info: info.since))
 
     def good_addresses(self) -> tuple[str, ...]:
-        """Return full multiaddrs that worked, to be passed as `NetworkConfig.known` at the next start."""
-        return self._book.good()
+        """Return full multiaddrs of peers that live or lived, to be passed on as `NetworkConfig.known`."""
+        return self._book.good(self._connector.connected())
 
     async def connect(self, address: str, timeout_s: float = 15.0) -> PeerId:
         """Connect to a peer.

@@ -77,7 +77,7 @@ def test_book_prefers_what_worked_and_waits_after_failures() -> None:
     assert book.candidates(10.0, exclude=()) == [peer(2), peer(1)]
     assert book.candidates(60.0, exclude={peer(2)}) == [peer(1), peer(0)]
     assert book.next_due({peer(1), peer(2)}) == 50.0
-    assert book.good() == (f"/ip4/192.0.2.2/tcp/1/p2p/{peer(2)}",)
+    assert book.good(()) == (f"/ip4/192.0.2.2/tcp/1/p2p/{peer(2)}",)
 
 
 def test_book_keeps_the_address_that_worked_in_front_of_any_number_of_claims() -> None:
