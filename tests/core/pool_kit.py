@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from converge_p2p.core.codec import encode_value
+from converge_p2p.core.codec import decode, encode_value
 from converge_p2p.core.errors import LocalError
-from converge_p2p.core.identity import Identity
+from converge_p2p.core.identity import SIGNATURE_BYTES, Identity
 from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue, task_id
 from converge_p2p.core.oplog.bodies import (
@@ -30,6 +30,7 @@ from converge_p2p.core.oplog.bodies import (
     SubmitBody,
     Token,
     VoteBody,
+    decode_body,
 )
 from converge_p2p.core.oplog.operation import Operation, sign_operation
 from converge_p2p.core.replica import events as ev
@@ -142,6 +143,26 @@ def settle_writes(replica: Replica, effects: list[ev.Effect], now_ms: int = 0) -
         if isinstance(effect, ev.Persist) and effect.durable:
             waiting.extend(replica.handle(ev.Persisted(effect.token), now(now_ms)))
     return out
+
+
+def ballots_in(effects: Iterable[ev.Effect]) -> list[Ballot]:
+    """Ballots that were published, in order."""
+    return [ballot for body in published(effects) if isinstance(body, VoteBody) for ballot in body.ballots]
+
+
+def published(effects: Iterable[ev.Effect]) -> list[Body]:
+    """Bodies of the operations that were published, in order."""
+    data = [item for effect in effects if isinstance(effect, ev.Publish) for item in effect.operations]
+    return [decode_body(*_kind_and_body(item)) for item in data]
+
+
+def _kind_and_body(data: bytes) -> tuple[int, Any]:
+    fields = decode(data[SIGNATURE_BYTES:])
+    return fields[8], fields[9]
+
+
+def timers(effects: Iterable[ev.Effect]) -> dict[ev.TimerKind, int]:
+    return {effect.key.kind: effect.at_ms for effect in effects if isinstance(effect, ev.SetTimer)}
 
 
 def now(mono_ms: int = 0) -> ev.Now:
