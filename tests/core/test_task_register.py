@@ -119,9 +119,21 @@ def test_a_settlement_is_known_before_its_content_and_shown_with_it(case: Case) 
     grants = case.claimed(case.worker)
     case.add(*case.pool.votes(Phase.ACCEPT, case.task, 0, value.hash, (0, 1)))
     assert case.register.settled == value.hash
-    assert not case.state.terminal
+    assert case.state is TaskState.ASSIGNED
+    assert case.register.holder is None
     case.add(report(case.worker, case.task, 0, value, grants))
     assert case.state is TaskState.COMPLETED
+
+
+def test_a_settlement_without_content_looks_the_same_whether_grants_came_before_or_after() -> None:
+    early, late = Case(), Case()
+    value = value_of(early.worker)
+    operation = claim(early.worker, early.task)
+    first, second = (early.pool.grant(index, early.task, 0, operation) for index in (0, 2))
+    accepts = early.pool.votes(Phase.ACCEPT, early.task, 0, value.hash, (0, 1))
+    early.add(operation, first, second, *accepts)
+    late.add(operation, first, *accepts, second)
+    assert early.state is late.state is TaskState.ASSIGNED
 
 
 def test_a_second_certificate_is_noticed() -> None:

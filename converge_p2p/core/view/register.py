@@ -221,9 +221,9 @@ class TaskRegister:
 
     @property
     def holder(self) -> StandingClaim | None:
-        """The claim that holds the highest round, unless its author released it."""
+        """The claim that holds the highest round, unless its author released it or the task is settled."""
         token = self.top
-        if token is None:
+        if token is None or self.settled is not None:
             return None
         claim = self.certified_claim(token)
         if claim is None or (claim.author, token) in self.releases:
@@ -236,6 +236,9 @@ class TaskRegister:
         value = self.value
         if value is not None:
             return value.outcome.state
+        if self.settled is not None:
+            # settled on a value whose content is still on its way: nobody has to take it up again
+            return TaskState.ASSIGNED
         holder = self.holder
         return TaskState.ASSIGNED if holder is not None and holder.purpose is Purpose.WORK else TaskState.PENDING
 
