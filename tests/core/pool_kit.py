@@ -191,6 +191,7 @@ class Mesh:
         self._random = random.Random(seed)
         self._heap: list[tuple[int, int, int, ev.Event]] = []
         self._order = itertools.count()
+        self._last: dict[tuple[int, int], int] = {}
 
     def at(self, delay_ms: int, node: int, event: ev.Event) -> None:
         heapq.heappush(self._heap, (self.now_ms + delay_ms, next(self._order), node, event))
@@ -215,7 +216,11 @@ class Mesh:
                     self.messages += 1
                     self.sent_bytes[node] += len(payload)
                     if self._random.random() >= self.loss:
-                        self.at(1 + self._random.randrange(5), int(peer), ev.SyncReceived(PeerId(str(node)), payload))
+                        # a stream keeps the order: nothing overtakes what was sent before it
+                        link = (node, int(peer))
+                        arrival = max(self._last.get(link, 0), self.now_ms + 1 + self._random.randrange(5))
+                        self._last[link] = arrival
+                        self.at(arrival - self.now_ms, link[1], ev.SyncReceived(PeerId(str(node)), payload))
                 case ev.SetTimer(key, at_ms):
                     self.at(max(0, at_ms - self.now_ms), node, ev.TimerFired(key))
                 case ev.Emit(notice):
