@@ -1,0 +1,229 @@
+"""The simulator: run seeds, check the invariants, and say how to replay what failed.
+
+Knows: how a run is started, judged and repeated. Must not know: what happens in it (see `world`).
+Source: `docs/simulator.md`. `python -m converge_p2p.testing.sim --help` lists the options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import json
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from converge_p2p.core.model.pool import GovernanceKind
+from converge_p2p.core.oplog import operation as operation_module
+from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
+from converge_p2p.core.types import PoolId
+from converge_p2p.testing.checkers import InvariantViolated, lagging
+from converge_p2p.testing.refold import check_perturbed, check_refold
+from converge_p2p.testing.scenario import ABLATIONS, MODES, PROFILES, Options, Scenario, draw_scenario
+from converge_p2p.testing.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one seed.
+
+    Attributes:
+        violation: what does not hold, or empty.
+        invariant: its number, -1 if all hold.
+        settled: how many tasks were settled.
+        trace_hash: a hash of everything that happened; equal for equal seeds and options.
+    """
+
+    seed: int
+    violation: str
+    invariant: int
+    events: int
+    operations: int
+    virtual_ms: int
+    settled: int
+    tasks: int
+    trace_hash: str
+    elapsed_s: float
+
+
+@contextmanager
+def decoding_once() -> Iterator[None]:
+    """Decode and verify each operation once in this process, not once for each replica.
+
+    Both are pure functions of the bytes, so the replicas of a simulation can share the result. It saves most of a run.
+    """
+    known: dict[tuple[bytes, PoolId], Operation] = {}
+
+    def decode_once(signed: bytes, pool: PoolId, *, trusted: bool = False) -> Operation:
+        found = known.get((signed, pool))
+        if found is None:
+            found = known[signed, pool] = decode_operation(signed, pool, trusted=trusted)
+        return found
+
+    names: list[tuple[Any, str, Any]] = []
+    swaps = {decode_operation: decode_once, operation_id: functools.lru_cache(maxsize=65_536)(operation_id)}
+    for module in [module for name, module in sys.modules.items() if name.startswith("converge_p2p.")]:
+        if module is operation_module or module.__name__ == __name__:
+            continue
+        for name, value in list(vars(module).items()):
+            if callable(value) and getattr(value, "__hash__", None) is not None and value in swaps:
+                names.append((module, name, value))
+                setattr(module, name, swaps[value])
+    try:
+        yield
+    finally:
+        for module, name, value in names:
+            setattr(module, name, value)
+
+
+def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], None] | None = None) -> Outcome:
+    """Run one seed to its end or to the first violation.
+
+    Args:
+        seed: draws everything that the options leave open.
+        options: what is fixed.
+        trace: called with a line for everything that happens.
+    """
+    began = time.perf_counter()
+    rng = random.Random(seed)
+    scenario = draw_scenario(seed, options or Options(), rng)
+    world = World(scenario, rng, trace)
+    violation, invariant = "", -1
+    with decoding_once():
+        try:
+            world.run()
+            _check_end(world, scenario)
+        except InvariantViolated as error:
+            violation, invariant = str(error), error.invariant
+    operations = max((len(replica.log) for replica in world.alive().values()), default=0)
+    return Outcome(
+        seed=seed,
+        violation=violation,
+        invariant=invariant,
+        events=world.events,
+        operations=operations,
+        virtual_ms=world.now_ms,
+        settled=len(world.settled_at),
+        tasks=scenario.tasks,
+        trace_hash=world.trace_hash(),
+        elapsed_s=time.perf_counter() - began,
+    )
+
+
+def _check_end(world: World, scenario: Scenario) -> None:
+    replicas = world.alive()
+    world.ledger.check_settlements()
+    if not replicas:
+        return
+    assert not lagging(replicas)
+    world.ledger.check_replicas(replicas)
+    node, replica = next(iter(replicas.items()))
+    if not replica.ready:
+        return
+    check_refold(replica, world.machines[node].disk.operations(), scenario.protocol, world.rng)
+    if scenario.perturb:
+        check_perturbed(replica, world.identities, scenario.protocol, scenario.seed)
+
+
+def run_seeds(seeds: Iterable[int], options: Options, *, jobs: int = 1) -> Iterator[Outcome]:
+    """Run seeds, in order; with several jobs, in as many processes."""
+    run = functools.partial(run_seed, options=options)
+    if jobs == 1:
+        for seed in seeds:
+            yield run(seed)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=gc.freeze) as pool:
+        yield from pool.imap(run, seeds, chunksize=8)
+
+
+def first_failure(seeds: Iterable[int], options: Options, *, jobs: int = 1) -> Outcome | None:
+    """Return the first seed that violates an invariant, or None."""
+    return next((outcome for outcome in run_seeds(seeds, options, jobs=jobs) if outcome.violation), None)
+
+
+def replay_command(seed: int, options: Options) -> str:
+    """The command that runs a seed again and shows what happens."""
+    return f"python -m converge_p2p.testing.sim --seeds 1 --start {seed} {options.arguments()} --jobs 1 --trace"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 if no invariant was violated."""
+    parsed = _parser().parse_args(arguments)
+    governance = None if parsed.governance is None else GovernanceKind[parsed.governance.upper()]
+    options = Options(
+        mode=parsed.mode,
+        profile=parsed.profile,
+        electors=parsed.electors,
+        workers=parsed.workers,
+        tasks=parsed.tasks,
+        governance=governance,
+        ablate=tuple(parsed.ablate),
+        perturb=parsed.perturb,
+    )
+    seeds = range(parsed.start, parsed.start + parsed.seeds)
+    if parsed.trace:
+        outcomes: Iterable[Outcome] = (run_seed(seed, options, _say) for seed in seeds)
+    else:
+        outcomes = run_seeds(seeds, options, jobs=min(parsed.jobs, parsed.seeds))
+    return _report(outcomes, options, as_json=parsed.json, keep_going=parsed.keep_going)
+
+
+def _report(outcomes: Iterable[Outcome], options: Options, *, as_json: bool, keep_going: bool) -> int:
+    began, done, failed = time.perf_counter(), [], []
+    for outcome in outcomes:
+        done.append(outcome)
+        if as_json:
+            _say(json.dumps(asdict(outcome)))
+        if not outcome.violation:
+            continue
+        failed.append(outcome)
+        sys.stderr.write(f"seed {outcome.seed}: {outcome.violation}\n")
+        sys.stderr.write(f"  drawn: {draw_scenario(outcome.seed, options, random.Random(outcome.seed))}\n")
+        sys.stderr.write(f"  again: {replay_command(outcome.seed, options)}\n")
+        if not keep_going:
+            break
+    elapsed = time.perf_counter() - began
+    summary = {
+        "seeds": len(done),
+        "violations": len(failed),
+        "tasks": sum(outcome.tasks for outcome in done),
+        "settled": sum(outcome.settled for outcome in done),
+        "events": sum(outcome.events for outcome in done),
+        "operations": sum(outcome.operations for outcome in done),
+        "elapsed_s": round(elapsed, 1),
+        "ms_per_seed": round(1000 * sum(outcome.elapsed_s for outcome in done) / max(1, len(done)), 1),
+    }
+    _say(json.dumps(summary) if as_json else "  ".join(f"{name} {number}" for name, number in summary.items()))
+    return 1 if failed else 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m converge_p2p.testing.sim", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
+    parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument("--mode", choices=MODES, default="safety")
+    parser.add_argument("--profile", choices=PROFILES, default="mixed")
+    parser.add_argument("--governance", choices=[kind.name.lower() for kind in GovernanceKind])
+    for name in ("electors", "workers", "tasks"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--ablate", choices=ABLATIONS, action="append", default=[], help="switch a rule off")
+    parser.add_argument("--perturb", action=argparse.BooleanOptionalAction, help="check invariant 10 (default: 1 in 8)")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first violation")
+    parser.add_argument("--trace", action="store_true", help="print everything that happens")
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each seed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

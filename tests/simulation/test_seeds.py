@@ -1,0 +1,91 @@
+"""A fixed set of simulator seeds: the invariants hold, whatever goes wrong.
+
+`make sim SEEDS=2000` runs many more; a seed that ever failed is kept in `regressions.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from converge_p2p.core.model.pool import GovernanceKind
+from converge_p2p.testing.scenario import Options, draw_scenario
+from converge_p2p.testing.sim import first_failure, main, replay_command, run_seed, run_seeds
+
+pytestmark = pytest.mark.simulation
+
+JOBS = multiprocessing.cpu_count()
+REGRESSIONS = json.loads((Path(__file__).parent / "regressions.json").read_text())
+
+
+def test_safety_holds_on_the_fixed_seeds() -> None:
+    outcomes = list(run_seeds(range(300), Options(), jobs=JOBS))
+    assert [outcome.violation for outcome in outcomes if outcome.violation] == []
+    # a simulator in which nothing happens finds nothing
+    assert sum(outcome.settled for outcome in outcomes) > 500
+    assert len({outcome.trace_hash for outcome in outcomes}) == 300
+
+
+def test_every_task_settles_after_healing_on_the_fixed_seeds() -> None:
+    outcomes = list(run_seeds(range(200), Options(mode="liveness"), jobs=JOBS))
+    assert [outcome.violation for outcome in outcomes if outcome.violation] == []
+
+
+def test_dictatorial_pools_hold_too() -> None:
+    assert first_failure(range(1000, 1060), Options(governance=GovernanceKind.DICTATORIAL), jobs=JOBS) is None
+
+
+@pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: f"{case['mode']}-{case['profile']}-{case['seed']}")
+def test_a_seed_that_once_failed_holds(case: dict[str, object]) -> None:
+    outcome = run_seed(int(str(case["seed"])), Options(mode=str(case["mode"]), profile=str(case["profile"])))
+    assert outcome.violation == "", case["reason"]
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    for profile in ("swarm", "duel", "betrayal"):
+        options = Options(profile=profile)
+        first, second = run_seed(7, options), run_seed(7, options)
+        assert first.events > 100
+        assert (first.trace_hash, first.events, first.operations) == (
+            second.trace_hash,
+            second.events,
+            second.operations,
+        )
+
+
+def test_a_run_does_not_depend_on_the_order_of_sets_in_memory() -> None:
+    hashes = set()
+    for hash_seed in ("0", "1", "12345"):
+        command = [sys.executable, "-m", "converge_p2p.testing.sim", "--seeds", "3", "--jobs", "1", "--json"]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        hashes.add(tuple(line["trace_hash"] for line in lines if "trace_hash" in line))
+    assert len(hashes) == 1
+
+
+def test_the_draw_covers_every_kind_of_fault() -> None:
+    drawn = [draw_scenario(seed, Options(), random.Random(seed)) for seed in range(200)]
+    for name in ("loss", "duplicate", "straggle", "partitions", "crashes", "deaths", "pauses", "liars", "drift"):
+        some = [scenario for scenario in drawn if getattr(scenario, name)]
+        assert 10 < len(some) < 190, f"{name} is drawn in {len(some)} of 200 seeds"
+
+
+def test_a_failure_prints_the_seed_the_options_and_how_to_replay(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--seeds", "40", "--jobs", "1", "--ablate", "count_members", "--tasks", "2"]
+    assert main(arguments) == 1
+    printed = capsys.readouterr().err
+    options = Options(ablate=("count_members",), tasks=2)
+    seed = int(printed.split("seed ")[1].split(":")[0])
+    assert replay_command(seed, options) in printed
+    assert "--ablate count_members" in printed
+    assert f"Scenario(seed={seed}" in printed
+    replayed = replay_command(seed, options).split()[3:]
+    assert main([argument for argument in replayed if argument != "--trace"]) == 1
