@@ -17,19 +17,32 @@ from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.types import OperationId, PoolId
 from converge_p2p.store.api import OperationStore
 
+_NO_POOL = PoolId(bytes(32))
+"""For a batch without operations."""
+
 Batch = tuple[PoolId, Sequence[tuple[OperationId, bytes]]]
 
 
 class StoreWriter:
-    """Writes operations in the order they were handed over, and says when each batch is on disk."""
+    """Writes operations in the order they were handed over, and says when each batch is on disk.
+
+    Attributes:
+        commits: how many there were.
+    """
 
     def __init__(self, store: OperationStore) -> None:
+        """Make a writer; `run` does the writing.
+
+        Args:
+            store: where to.
+        """
         self._store = store
         self._waiting: list[tuple[Batch, bool, Callable[[], None]]] = []
         self._bytes = 0
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
+        self._ended = False
         self.commits = 0
 
     @property
@@ -38,20 +51,31 @@ class StoreWriter:
         return self._bytes > limits.PENDING_WRITE_BYTES_MAX
 
     def put(self, pool: PoolId, operations: tuple[bytes, ...], durable: bool, done: Callable[[], None]) -> None:
-        """Hand over a batch.
+        """Hand over a batch. After the end of `run` it is dropped, and `done` is never called.
 
         Args:
+            pool: the pool it belongs to.
+            operations: signed operations.
             durable: it must survive a loss of power before `done` is called.
             done: called in the event loop once it is written.
         """
+        if self._ended:
+            return
         rows = [(operation_id(signed), signed) for signed in operations]
         self._waiting.append(((pool, rows), durable, done))
         self._bytes += sum(map(len, operations))
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._wake.set()
 
+    async def barrier(self) -> None:
+        """Wait until what was handed over so far is written, whatever comes after it."""
+        if not self._ended:
+            passed = trio.Event()
+            self.put(_NO_POOL, (), False, passed.set)
+            await passed.wait()
+
     async def flush(self) -> None:
-        """Wait until everything handed over is written."""
+        """Wait until everything handed over is written, and what its `done` handed over too; or until `run` ended."""
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -62,16 +86,25 @@ class StoreWriter:
 
         Cancellation: a commit that began is finished first.
         """
-        while True:
-            if not self._waiting:
-                self._idle.set()
-                self._wake = trio.Event()
-                await self._wake.wait()
-            taken, self._waiting = self._waiting, []
-            batches = [batch for batch, _, _ in taken]
-            durable = any(must for _, must, _ in taken)
-            await trio.to_thread.run_sync(functools.partial(self._store.append_many, batches, durable=durable))
-            self.commits += 1
-            for (_, rows), _, done in taken:
-                self._bytes -= sum(len(signed) for _, signed in rows)
-                done()
+        try:
+            while True:
+                if not self._waiting:
+                    self._idle.set()
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                await self._commit()
+        finally:
+            # whoever waits for a flush must not wait for ever
+            self._ended = True
+            self._waiting.clear()
+            self._idle.set()
+
+    async def _commit(self) -> None:
+        taken, self._waiting = self._waiting, []
+        batches = [batch for batch, _, _ in taken]
+        durable = any(must for _, must, _ in taken)
+        await trio.to_thread.run_sync(functools.partial(self._store.append_many, batches, durable=durable))
+        self.commits += 1
+        for (_, rows), _, done in taken:
+            self._bytes -= sum(len(signed) for _, signed in rows)
+            done()
