@@ -1,7 +1,8 @@
 """The log: one line per event, for people or machines, to standard error or a file.
 
 Knows: structlog and the standard library's logging, through which every library speaks. Must not know: events.
-Source: design rule "standard output is data, standard error is the log"; times are RFC 3339 in UTC.
+Source: design rule "standard output is data, standard error is the log"; times are RFC 3339 in UTC. Tracebacks never
+show local variables.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _LEVELS: Final = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+LOGGED_FRAMES_MAX: Final = 20
 _NOISY: Final = ("libp2p", "hypercorn", "multiaddr")
 
 
@@ -47,9 +49,12 @@ def configure_logs(section: LogSection, *, json_lines: bool = False) -> None:
     final: list[structlog.typing.Processor]
     if console and not json_lines:
         colors = stream.isatty() and not os.environ.get("NO_COLOR")
-        final = [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)]
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
+        final = [renderer]
     else:
-        final = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        final = [_tracebacks(), structlog.processors.JSONRenderer()]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -80,6 +85,12 @@ def adopt_library_logs(section: LogSection) -> None:
         logger = logging.getLogger(name)
         logger.propagate = True
         logger.setLevel(logging.NOTSET if section.level == "debug" else logging.CRITICAL)
+
+
+def _tracebacks() -> structlog.processors.ExceptionRenderer:
+    """Errors as values, without the local variables of each frame: these hold inputs of tasks, keys and whole logs."""
+    transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=LOGGED_FRAMES_MAX)
+    return structlog.processors.ExceptionRenderer(transformer)
 
 
 def _open_log(file: str) -> TextIO:
