@@ -11,6 +11,7 @@ from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import OperationId
+from converge_p2p.core.view.register import TaskRegister
 
 QUICK = PoolPolicy(hold_off_ms=0, grant_timer_ms=100, claim_ttl_ms=1000, max_retries=1)
 
@@ -249,6 +250,22 @@ def test_exhausted_retries_leave_only_a_claim_to_fail(case: Case) -> None:
     fail = claim(case.pool.electors[0], case.task, Purpose.FAIL)
     (ballot,) = case.give(fail)
     assert ballot.ref == fail.id
+
+
+def test_reports_of_strangers_and_in_rounds_nobody_granted_are_not_even_looked_at(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(TaskRegister, "valid", lambda register, token, proposal: looked.append(proposal))
+    operation = claim(case.worker, case.task)
+    grants = case.grants(0, operation)
+    case.give(operation, *grants)
+    spam = [report(case.rival, case.task, number % 50, value_of(case.rival, number), grants) for number in range(100)]
+    for proposal in spam:
+        assert case.give(proposal) == []
+    assert looked == []
+    case.give(report(case.worker, case.task, 0, value_of(case.worker), grants))
+    assert len(looked) == 1
 
 
 # ------------------------------------------------------------ memory

@@ -122,6 +122,7 @@ class OperationLog:
         self.chains: dict[PublicKey, Chain] = {}
         self.sum = FrontierSum()
         self._authors: list[PublicKey] = []
+        self._hashes: dict[PublicKey, bytes] = {}
         self._known: dict[OperationId, bytes] = {}
         self._parking = Parking()
 
@@ -185,12 +186,11 @@ class OperationLog:
                 raise RemoteViolation("authors_full", "the pool has too many authors")
             chain = self.chains[author] = Chain()
             insort(self._authors, author)
-        before = self._entry_hash(author)
         try:
             self._place(chain, operation, result)
             self._release_parked(chain, author, result)
         finally:
-            self.sum.replace(before, self._entry_hash(author))
+            self._sum_up(author)
             self._drop_if_empty(author)
         return result
 
@@ -281,9 +281,8 @@ class OperationLog:
         author = self._parking.take_woken()
         chain = self.chains.get(author)
         if chain is not None:
-            before = self._entry_hash(author)
             self._release_parked(chain, author, result)
-            self.sum.replace(before, self._entry_hash(author))
+            self._sum_up(author)
         return result
 
     def has_parked(self) -> bool:
@@ -337,6 +336,10 @@ class OperationLog:
         at = bisect_left(ids, start)
         return [chain.loose[key] for key in (*ids[at:], *ids[:at])]
 
-    def _entry_hash(self, author: PublicKey) -> bytes | None:
+    def _sum_up(self, author: PublicKey) -> None:
+        """Bring the digest up to date with an author's chain."""
         entry = self.entry(author)
-        return None if entry is None else entry.hash
+        if entry is not None:
+            after = entry.hash
+            self.sum.replace(self._hashes.get(author), after)
+            self._hashes[author] = after

@@ -152,7 +152,7 @@ class Elector:
     def _endorse_and_accept(self, register: TaskRegister, mine: Promises, ballots: list[Ballot]) -> None:
         protocol = register.counting.protocol
         endorse = register.counting.rules.endorse if protocol.endorse_phase else None
-        for token, votes in register.rounds.items():
+        for token, votes in register.voted.items():
             if protocol.fence_accepts and mine.promised is not None and token < mine.promised:
                 continue
             if token in mine.accepted:
@@ -173,8 +173,10 @@ class Elector:
 
     @staticmethod
     def _first_valid(register: TaskRegister, token: Token, votes: RoundVotes) -> ValueHash | None:
-        for report in votes.reports.values():
-            if register.valid(token, report):
+        holder = register.certified_claim(token)
+        for report in votes.reports.values() if holder is not None else ():
+            # reports of others are passed over before they cost anything
+            if holder is not None and report.author == holder.author and register.valid(token, report):
                 return report.value
         return None
 

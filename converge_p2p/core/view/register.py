@@ -92,6 +92,8 @@ class TaskRegister:
 
     __slots__ = (
         "_certified",
+        "_doubled",
+        "_proposed",
         "certificate",
         "claims",
         "conflict",
@@ -105,6 +107,7 @@ class TaskRegister:
         "submitted",
         "top_granted",
         "values",
+        "voted",
         "withdrawn",
     )
 
@@ -117,6 +120,8 @@ class TaskRegister:
         """Seqs of the releases of each author: earlier claims of it no longer stand."""
         self.releases: dict[tuple[PublicKey, Token], dict[OperationId, bool]] = {}
         self.rounds: dict[Token, RoundVotes] = {}
+        self.voted: dict[Token, RoundVotes] = {}
+        """Those of the rounds that electors granted or endorsed in: reports alone cannot make them many."""
         self.top_granted: dict[PublicKey, Token] = {}
         self.values: dict[ValueHash, TaskValue] = {}
         self.expired: dict[Token, set[PublicKey]] = {}
@@ -128,6 +133,8 @@ class TaskRegister:
         self.conflict = False
         """Two values were certified. Cannot happen with at most f lying electors."""
         self._certified: dict[Token, OperationId] = {}
+        self._proposed: dict[tuple[Token, PublicKey], ValueHash] = {}
+        self._doubled: set[PublicKey] = set()
 
     # ------------------------------------------------------------ adding
 
@@ -142,7 +149,7 @@ class TaskRegister:
         """Count a promise."""
         if self.settled is not None:
             return
-        votes = self.round(token)
+        votes = self.voted[token] = self.round(token)
         votes.grants[vote] = grant
         voters = votes.granted.setdefault(grant.claim, set())
         voters.add(grant.elector)
@@ -159,7 +166,10 @@ class TaskRegister:
         self.add_value(report.value)
         if self.settled is not None:
             return
-        self.round(token).reports[operation] = Proposal(operation, author, report.value.hash, report.grants)
+        value = report.value.hash
+        self.round(token).reports[operation] = Proposal(operation, author, value, report.grants)
+        if self._proposed.setdefault((token, author), value) != value:
+            self._doubled.add(author)
 
     def add_value(self, value: TaskValue) -> None:
         """Remember what a value hash stands for."""
@@ -170,7 +180,8 @@ class TaskRegister:
         """Count an endorsement."""
         if self.settled is not None:
             return
-        self.round(token).endorsed.setdefault(value, set()).add(elector)
+        votes = self.voted[token] = self.round(token)
+        votes.endorsed.setdefault(value, set()).add(elector)
 
     def add_accept(self, token: Token, elector: PublicKey, value: ValueHash, vote: OperationId) -> None:
         """Count an accept; enough of them settle the task for ever."""
@@ -192,6 +203,8 @@ class TaskRegister:
             votes.granted.clear()
             votes.reports.clear()
             votes.endorsed.clear()
+        self.voted.clear()
+        self._proposed.clear()
         self.values = {key: value for key, value in self.values.items() if key == self.settled}
 
     # ------------------------------------------------------------ reading
@@ -282,10 +295,7 @@ class TaskRegister:
 
     def reported_twice(self, author: PublicKey) -> bool:
         """Whether the author proposed two values in one round."""
-        return any(
-            len({report.value for report in votes.reports.values() if report.author == author}) > 1
-            for votes in self.rounds.values()
-        )
+        return author in self._doubled
 
     # ------------------------------------------------------------ the rules of a proposal
 
