@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pool_story
+
 from converge_p2p.core.codec import encode, tagged_hash
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.capability import Capability
@@ -249,6 +251,8 @@ FILES = {
     "topics.json": topics,
     "messages.json": messages,
     "descriptors.json": descriptors,
+    "operations.json": lambda: pool_story.operations(to_json),
+    "sync.json": lambda: pool_story.sync(to_json),
 }
 
 
