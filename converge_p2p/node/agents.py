@@ -10,6 +10,8 @@ import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import trio
+
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded, LocalError, NotFound
 from converge_p2p.core.governance.models import Democratic, Dictatorial
@@ -34,8 +36,11 @@ class Agents:
     """The agents a node hosts."""
 
     def __init__(self, node: Node) -> None:
+        """Host none yet."""
         self._node = node
-        self._runtimes: list[AgentRuntime] = []
+        self._runtimes: dict[AgentRuntime, trio.CancelScope] = {}
+        self._all_ended = trio.Event()
+        self._all_ended.set()
 
     def make_runtime(
         self,
@@ -46,7 +51,7 @@ class Agents:
         safety: SafetyPolicy | None,
         config: RuntimeConfig | None,
     ) -> AgentRuntime:
-        """Put a runtime together for an agent. It still has to be run.
+        """Put a runtime together for an agent; `run` runs it.
 
         Raises:
             LocalError: the agent has an identity of its own.
@@ -61,18 +66,37 @@ class Agents:
             raise LimitExceeded("AGENTS_PER_NODE_MAX", "this node hosts too many agents")
         ports = NodePorts(self._node)
         executor = StandardExecutor(messages=ports, tasks=ports, pools=ports, tools=tools, safety=safety)
-        runtime = AgentRuntime(agent, executor, tasks=ports, checkpoint_store=store, config=config)
-        self._runtimes.append(runtime)
-        return runtime
+        return AgentRuntime(agent, executor, tasks=ports, checkpoint_store=store, config=config)
+
+    async def run(
+        self, runtime: AgentRuntime, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run an agent until `stop` was called or the task is cancelled."""
+        scope = trio.CancelScope()
+        self._runtimes[runtime] = scope
+        self._all_ended = trio.Event() if self._all_ended.is_set() else self._all_ended
+        try:
+            with scope:
+                await runtime.run(task_status=task_status)
+        finally:
+            del self._runtimes[runtime]
+            if not self._runtimes:
+                self._all_ended.set()
+
+    async def stop(self) -> None:
+        """Let every agent end, while messages can still be sent and claims given back: `on_stop` may do both."""
+        for scope in self._runtimes.values():
+            scope.cancel()
+        await self._all_ended.wait()
 
     def notify(self) -> None:
         """A task changed: agents may want to look."""
-        for runtime in self._runtimes:
+        for runtime in tuple(self._runtimes):
             runtime.notify()
 
     def deliver(self, message: Message) -> None:
         """Hand a verified message to every agent it concerns."""
-        for runtime in self._runtimes:
+        for runtime in tuple(self._runtimes):
             topics = runtime.agent.topics
             if not message.topics or any(own.matches(topic) for own in topics for topic in message.topics):
                 runtime.deliver(message)
@@ -82,6 +106,7 @@ class NodePorts:
     """Message, task and pool port of one node."""
 
     def __init__(self, node: Node) -> None:
+        """Speak for a node."""
         self._node = node
 
     def _pool(self, pool_id: PoolId) -> PoolHandle:

@@ -1,7 +1,7 @@
 """The shell around one replica: it obeys effects, in order, and feeds events.
 
 Knows: the replica, the writer, the timers, the network. Must not know: what operations mean.
-Source: `docs/architecture.md`, the way of a task: commit, then send, then notify.
+Source: `docs/protocol.md`, storage: commit, then send, then notify.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Protocol, assert_never
 
 import trio
 
-from converge_p2p.core.errors import CodecError
+from converge_p2p.core.errors import CodecError, LocalError, NotFound
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, decode_message
-from converge_p2p.core.types import PeerId, PoolId
+from converge_p2p.core.types import PeerId, PoolId, TaskId
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.writer import StoreWriter
+
+TASK_TIMERS = tuple(kind for kind in ev.TimerKind if kind is not ev.TimerKind.DIGEST)
 
 
 class Wire(Protocol):
@@ -33,12 +35,53 @@ class Wire(Protocol):
         """Send operations to everybody in the pool; `peers` are those with a replication stream."""
 
 
+class Written:
+    """Whether a batch of own operations is on disk yet."""
+
+    def __init__(self) -> None:
+        """Make one that is not."""
+        self._event = trio.Event()
+        self._done = False
+
+    def end(self, *, done: bool) -> None:
+        """It is written, or nobody will know any more whether it is."""
+        self._done = self._done or done
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait until it is on disk.
+
+        Raises:
+            LocalError: the pool was closed before that was known.
+        """
+        await self._event.wait()
+        if not self._done:
+            raise LocalError(
+                "the node stopped before this was known to be on disk",
+                hint="ask again after the start; a submit with a key of its own is safe to repeat",
+            )
+
+
 class PoolDriver:
-    """Drives one replica. Everything happens in the trio thread, and nothing here waits."""
+    """Drives one replica. Everything happens in the trio thread, and nothing here waits.
+
+    Attributes:
+        replica: the replica.
+        counters: refusals, by name.
+    """
 
     def __init__(
         self, replica: Replica, *, writer: StoreWriter, timers: Timers, wire: Wire, notify: Callable[[ev.Notice], None]
     ) -> None:
+        """Put the parts together.
+
+        Args:
+            replica: the replica; nobody else may hand it events.
+            writer: where operations are written.
+            timers: shared by all pools of the node.
+            wire: the way out.
+            notify: called with each notice, in order, after everything else an event caused was done.
+        """
         self.replica = replica
         self.counters: Counter[str] = Counter()
         self._writer = writer
@@ -46,8 +89,10 @@ class PoolDriver:
         self._wire = wire
         self._notify = notify
         self._events: deque[ev.Event] = deque()
+        self._notices: deque[ev.Notice] = deque()
         self._draining = False
-        self._written: dict[int, trio.Event] = {}
+        self._notifying = False
+        self._written: dict[int, Written] = {}
         self._fresh: list[bytes] = []
         self._caught_up = trio.Event()
         self._closed = False
@@ -59,8 +104,10 @@ class PoolDriver:
 
     def feed(self, event: ev.Event) -> None:
         """Hand an event to the replica. What it causes happens before this returns, or after the present event."""
+        if self._closed:
+            return
         self._events.append(event)
-        if self._draining or self._closed:
+        if self._draining:
             return
         self._draining = True
         try:
@@ -71,27 +118,31 @@ class PoolDriver:
         finally:
             self._draining = False
 
-    def propose(self, command: ev.Command) -> tuple[trio.Event, ...]:
-        """Hand over a command and return events that are set when its operations are durable.
+    def propose(self, command: ev.Command) -> tuple[Written, ...]:
+        """Hand over a command and return what tells when its operations are durable.
 
         Raises:
+            NotFound: this node has left the pool, or is stopping.
             LocalError, LimitExceeded: it cannot be done; nothing was changed.
         """
+        if self._closed:
+            raise NotFound(f"this node no longer takes part in pool {self.pool.hex()[:12]}", hint="join it again")
         effects = self.replica.handle(command, _now())
         tokens = [effect.token for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
-        waits = tuple(self._written.setdefault(token, trio.Event()) for token in tokens)
+        waits = tuple(self._written.setdefault(token, Written()) for token in tokens)
         self._obey(effects)
         return waits
 
     async def carry_out(self, command: ev.Command) -> None:
-        """Hand over a command and wait until its operations are durable.
+        """Hand over a command and wait until what it asks for is durable.
 
         Raises:
             LocalError, LimitExceeded: it cannot be done; nothing was changed.
 
         Cancellation: the command stands.
         """
-        for written in self.propose(command):
+        # nothing to sign means that it was asked for before, and that may still be on its way to the disk
+        for written in self.propose(command) or tuple(self._written.values()):
             await written.wait()
 
     def take_fresh(self) -> list[bytes]:
@@ -105,10 +156,12 @@ class PoolDriver:
             await self._caught_up.wait()
 
     def close(self) -> None:
-        """Take no more events, and forget the timers."""
+        """Take no more events and commands, forget the timers, and let nobody wait."""
         self._closed = True
         self._events.clear()
         self._timers.cancel_all(self.pool)
+        for written in self._written.values():
+            written.end(done=False)
 
     def take_gossip(self, payload: bytes) -> bool:
         """Take operations that came by gossip. Says whether they may be passed on."""
@@ -126,7 +179,6 @@ class PoolDriver:
     # ------------------------------------------------------------ effects
 
     def _obey(self, effects: list[ev.Effect]) -> None:
-        notices: list[ev.Notice] = []
         for effect in effects:
             match effect:
                 case ev.Persist(token, operations, durable):
@@ -142,21 +194,41 @@ class PoolDriver:
                 case ev.CancelTimer(key):
                     self._timers.cancel((self.pool, key))
                 case ev.Emit(notice):
-                    notices.append(notice)
+                    self._notices.append(notice)
                 case _:
                     assert_never(effect)
-        # last, because who is told may propose something, whose effects come after all of these
-        for notice in notices:
-            if isinstance(notice, ev.Rejected):
-                self.counters["rejected"] += 1
-                self.counters[f"rejected_{notice.reason}"] += 1
-            self._notify(notice)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Pass notices on, in the order they came.
+
+        Who is told may propose something: its effects happen at once, and its notices come after all earlier ones.
+        """
+        if self._notifying:
+            return
+        self._notifying = True
+        try:
+            while self._notices:
+                notice = self._notices.popleft()
+                if isinstance(notice, ev.Rejected):
+                    self.counters["rejected"] += 1
+                    self.counters[f"rejected_{notice.reason}"] += 1
+                elif isinstance(notice, ev.TaskChanged) and notice.state.terminal:
+                    self._forget_timers(notice.task)
+                self._notify(notice)
+        finally:
+            self._notifying = False
+
+    def _forget_timers(self, task: TaskId) -> None:
+        """A settled task needs none; its claim timer alone could otherwise stay for a day."""
+        for kind in TASK_TIMERS:
+            self._timers.cancel((self.pool, ev.TimerKey(kind, task)))
 
     def _persisted(self, token: int) -> None:
         self.feed(ev.Persisted(token))
         written = self._written.pop(token, None)
         if written is not None:
-            written.set()
+            written.end(done=True)
 
 
 def _now() -> ev.Now:

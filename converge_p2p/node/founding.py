@@ -19,6 +19,8 @@ from converge_p2p.core.model.registry import IdentityRegistry
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import AgentId, PublicKey
 
+KEY_MARK = "key:"
+
 
 def founding_terms(
     name: str,
@@ -58,24 +60,40 @@ def founding_terms(
 
 
 def find_key(text: str, known: Iterable[PublicKey], registry: IdentityRegistry) -> PublicKey:
-    """Return the public key that an agent id or the hexadecimal of a key names.
+    """Return the public key that a name means: an agent id, the digits of a known key, or `key:` and any key's digits.
 
-    Both are 64 digits. What is no known id is taken for a key only if it is a point of the curve.
+    Agent ids and keys both are 64 digits. An unknown agent id that was taken for a key would make a member or elector
+    that never speaks, so a key that is not known has to be marked as one.
+
+    Args:
+        text: the name.
+        known: keys that are known beside those of the registry.
+        registry: agents heard of.
 
     Raises:
-        NotFound: neither.
+        LocalError: marked as a key, and none.
+        NotFound: not marked, and not known.
     """
+    name = text.lower()
+    if name.startswith(KEY_MARK):
+        return _marked_key(name.removeprefix(KEY_MARK))
     for key in known:
-        if text in (fingerprint(key), key.hex()):
+        if name in (fingerprint(key), key.hex()):
             return key
     try:
-        return registry.public_key(AgentId(text))
+        return registry.public_key(AgentId(name))
     except NotFound:
-        pass
+        raise NotFound(
+            f"no agent {text[:16]} is known here",
+            hint=f"connect to its node first, or give its public key as {KEY_MARK}<64 digits>",
+        ) from None
+
+
+def _marked_key(digits: str) -> PublicKey:
     try:
-        raw = bytes.fromhex(text)
+        raw = bytes.fromhex(digits)
     except ValueError:
         raw = b""
     if len(raw) != PUBLIC_KEY_BYTES or not crypto_core_ed25519_is_valid_point(raw):
-        raise NotFound(f"no agent {text[:16]} is known here", hint="connect to its node first, or give its public key")
+        raise LocalError(f"{KEY_MARK}{digits[:16]} is no public key; expected the 64 digits of an Ed25519 key")
     return PublicKey(raw)

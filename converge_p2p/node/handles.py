@@ -6,8 +6,8 @@ Source: `docs/tutorial.md`, embedding.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ import trio
 from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import Conflict, LimitExceeded, NotFound, TaskCancelled, TaskFailed
+from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound, TaskCancelled, TaskFailed
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec
@@ -24,6 +24,7 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.fanout import Fanout
 from converge_p2p.runtime.attempt import HandlerFunction
 from converge_p2p.runtime.executor import encode_result
 from converge_p2p.runtime.workers import WorkerPool
@@ -69,9 +70,15 @@ class TaskResult:
 
 
 class TaskHandle:
-    """A task of a pool."""
+    """A task of a pool.
+
+    Attributes:
+        pool: the pool.
+        id: the task's id.
+    """
 
     def __init__(self, pool: PoolHandle, task: TaskId) -> None:
+        """Name a task; nothing is looked up."""
         self.pool = pool
         self.id = task
 
@@ -86,6 +93,7 @@ class TaskHandle:
         Raises:
             TaskFailed: settled as failed; the message is the reason.
             TaskCancelled: settled as cancelled.
+            LocalError: this node left the pool or stopped in the meantime.
 
         Cancellation: the task goes on.
         """
@@ -109,18 +117,23 @@ def _reason(view: TaskView, name: str) -> str:
 
 
 class PoolHandle:
-    """A pool this node takes part in."""
+    """A pool this node takes part in.
+
+    Attributes:
+        driver: drives the pool's replica.
+        workers: does tasks with handlers, once there is one.
+    """
 
     def __init__(self, node: Node, driver: PoolDriver) -> None:
+        """Made by the node."""
         self._node = node
         self.driver = driver
         self._view = driver.replica.view
         self._became_ready = trio.Event()
         self._waiters: dict[TaskId, trio.Event] = {}
-        self._watchers: set[trio.MemorySendChannel[TaskView]] = set()
+        self._changes: Fanout[TaskView] = Fanout()
+        self._closed = False
         self.workers: WorkerPool | None = None
-        self.dropped_changes = 0
-        """Changes that a slow reader of `watch` did not get."""
 
     # ------------------------------------------------------------ reading
 
@@ -164,6 +177,26 @@ class PoolHandle:
         return compile_rules(self._view.spec).accept.satisfied_by(present)
 
     @property
+    def is_member(self) -> bool:
+        """Whether this node is an active member, as far as is known here."""
+        return self.ready and self._view.members.active(self._node.public_key)
+
+    @property
+    def own_capabilities(self) -> tuple[str, ...]:
+        """What this node declared in the pool."""
+        return self._view.members.capabilities(self._node.public_key)
+
+    @property
+    def own_operations(self) -> int:
+        """How many operations of this node are known here."""
+        return self.driver.replica.log.length(self._node.public_key)
+
+    @property
+    def dropped_changes(self) -> int:
+        """Changes that slow readers of `watch` did not get."""
+        return self._changes.dropped
+
+    @property
     def frontier_digest(self) -> str:
         """Digest of the operations held, hexadecimal: equal on two nodes that hold the same."""
         return self.driver.replica.log.digest().hex()
@@ -182,6 +215,7 @@ class PoolHandle:
     def counters(self) -> dict[str, int]:
         """Counts of this pool since the start."""
         counts = dict(self.driver.counters)
+        counts["changes_dropped"] = self._changes.dropped
         counts["conflicting_settlements"] = sum(register.conflict for register in self._view.registers.values())
         if self.workers is not None:
             counts |= {f"work_{name}": count for name, count in self.workers.counters.items()}
@@ -245,7 +279,7 @@ class PoolHandle:
         """
         spec = task.to_spec(key=random_bytes(16))
         own = task_id(self.id, self._node.public_key, spec.key)
-        if len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
+        if own not in self._view.registers and len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
             raise LimitExceeded("PENDING_TASKS_PER_AUTHOR_MAX", "too many tasks of this pool are open")
         await self.driver.carry_out(ev.Submit(spec))
         return TaskHandle(self, own)
@@ -317,11 +351,16 @@ class PoolHandle:
         claim_ttl: float | None = None,
     ) -> None:
         """Do the tasks of an objective with a function from now on. See `handler`."""
+        self._check_open()
         if self.workers is None:
-            capabilities = self._view.members.capabilities(self._node.public_key)
-            self.workers = WorkerPool(_WorkPort(self), self._node.public_key, capabilities=capabilities)
+            self.workers = WorkerPool(_WorkPort(self), self._node.public_key, capabilities=self.own_capabilities)
             self._node.start_workers(self.workers)
         self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)
+
+    def refresh_capabilities(self) -> None:
+        """Called by the node: what it declared in the pool may have changed."""
+        if self.workers is not None:
+            self.workers.set_capabilities(self.own_capabilities)
 
     # ------------------------------------------------------------ waiting and watching
 
@@ -330,32 +369,51 @@ class PoolHandle:
 
         Raises:
             NotFound: not known here.
+            LocalError: this node left the pool or stopped in the meantime.
         """
         view = self.task(task)
         while not view.state.terminal:
+            self._check_open()
             changed = self._waiters.setdefault(task, trio.Event())
-            await changed.wait()
+            try:
+                await changed.wait()
+            finally:
+                # the last one who gives up takes the event along: tasks that never end must not pile up here
+                if not changed.is_set() and not changed.statistics().tasks_waiting:
+                    self._waiters.pop(task, None)
             view = self.task(task)
         return view
 
     async def wait_ready(self) -> None:
-        """Wait until the founding terms are known."""
-        if not self.ready:
-            await self._became_ready.wait()
+        """Wait until the founding terms are known.
 
-    @asynccontextmanager
-    async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[TaskView]]:
-        """Give a channel of changed tasks. Who reads too slowly misses some (counted in `dropped_changes`)."""
-        if len(self._watchers) >= limits.CONTROL_STREAMS_MAX:
-            raise LimitExceeded("CONTROL_STREAMS_MAX", "too many watch this pool already")
-        send, receive = trio.open_memory_channel[TaskView](limits.EVENT_QUEUE_MAX)
-        self._watchers.add(send)
-        try:
-            async with receive:
-                yield receive
-        finally:
-            self._watchers.discard(send)
-            send.close()
+        Raises:
+            LocalError: this node left the pool or stopped in the meantime.
+        """
+        if not self.ready:
+            self._check_open()
+            await self._became_ready.wait()
+            self._check_open()
+
+    def watch(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[TaskView]]:
+        """Give a channel of changed tasks. It ends when this node leaves the pool or stops.
+
+        Who reads too slowly misses some (counted in `dropped_changes`).
+        """
+        return self._changes.open()
+
+    def close(self) -> None:
+        """Called by the node: it takes no more part. Whoever waits is told."""
+        self._closed = True
+        self._became_ready.set()
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters.values():
+            waiter.set()
+        self._changes.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LocalError(f"this node no longer takes part in pool {self.name or self.id.hex()[:12]}")
 
     def on_notice(self, notice: ev.Notice) -> None:
         """The replica says something."""
@@ -371,8 +429,8 @@ class PoolHandle:
             case ev.PoolReady():
                 self._became_ready.set()
             case ev.MembersChanged(agent):
-                if agent == self._node.id and self.workers is not None:
-                    self.workers.set_capabilities(self._view.members.capabilities(self._node.public_key))
+                if agent == self._node.id:
+                    self.refresh_capabilities()
 
     def _task_changed(self, task: TaskId) -> None:
         view = self.find_task(task)
@@ -384,11 +442,7 @@ class PoolHandle:
             waiter = self._waiters.pop(task, None)
             if waiter is not None:
                 waiter.set()
-        for channel in self._watchers:
-            try:
-                channel.send_nowait(view)
-            except trio.WouldBlock:
-                self.dropped_changes += 1
+        self._changes.send(view)
         self._node.on_task_changed(view)
 
 

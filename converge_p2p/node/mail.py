@@ -2,6 +2,10 @@
 
 Knows: how a message is checked before anybody sees it. Must not know: pools and tasks.
 Source: the concepts page (verified receive is the only receive); nothing ever falls back to "everyone".
+
+The replay window begins at the start of the node, because what was taken before is no longer known: messages stamped
+before are refused. So somebody whose clock is late by a minute is not heard in the first minute, and only messages
+from clocks that are ahead (at most `limits.MESSAGE_CLOCK_SKEW_MS`) can be taken a second time after a restart.
 """
 
 from __future__ import annotations
@@ -14,7 +18,14 @@ from contextlib import asynccontextmanager
 import trio
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import ConvergeError, LimitExceeded, NetworkError, NotFound, RemoteViolation
+from converge_p2p.core.errors import (
+    ConvergeError,
+    LimitExceeded,
+    LocalError,
+    NetworkError,
+    NotFound,
+    RemoteViolation,
+)
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.registry import IdentityRegistry
@@ -22,9 +33,13 @@ from converge_p2p.core.model.replay import ReplayWindow
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import PeerId
 from converge_p2p.net import Network, peer_id_of
+from converge_p2p.node.fanout import Fanout
 
 BROADCAST = "converge/broadcast/1"
 ACK = b"\x01"
+REFUSED = b"\x00"
+"""Begins the answer to a direct message that was not taken; the reason follows, ASCII, at most `_REASON_BYTES_MAX`."""
+_REASON_BYTES_MAX = 64
 
 
 def _topic_name(topic: Topic) -> str:
@@ -36,6 +51,7 @@ class TopicHandle:
 
     def __init__(self, mail: Mail, topic: Topic) -> None:
         self._mail = mail
+        self._left = False
         self.topic = topic
 
     async def publish(self, payload: object) -> None:
@@ -49,8 +65,10 @@ class TopicHandle:
             yield channel
 
     async def leave(self) -> None:
-        """Take no more messages of the topic."""
-        await self._mail.leave(self.topic)
+        """Take no more messages of the topic, unless somebody else here has joined it too."""
+        if not self._left:
+            self._left = True
+            await self._mail.leave(self.topic)
 
 
 class Mail:
@@ -67,10 +85,12 @@ class Mail:
         self.registry = IdentityRegistry()
         self.counters: Counter[str] = Counter()
         self._deliver = deliver
-        self._replay = ReplayWindow(floor_ms=_now_ms() - limits.MESSAGE_CLOCK_SKEW_MS)
+        self._replay = ReplayWindow(floor_ms=_now_ms())
         self._network: Network | None = None
-        self._topics: dict[Topic, int] = {}
-        self._listeners: dict[Topic, set[trio.MemorySendChannel[Message]]] = {}
+        self._topics: Counter[Topic] = Counter()
+        """How often each topic was joined."""
+        self._joining = trio.Lock()
+        self._listeners: dict[Topic, Fanout[Message]] = {}
 
     async def open(self, network: Network) -> None:
         """Begin to take broadcasts."""
@@ -83,30 +103,34 @@ class Mail:
         Raises:
             LimitExceeded: too many topics.
         """
-        if topic not in self._topics:
-            if len(self._topics) >= limits.TOPICS_PER_NODE_MAX:
-                raise LimitExceeded("TOPICS_PER_NODE_MAX", "this node takes part in too many topics")
-            self._topics[topic] = 0
-            await self._net().subscribe(_topic_name(topic), self._on_gossip, self._validate)
+        async with self._joining:
+            if not self._topics[topic]:
+                if len(self._topics) >= limits.TOPICS_PER_NODE_MAX:
+                    raise LimitExceeded("TOPICS_PER_NODE_MAX", "this node takes part in too many topics")
+                await self._net().subscribe(_topic_name(topic), self._on_gossip, self._validate)
+            self._topics[topic] += 1
         return TopicHandle(self, topic)
 
     async def leave(self, topic: Topic) -> None:
-        """Take no more part in a topic."""
-        if self._topics.pop(topic, None) is not None:
-            await self._net().unsubscribe(_topic_name(topic))
+        """Undo one `join`; after the last one no more messages of the topic are taken."""
+        async with self._joining:
+            self._topics[topic] -= 1
+            if self._topics[topic] <= 0:
+                del self._topics[topic]
+                await self._net().unsubscribe(_topic_name(topic))
 
     @asynccontextmanager
     async def listen(self, topic: Topic) -> AsyncIterator[trio.MemoryReceiveChannel[Message]]:
         """Give a channel of verified messages that name the topic."""
-        send, receive = trio.open_memory_channel[Message](limits.INBOX_MESSAGES_MAX)
-        listeners = self._listeners.setdefault(topic, set())
-        listeners.add(send)
+        fanout = self._listeners.get(topic)
+        if fanout is None:
+            fanout = self._listeners[topic] = Fanout(limits.INBOX_MESSAGES_MAX)
         try:
-            async with receive:
+            async with fanout.open() as receive:
                 yield receive
         finally:
-            listeners.discard(send)
-            send.close()
+            if not len(fanout) and self._listeners.get(topic) is fanout:
+                del self._listeners[topic]
 
     async def send(self, message: Message) -> Message:
         """Stamp, sign and send a message: to its recipient, or to its topics, or to everybody.
@@ -135,28 +159,33 @@ class Mail:
 
     async def _send_direct(self, message: Message, data: bytes) -> None:
         assert message.recipient is not None
-        network = self._net()
+        if message.recipient == self.identity.id:
+            raise LocalError("the message is for this node itself", hint="name another agent, or a topic")
         try:
             peer = peer_id_of(self.registry.public_key(message.recipient))
         except NotFound as error:
             raise NetworkError(
                 f"agent {message.recipient[:12]} is not known here", hint="connect to its node first"
             ) from error
-        if await network.request(peer, data) != ACK:
-            raise NetworkError(f"agent {message.recipient[:12]} refused the message")
+        answer = await self._net().request(peer, data)
+        if answer != ACK:
+            reason = answer[1 : 1 + _REASON_BYTES_MAX].decode("ascii", "replace") if answer[:1] == REFUSED else ""
+            raise NetworkError(f"agent {message.recipient[:12]} refused the message: {reason or 'no reason given'}")
 
     # ------------------------------------------------------------ receiving
 
     async def on_request(self, data: bytes) -> bytes:
-        """Take a direct message; the answer is the acknowledgement.
+        """Take a direct message, and return the answer: `ACK`, or `REFUSED` and the reason.
 
-        Raises:
-            RemoteViolation: forged, expired, repeated, or for somebody else.
+        A refusal is an answer and no exception: what strangers send must not fill the log.
         """
-        message = self._read(data)
-        if message.recipient != self.identity.id:
-            raise RemoteViolation("message_misaddressed", "the message is for another agent")
-        self._take(message)
+        try:
+            message = self._read(data)
+            if message.recipient != self.identity.id:
+                raise RemoteViolation("message_misaddressed", "the message is for another agent")
+            self._take(message)
+        except ConvergeError as error:
+            return REFUSED + self._refused(error).encode("ascii", "replace")[:_REASON_BYTES_MAX]
         return ACK
 
     def _validate(self, _peer: PeerId, data: bytes) -> bool:
@@ -164,14 +193,19 @@ class Mail:
         try:
             return self._read(data).recipient is None
         except ConvergeError as error:
-            self.counters[f"refused_{error.reason if isinstance(error, RemoteViolation) else error.code}"] += 1
+            self._refused(error)
             return False
 
     def _on_gossip(self, _peer: PeerId, data: bytes) -> None:
         try:
             self._take(Message.from_bytes(data))
-        except RemoteViolation as violation:
-            self.counters[f"refused_{violation.reason}"] += 1
+        except ConvergeError as error:
+            self._refused(error)
+
+    def _refused(self, error: ConvergeError) -> str:
+        reason = error.reason if isinstance(error, RemoteViolation) else error.code
+        self.counters[f"refused_{reason}"] += 1
+        return reason
 
     def _read(self, data: bytes) -> Message:
         message = Message.from_bytes(data)
@@ -184,11 +218,11 @@ class Mail:
         self.registry.register(message.sender, message.public_key)
         self.counters["received"] += 1
         for topic in message.topics:
-            for channel in self._listeners.get(topic, ()):
-                try:
-                    channel.send_nowait(message)
-                except trio.WouldBlock:
-                    self.counters["dropped_slow_reader"] += 1
+            fanout = self._listeners.get(topic)
+            if fanout is not None:
+                before = fanout.dropped
+                fanout.send(message)
+                self.counters["dropped_slow_reader"] += fanout.dropped - before
         if message.sender != self.identity.id:
             self._deliver(message)
 

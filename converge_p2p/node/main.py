@@ -6,48 +6,37 @@ Source: `docs/architecture.md`. The constructor does no I/O; everything runs ins
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import trio
-from nacl.utils import random as random_bytes
 
-from converge_p2p.core import limits
-from converge_p2p.core.codec import encode
-from converge_p2p.core.errors import (
-    ConvergeError,
-    LimitExceeded,
-    LocalError,
-    NetworkError,
-    NotFound,
-)
+from converge_p2p.core.errors import ConvergeError, LocalError
 from converge_p2p.core.governance.models import Democratic, GovernanceModel
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.capability import Capability
+from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
-from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, pool_id
+from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy
 from converge_p2p.core.model.task import TaskView
 from converge_p2p.core.model.topic import Topic
-from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
 from converge_p2p.net import NetworkConfig, PeerInfo, open_network, peer_id_of
 from converge_p2p.node.agents import Agents
 from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.directory import PoolAnnouncement
-from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
+from converge_p2p.node.home import DATABASE_FILE, KEY_FILE, only_node_in
 from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import Mail, TopicHandle
-from converge_p2p.node.switchboard import Switchboard
+from converge_p2p.node.pools import Pools
+from converge_p2p.node.switchboard import NAMESPACE, DescriptorRecords, Switchboard
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.writer import StoreWriter
 from converge_p2p.runtime.agent import Agent
@@ -60,12 +49,9 @@ from converge_p2p.store.keyfile import load_or_create_identity
 from converge_p2p.store.memory import MemoryStore
 from converge_p2p.store.sqlite import SqliteStore
 
-_logger = logging.getLogger(__name__)
-
-POOL_KEY = "pool/"
-CATCH_UP_S = 3.0
 STOP_S = 20.0
-HAND_BACK_S = 5.0
+HAND_BACK_S = 8.0
+FLUSH_S = 5.0
 
 
 class Node:
@@ -89,12 +75,12 @@ class Node:
         """Set a node up. No I/O happens here.
 
         Args:
-            home: folder for key and database, made if it is missing. None keeps both in memory.
+            home: folder for key and database, made if it is missing. None keeps both in memory. One node at a time.
             identity: whose node this is; None takes the key file of `home`, or a new identity.
             listen: TCP multiaddrs. Empty: only dial.
             bootstrap: multiaddrs with `/p2p/…` of nodes to begin with. None of them has to be up.
             announce: addresses told to others in place of the interfaces' own.
-            store: where to keep operations; None makes one in `home`, or in memory.
+            store: where to keep operations; None makes one in `home`, or in memory. One that is given stays open.
             config: settings that few need.
 
         Raises:
@@ -112,10 +98,10 @@ class Node:
             listen=tuple(listen) or base.listen,
             bootstrap=tuple(bootstrap) or base.bootstrap,
             announce=tuple(announce) or base.announce,
+            validators={NAMESPACE: DescriptorRecords(), **base.validators},
         )
         self.counters: Counter[str] = Counter()
-        self._pools: dict[PoolId, PoolHandle] = {}
-        self._capabilities: tuple[str, ...] = ()
+        self._identity: Identity | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None
         self._started_at = 0.0
 
@@ -125,7 +111,13 @@ class Node:
         if self._opened is not None:
             raise LocalError("this node was started before", hint="make a new Node; the home may be the same")
         self._opened = self._open()
-        await self._opened.__aenter__()
+        try:
+            await self._opened.__aenter__()
+        except BaseExceptionGroup as group:
+            known = _known_error(group)
+            if known is None:
+                raise
+            raise known from group
         return self
 
     async def __aexit__(
@@ -136,7 +128,7 @@ class Node:
             # the body's own error is not shown to the nursery, which would wrap it in a group
             await self._opened.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            known = _only_error(group)
+            known = _known_error(group)
             if known is None:
                 raise
             raise known from group
@@ -144,22 +136,29 @@ class Node:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
         self._started_at = time.monotonic()
-        self._identity = await trio.to_thread.run_sync(self._load_identity)
-        self._store = await trio.to_thread.run_sync(self._open_store)
-        self._known_peers = KnownPeers(self._store)
-        self._agents = Agents(self)
-        self._mail = Mail(self._identity, self._agents.deliver)
-        self._timers = Timers()
-        self._writer = StoreWriter(self._store)
-        self._switchboard = Switchboard(self._mail, self._writer, self.counters)
-        try:
+        async with AsyncExitStack() as stack:
+            await self._open_files(stack)
+            self._known_peers = KnownPeers(self._store)
+            self._agents = Agents(self)
+            self._mail = Mail(self.identity, self._agents.deliver)
+            timers = Timers()
+            self._writer = StoreWriter(self._store)
+            self._switchboard = Switchboard(self._mail, self._writer, self.counters)
+            self._pools = Pools(
+                self,
+                store=self._store,
+                writer=self._writer,
+                timers=timers,
+                switchboard=self._switchboard,
+                digest_interval_ms=self._config.digest_interval_ms,
+            )
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._writer.run)
-                self._nursery.start_soon(self._timers.run)
-                await self._restore_pools()
+                self._nursery.start_soon(timers.run)
+                await self._pools.restore()
                 known = await self._known_peers.read()
                 config = replace(self._net_config, known=(*self._net_config.known, *known))
-                async with open_network(config, seed=self._identity.seed, handler=self._switchboard) as self._network:
+                async with open_network(config, seed=self.identity.seed, handler=self._switchboard) as self._network:
                     await self._mail.open(self._network)
                     await self._switchboard.open(self._network, self._nursery)
                     self._nursery.start_soon(self._known_peers.run, self._network)
@@ -167,89 +166,63 @@ class Node:
                     with trio.move_on_after(STOP_S, shield=True):
                         await self._stop()
                 self._nursery.cancel_scope.cancel()
-        finally:
-            self._store.close()
+
+    async def _open_files(self, stack: AsyncExitStack) -> None:
+        if self._home is not None:
+            stack.enter_context(only_node_in(self._home))
+        self._identity = await trio.to_thread.run_sync(self._load_identity)
+        self._store = await trio.to_thread.run_sync(self._open_store)
+        if self._given_store is None:
+            stack.callback(self._store.close)
 
     async def _stop(self) -> None:
-        """Hand back what is held, tell the others, and write everything down."""
-        async with trio.open_nursery() as nursery:
-            for pool in self._pools.values():
-                if pool.workers is not None:
-                    nursery.start_soon(pool.workers.stop)
+        """Stop claiming, hand back what is held, write everything down, tell the peers. Each step has its own time."""
         with trio.move_on_after(HAND_BACK_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._agents.stop)
+                nursery.start_soon(self._pools.stop_working)
+        with trio.move_on_after(FLUSH_S):
             await self._writer.flush()
         await self._known_peers.save(self._network)
-        for pool in self._pools.values():
-            self._switchboard.detach(pool.id)
+        self._pools.close()
 
     def _load_identity(self) -> Identity:
         if self._given_identity is not None:
             return self._given_identity
-        return Identity.generate() if self._home is None else load_or_create_identity(self._home / "node.key")
+        return Identity.generate() if self._home is None else load_or_create_identity(self._home / KEY_FILE)
 
     def _open_store(self) -> NodeStore:
         if self._given_store is not None:
             return self._given_store
-        return MemoryStore() if self._home is None else SqliteStore(self._home / "node.sqlite")
-
-    async def _restore_pools(self) -> None:
-        keys = await trio.to_thread.run_sync(self._store.list, POOL_KEY)
-        for key in keys:
-            pool = PoolId(bytes.fromhex(key.removeprefix(POOL_KEY)))
-            self._attach(pool, await trio.to_thread.run_sync(self._load, pool))
-
-    def _load(self, pool: PoolId) -> tuple[bytes, ...]:
-        return tuple(self._store.load(pool))
-
-    def _attach(self, pool: PoolId, operations: tuple[bytes, ...] = ()) -> PoolHandle:
-        replica = Replica(
-            self._identity,
-            pool,
-            seed=int.from_bytes(random_bytes(8), "big"),
-            digest_interval_ms=self._config.digest_interval_ms,
-        )
-        driver = PoolDriver(
-            replica, writer=self._writer, timers=self._timers, wire=self._switchboard, notify=self._on_notice(pool)
-        )
-        handle = self._pools[pool] = PoolHandle(self, driver)
-        if operations:
-            driver.feed(ev.Restored(operations))
-        self._switchboard.attach(driver)
-        return handle
-
-    def _on_notice(self, pool: PoolId) -> Any:
-        def notify(notice: ev.Notice) -> None:
-            handle = self._pools.get(pool)
-            if handle is not None:
-                handle.on_notice(notice)
-            if isinstance(notice, ev.PoolReady):
-                self._switchboard.announce(pool)
-            elif isinstance(notice, ev.ForkDetected):
-                _logger.warning("author %s signed two operations with number %d", notice.author.hex(), notice.seq)
-
-        return notify
+        return MemoryStore() if self._home is None else SqliteStore(self._home / DATABASE_FILE)
 
     # ------------------------------------------------------------ reading
 
     @property
     def identity(self) -> Identity:
-        """Whose node this is."""
+        """Whose node this is.
+
+        Raises:
+            LocalError: not known before the node was started, since its key may be in its home.
+        """
+        if self._identity is None:
+            raise LocalError("the node is not running", hint="use it inside `async with Node(...)`")
         return self._identity
 
     @property
     def id(self) -> AgentId:
         """Agent id."""
-        return self._identity.id
+        return self.identity.id
 
     @property
     def public_key(self) -> PublicKey:
         """Public key."""
-        return self._identity.public_key
+        return self.identity.public_key
 
     @property
     def peer_id(self) -> PeerId:
         """Name on the network."""
-        return peer_id_of(self._identity.public_key)
+        return peer_id_of(self.identity.public_key)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -258,8 +231,8 @@ class Node:
 
     @property
     def pools(self) -> dict[PoolId, PoolHandle]:
-        """The pools this node takes part in."""
-        return self._pools
+        """The pools this node takes part in; a copy."""
+        return self._pools.all()
 
     def known_pools(self) -> list[PoolAnnouncement]:
         """The pools this node takes part in or has heard of."""
@@ -276,7 +249,8 @@ class Node:
     def status(self) -> NodeStatus:
         """The node at a glance."""
         counters = Counter(self.counters) + Counter(self._network.counters) + Counter(self._mail.counters)
-        for pool in self._pools.values():
+        pools = self._pools.all()
+        for pool in pools.values():
             counters.update(pool.counters)
         counters["commits"] = self._writer.commits
         return NodeStatus(
@@ -285,15 +259,13 @@ class Node:
             self.addresses,
             time.monotonic() - self._started_at,
             len(self.peers()),
-            len(self._pools),
+            len(pools),
             dict(counters),
         )
 
-    @asynccontextmanager
-    async def watch_pools(self) -> AsyncIterator[trio.MemoryReceiveChannel[PoolAnnouncement]]:
+    def watch_pools(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PoolAnnouncement]]:
         """Give a channel of announced pools, the known ones first."""
-        async with self._switchboard.watch_pools() as channel:
-            yield channel
+        return self._switchboard.watch_pools()
 
     # ------------------------------------------------------------ peers, topics, messages
 
@@ -318,13 +290,22 @@ class Node:
         return await self._mail.send(message)
 
     async def advertise(self, capabilities: Sequence[str | Capability]) -> None:
-        """Declare what this node can do: in every pool it is a member of, and in the network's hash table."""
+        """Declare what this node can do: in every pool it is a member of, and in the network's hash table.
+
+        The descriptor is published in the background, as soon as a peer is connected, and renewed every hour.
+        """
         skills = [Capability(item) if isinstance(item, str) else item for item in capabilities]
-        self._capabilities = tuple(sorted({skill.name for skill in skills}))
-        for pool in list(self._pools.values()):
-            if pool.ready:
-                await self._become_member(pool, self._capabilities)
-        self._switchboard.advertise(self._identity, skills)
+        await self._pools.declare([skill.name for skill in skills])
+        self._switchboard.advertise(self.identity, skills)
+
+    async def lookup(self, agent: AgentId) -> AgentDescriptor:
+        """Return what an agent advertises in the network's hash table.
+
+        Raises:
+            NotFound: nothing that is genuine and timely.
+            LocalError, NetworkError: the hash table cannot be asked.
+        """
+        return await self._switchboard.lookup(agent)
 
     # ------------------------------------------------------------ pools
 
@@ -345,17 +326,19 @@ class Node:
         Args:
             name: for people.
             governance: who decides; None is `Democratic()`.
-            electors: agent ids or public keys (hexadecimal) that vote; empty: this node alone. For a dictatorial pool
-                at most one, its leader.
+            electors: agent ids that are known here, or public keys as `key:<64 digits>`, that vote; empty: this node
+                alone. For a dictatorial pool at most one, its leader.
             topics: what it is about.
             task_types: objectives it is for; empty: any.
             admission: who may join.
-            whitelist: agent ids or public keys that may join, for `AdmissionKind.WHITELIST`.
+            whitelist: who may join, named as the electors are, for `AdmissionKind.WHITELIST`.
             policy: timers and defaults.
 
         Raises:
             NotFound: an agent id whose key is not known here.
             LocalError: terms that contradict each other.
+
+        Cancellation: the pool is forgotten here.
         """
         spec = founding_terms(
             name,
@@ -367,17 +350,7 @@ class Node:
             admission=admission,
             policy=policy,
         )
-        self._check_room()
-        pool = self._attach(pool_id(self.public_key, spec))
-        try:
-            await pool.driver.carry_out(ev.Found(spec))
-        except ConvergeError:
-            self._forget(pool.id)
-            raise
-        await self._remember_pool(pool.id)
-        if self._capabilities:
-            await self._become_member(pool, self._capabilities)
-        return pool
+        return await self._pools.create(spec)
 
     async def join_pool(
         self, pool: PoolId, *, capabilities: Sequence[str] = (), proof: bytes = b"", timeout_s: float | None = None
@@ -394,32 +367,12 @@ class Node:
 
         Raises:
             NetworkError: no member was found in time; the node goes on trying to reach one in the background.
-            NotAuthorised: the pool does not admit this node.
-        """
-        handle = self._pools.get(pool)
-        if handle is None:
-            self._check_room()
-            handle = self._attach(pool)
-            await self._remember_pool(pool)
-        known = self._switchboard.directory.get(pool)
-        if known is not None and not handle.ready:
-            handle.driver.feed(ev.Received((known.genesis,)))
-        with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
-            await handle.wait_ready()
-        if not handle.ready:
-            raise NetworkError(
-                f"no connected peer knows pool {pool.hex()[:12]}",
-                hint="check the id and the bootstrap address; this node goes on asking",
-            )
-        names = tuple(sorted({*capabilities, *self._capabilities}))
-        await self._become_member(handle, names, proof)
-        return handle
+            NotAuthorised: the pool does not admit this node, which goes on following it; `leave_pool` ends that.
+            LimitExceeded: too many pools.
 
-    async def _become_member(self, pool: PoolHandle, names: tuple[str, ...], proof: bytes = b"") -> None:
-        # whoever used this key before, on another disk, must be heard of before the first signature
-        with trio.move_on_after(CATCH_UP_S):
-            await pool.driver.wait_caught_up()
-        await pool.driver.carry_out(ev.Join(names, proof))
+        Cancellation: the node goes on trying to reach the pool in the background.
+        """
+        return await self._pools.join(pool, capabilities, proof, timeout_s=timeout_s)
 
     async def leave_pool(self, pool: PoolId) -> None:
         """Leave a pool: stop working in it, say so to the others, and take no more part.
@@ -429,31 +382,11 @@ class Node:
         Raises:
             NotFound: this node is not in the pool.
         """
-        handle = self._pools.get(pool)
-        if handle is None:
-            raise NotFound(f"this node is not in pool {pool.hex()[:12]}")
-        if handle.workers is not None:
-            await handle.workers.stop()
-        if handle.ready:
-            await handle.driver.carry_out(ev.Leave())
-        self._forget(pool)
-        await trio.to_thread.run_sync(self._store.delete, POOL_KEY + pool.hex())
-
-    def _check_room(self) -> None:
-        if len(self._pools) >= limits.POOLS_PER_NODE_MAX:
-            raise LimitExceeded("POOLS_PER_NODE_MAX", "this node takes part in too many pools")
-
-    def _forget(self, pool: PoolId) -> None:
-        self._pools.pop(pool, None)
-        self._switchboard.detach(pool)
-
-    async def _remember_pool(self, pool: PoolId) -> None:
-        await trio.to_thread.run_sync(self._store.put, POOL_KEY + pool.hex(), encode([1]))
+        await self._pools.leave(pool)
 
     def _key_of(self, text: str) -> PublicKey:
-        """The public key that an agent id or the hexadecimal of a key names."""
-        connected = [peer.public_key for peer in self.peers()]
-        return find_key(text, [self.public_key, *connected], self._mail.registry)
+        known = {self.public_key, *self._pools.keys(), *(peer.public_key for peer in self.peers())}
+        return find_key(text, known, self._mail.registry)
 
     # ------------------------------------------------------------ agents and workers
 
@@ -480,7 +413,7 @@ class Node:
         runtime = self._agents.make_runtime(agent, self._store, tools=tools, safety=safety, config=config)
         for topic in agent.topics:
             await self.join(topic)
-        await self._nursery.start(runtime.run)
+        await self._nursery.start(self._agents.run, runtime)
         return runtime
 
     def start_workers(self, workers: WorkerPool) -> None:
@@ -492,13 +425,13 @@ class Node:
         self._agents.notify()
 
 
-def _only_error(group: BaseExceptionGroup[Any]) -> ConvergeError | None:
-    """The error inside a group of one, or None."""
-    while len(group.exceptions) == 1:
-        inner = group.exceptions[0]
-        if isinstance(inner, ConvergeError):
-            return inner
-        if not isinstance(inner, BaseExceptionGroup):
+def _known_error(group: BaseExceptionGroup[BaseException]) -> ConvergeError | None:
+    """The error of this library that a group consists of, or None if there is anything else in it."""
+    # one fault, such as a full disk, can be met in several places at once: the first stands for all
+    first: ConvergeError | None = None
+    for error in group.exceptions:
+        known = _known_error(error) if isinstance(error, BaseExceptionGroup) else error
+        if not isinstance(known, ConvergeError):
             return None
-        group = inner
-    return None
+        first = first or known
+    return first

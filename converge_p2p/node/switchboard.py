@@ -1,12 +1,14 @@
 """Between the network and the replicas: which frame belongs to which pool, and what goes to whom.
 
 Knows: connected peers, pools, announcements. Must not know: operations beyond their author.
-Source: `docs/protocol.md`, frames. Operations go to connected members over their replication streams, so that each
-arrives once; gossip carries them only while somebody is heard of who is not connected.
+Source: `docs/protocol.md`, frames between nodes. Operations go to connected members over their replication streams, so
+that each arrives once; gossip carries them only while somebody is heard of who is not connected.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -15,31 +17,40 @@ from contextlib import asynccontextmanager
 import trio
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import CodecError, ConvergeError, LocalError, RemoteViolation
+from converge_p2p.core.errors import CodecError, ConvergeError, LocalError, NotFound
 from converge_p2p.core.identity import Identity, fingerprint
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.oplog.operation import author_of
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.wire import Operations, batches, encode_message
-from converge_p2p.core.types import PeerId, PoolId, PublicKey
+from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
 from converge_p2p.net import Network, public_key_of
 from converge_p2p.node.directory import Directory, PoolAnnouncement, encode_announcements
 from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.fanout import Fanout
 from converge_p2p.node.mail import Mail
 from converge_p2p.node.writer import StoreWriter
+
+_logger = logging.getLogger(__name__)
 
 _POOL, _ANNOUNCE, _NOT_HERE = 0, 1, 2
 _ID_BYTES = 32
 FAR_S = 60.0
 """How long after hearing of a member that is not connected own operations are gossiped too."""
 REPUBLISH_S = 3600.0
+REPUBLISH_RETRY_S = 60.0
 NAMESPACE = "converge"
 
 
 def gossip_topic(pool: PoolId) -> str:
     """The gossip topic of a pool."""
     return f"converge/pool/1/{pool.hex()}"
+
+
+def record_key(agent: AgentId) -> str:
+    """Where the hash table keeps an agent's descriptor."""
+    return f"/{NAMESPACE}/{agent}"
 
 
 class DescriptorRecords:
@@ -52,7 +63,7 @@ class DescriptorRecords:
             descriptor.check(int(time.time() * 1000))
         except ConvergeError:
             return None
-        return descriptor.sequence if key == f"/{NAMESPACE}/{descriptor.agent_id}" else None
+        return descriptor.sequence if key == record_key(descriptor.agent_id) else None
 
 
 class Switchboard:
@@ -65,12 +76,17 @@ class Switchboard:
         self._counters = counters
         self._drivers: dict[PoolId, PoolDriver] = {}
         self._peers: dict[PeerId, PublicKey] = {}
+        self._connected: frozenset[PublicKey] = frozenset()
         self._far: dict[PoolId, dict[PublicKey, float]] = {}
         """By pool: authors that were not connected when they were last heard of, and when that was."""
         self._network: Network | None = None
         self._nursery: trio.Nursery | None = None
+        self._subscribed: set[PoolId] = set()
+        self._tuning = trio.Lock()
         self._gossip_send, self._gossip_receive = trio.open_memory_channel[tuple[PoolId, bytes]](limits.EVENT_QUEUE_MAX)
-        self._pool_watchers: set[trio.MemorySendChannel[PoolAnnouncement]] = set()
+        self._announced: Fanout[PoolAnnouncement] = Fanout()
+        self._company = trio.Event()
+        """Set while a peer is connected."""
         self._advertising: trio.CancelScope | None = None
 
     async def open(self, network: Network, nursery: trio.Nursery) -> None:
@@ -78,7 +94,7 @@ class Switchboard:
         self._network, self._nursery = network, nursery
         nursery.start_soon(self._run_gossip)
         for pool in self._drivers:
-            nursery.start_soon(self._subscribe, pool)
+            nursery.start_soon(self._tune, pool)
         for peer in network.peers():
             if peer.replicating and peer.peer_id not in self._peers:
                 self.peer_up(peer.peer_id)
@@ -86,7 +102,7 @@ class Switchboard:
     @property
     def connected(self) -> frozenset[PublicKey]:
         """Keys of the peers that replicate with this node."""
-        return frozenset(self._peers.values())
+        return self._connected
 
     # ------------------------------------------------------------ pools
 
@@ -94,7 +110,7 @@ class Switchboard:
         """Let a pool take part."""
         self._drivers[driver.pool] = driver
         if self._nursery is not None:
-            self._nursery.start_soon(self._subscribe, driver.pool)
+            self._nursery.start_soon(self._tune, driver.pool)
         for peer in self._peers:
             driver.feed(ev.PeerUp(peer))
         if driver.replica.ready:
@@ -107,10 +123,11 @@ class Switchboard:
             return
         driver.close()
         self._far.pop(pool, None)
+        self.directory.forget(pool)
         for peer in self._peers:
             self._send(peer, bytes([_NOT_HERE]) + pool)
         if self._nursery is not None and self._network is not None:
-            self._nursery.start_soon(self._network.unsubscribe, gossip_topic(pool))
+            self._nursery.start_soon(self._tune, pool)
 
     def announce(self, pool: PoolId) -> None:
         """Tell all peers of a pool whose founding terms are known."""
@@ -123,11 +140,9 @@ class Switchboard:
             self._heard(self.directory.add_own(pool, genesis[0]), None)
 
     def _heard(self, announcement: PoolAnnouncement, source: PeerId | None) -> None:
-        for channel in self._pool_watchers:
-            try:
-                channel.send_nowait(announcement)
-            except trio.WouldBlock:
-                self._counters["announcements_dropped"] += 1
+        before = self._announced.dropped
+        self._announced.send(announcement)
+        self._counters["announcements_dropped"] += self._announced.dropped - before
         for payload in encode_announcements([announcement]):
             for peer in self._peers:
                 if peer != source:
@@ -136,22 +151,23 @@ class Switchboard:
     @asynccontextmanager
     async def watch_pools(self) -> AsyncIterator[trio.MemoryReceiveChannel[PoolAnnouncement]]:
         """Give a channel of announcements, the known ones first."""
-        send, receive = trio.open_memory_channel[PoolAnnouncement](limits.EVENT_QUEUE_MAX)
-        for announcement in self.directory.all():
-            send.send_nowait(announcement)
-        self._pool_watchers.add(send)
-        try:
-            async with receive:
-                yield receive
-        finally:
-            self._pool_watchers.discard(send)
-            send.close()
+        async with self._announced.open(self.directory.all()) as channel:
+            yield channel
+
+    def close(self) -> None:
+        """Tell the peers that no pool is here any more, and let nobody wait for announcements."""
+        for pool in list(self._drivers):
+            self.detach(pool)
+        self._announced.close()
 
     # ------------------------------------------------------------ what the network brings
 
     def peer_up(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
         key = self._peers[peer] = public_key_of(peer)
+        self._connected = frozenset(self._peers.values())
+        self._company.set()
+        self.directory.peer_up(peer)
         self._mail.registry.register(fingerprint(key), key)
         for payload in encode_announcements(self.directory.all()):
             self._send(peer, bytes([_ANNOUNCE]) + payload)
@@ -161,7 +177,10 @@ class Switchboard:
     def peer_down(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
         self._peers.pop(peer, None)
-        self.directory.forget_peer(peer)
+        self._connected = frozenset(self._peers.values())
+        if not self._peers:
+            self._company = trio.Event()
+        self.directory.peer_down(peer)
         for driver in self._drivers.values():
             driver.feed(ev.PeerDown(peer))
 
@@ -190,13 +209,9 @@ class Switchboard:
             driver.feed(ev.SyncReceived(peer, payload[1 + _ID_BYTES :]))
             self._note_far(driver)
 
-    async def request(self, peer: PeerId, payload: bytes) -> bytes:
+    async def request(self, peer: PeerId, payload: bytes) -> bytes:  # noqa: ARG002 - the message names its sender
         """See `net.NetworkHandler`: a direct message."""
-        try:
-            return await self._mail.on_request(payload)
-        except (RemoteViolation, CodecError, LocalError) as error:
-            self._counters["direct_refused"] += 1
-            raise RemoteViolation("message_refused", str(error), peer=peer) from error
+        return await self._mail.on_request(payload)
 
     def _take_announcements(self, peer: PeerId, payload: bytes) -> None:
         try:
@@ -234,7 +249,7 @@ class Switchboard:
         """Remember authors of new operations who are alive and not connected: gossip has to reach them."""
         for signed in driver.take_fresh():
             author = author_of(signed)
-            if author not in self._peers.values() and author != self._mail.identity.public_key:
+            if author not in self._connected and author != self._mail.identity.public_key:
                 far = self._far.setdefault(driver.pool, {})
                 if author in far or len(far) < limits.FAR_AUTHORS_MAX:
                     far[author] = trio.current_time()
@@ -244,31 +259,50 @@ class Switchboard:
         far = self._far.get(pool, {})
         since = trio.current_time() - FAR_S
         for author, heard in list(far.items()):
-            if heard < since or author in self._peers.values():
+            if heard < since or author in self._connected:
                 del far[author]
         return bool(far)
 
-    async def _subscribe(self, pool: PoolId) -> None:
+    async def _tune(self, pool: PoolId) -> None:
+        """Subscribe to a pool's gossip if it is here, and unsubscribe if it is not."""
         assert self._network is not None
+        # one after the other: a pool may be left and joined again while the first of these is under way
+        async with self._tuning:
+            wanted = pool in self._drivers
+            if wanted == (pool in self._subscribed):
+                return
+            if not wanted:
+                self._subscribed.discard(pool)
+                await self._network.unsubscribe(gossip_topic(pool))
+                return
+            try:
+                await self._network.subscribe(
+                    gossip_topic(pool), lambda _peer, _data: None, functools.partial(self._take_gossip, pool)
+                )
+            except ConvergeError as error:
+                self._counters["subscriptions_refused"] += 1
+                _logger.warning("pool %s goes without gossip: %s", pool.hex()[:12], error)
+            else:
+                self._subscribed.add(pool)
 
-        def validate(_peer: PeerId, data: bytes) -> bool:
-            # the replica itself is the validator: it verifies each operation once, and keeps what is good
-            driver = self._drivers.get(pool)
-            if driver is None:
-                return False
-            good = driver.take_gossip(data)
-            self._note_far(driver)
-            return good
-
-        try:
-            await self._network.subscribe(gossip_topic(pool), lambda _peer, _data: None, validate)
-        except LocalError:
-            self._counters["subscriptions_refused"] += 1
+    def _take_gossip(self, pool: PoolId, _peer: PeerId, data: bytes) -> bool:
+        # the replica itself is the validator: it verifies each operation once, and keeps what is good
+        driver = self._drivers.get(pool)
+        if driver is None:
+            return False
+        good = driver.take_gossip(data)
+        self._note_far(driver)
+        return good
 
     async def _run_gossip(self) -> None:
         assert self._network is not None
         async for pool, payload in self._gossip_receive:
-            await self._network.publish(gossip_topic(pool), payload)
+            try:
+                await self._network.publish(gossip_topic(pool), payload)
+            except ConvergeError as error:
+                # gossip is a hint; what it does not carry comes with the next comparison
+                self._counters["gossip_failed"] += 1
+                _logger.debug("gossip of pool %s failed: %s", pool.hex()[:12], error)
 
     # ------------------------------------------------------------ descriptors
 
@@ -280,12 +314,29 @@ class Switchboard:
         assert self._nursery is not None
         self._nursery.start_soon(self._run_advertising, self._advertising, identity, tuple(capabilities))
 
+    async def lookup(self, agent: AgentId) -> AgentDescriptor:
+        """Return the descriptor that an agent keeps in the hash table.
+
+        Raises:
+            NotFound: none that is genuine and timely.
+            LocalError, NetworkError: the hash table cannot be asked.
+        """
+        if self._network is None:
+            raise LocalError("the node is not running", hint="use it inside `async with Node(...)`")
+        value = await self._network.get_record(record_key(agent))
+        if value is None:
+            raise NotFound(f"agent {agent[:12]} advertises nothing that can be found from here")
+        # checked by `DescriptorRecords` before it was handed out
+        return AgentDescriptor.from_bytes(value)
+
     async def _run_advertising(
         self, scope: trio.CancelScope, identity: Identity, capabilities: tuple[Capability, ...]
     ) -> None:
         assert self._network is not None
         with scope:
             while True:
+                # without a peer the record would stay here, and nobody else would see it for an hour
+                await self._company.wait()
                 now_ms = int(time.time() * 1000)
                 descriptor = AgentDescriptor.create(
                     identity,
@@ -296,8 +347,9 @@ class Switchboard:
                 )
                 pause = REPUBLISH_S
                 try:
-                    await self._network.put_record(f"/{NAMESPACE}/{identity.id}", descriptor.to_bytes())
-                except ConvergeError:
+                    await self._network.put_record(record_key(identity.id), descriptor.to_bytes())
+                except ConvergeError as error:
                     self._counters["advertise_failed"] += 1
-                    pause = REPUBLISH_S / 60
+                    _logger.info("the descriptor was not published: %s", error)
+                    pause = REPUBLISH_RETRY_S
                 await trio.sleep(pause)

@@ -179,7 +179,7 @@ class FakeNode:
         policy: PoolPolicy | None = None,
     ) -> FakePool:
         model = Democratic() if governance is None else governance
-        keys = {bytes.fromhex(key) for key in electors} or {bytes(self.public_key)}
+        keys = {bytes.fromhex(key.removeprefix("key:")) for key in electors} or {bytes(self.public_key)}
         spec = PoolSpec(
             name,
             bytes(16),

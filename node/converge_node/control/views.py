@@ -147,7 +147,7 @@ def find_task(pool: PoolLike, reference: str) -> TaskView:
 
 
 def elector_keys(node: NodeLike, references: Sequence[str]) -> list[str]:
-    """Return the public keys, in hexadecimal, of electors given as agent ids or public keys.
+    """Return the public keys of electors given as agent ids or public keys, in the form that the node takes.
 
     Both are 64 hexadecimal digits, so an unknown one cannot be told apart, and an agent id that is taken for a key
     would be an elector that never votes. Hence an unknown one must be marked as a key, as in `key:<hex>`.
@@ -166,9 +166,9 @@ def elector_keys(node: NodeLike, references: Sequence[str]) -> list[str]:
         if len(text) != 64 or set(text) - _HEX:
             raise LocalError(f"elector {reference!r} is neither an agent id nor a public key (64 hexadecimal digits)")
         if marked or text in keys:
-            resolved.append(text)
+            resolved.append(f"key:{text}")
         elif text in known:
-            resolved.append(known[text].hex())
+            resolved.append(f"key:{known[text].hex()}")
         else:
             raise NotFound(
                 f"elector {reference} is not connected, so its public key is not known here",

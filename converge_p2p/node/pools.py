@@ -1,0 +1,228 @@
+"""The pools of a node: how they are founded, joined, restored at the start, and left.
+
+Knows: which pools there are, and the order in which store, replica and switchboard learn of a change. Must not know:
+what happens inside a pool.
+Source: `docs/architecture.md`; `docs/protocol.md`, membership and storage.
+
+A replica must begin with everything this identity ever wrote in the pool: one that began empty would sign numbers a
+second time, which the others would take for a fork. So a pool is never attached without reading the store first, and
+never twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+from nacl.utils import random as random_bytes
+
+from converge_p2p.core import limits
+from converge_p2p.core.codec import encode
+from converge_p2p.core.errors import LimitExceeded, NetworkError, NotFound, StoreError
+from converge_p2p.core.model.pool import PoolSpec, pool_id
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.machine import Replica
+from converge_p2p.core.types import PoolId, PublicKey
+from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.handles import PoolHandle
+from converge_p2p.node.switchboard import Switchboard
+from converge_p2p.node.timers import Timers
+from converge_p2p.node.writer import StoreWriter
+from converge_p2p.store.api import NodeStore
+
+if TYPE_CHECKING:
+    from converge_p2p.node.main import Node
+
+_logger = logging.getLogger(__name__)
+
+POOL_KEY = "pool/"
+CATCH_UP_S = 3.0
+
+
+class Pools:
+    """The pools one node takes part in."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        store: NodeStore,
+        writer: StoreWriter,
+        timers: Timers,
+        switchboard: Switchboard,
+        digest_interval_ms: int,
+    ) -> None:
+        """Begin without pools; `restore` reads those of the last run."""
+        self._node = node
+        self._identity = node.identity
+        self._store = store
+        self._writer = writer
+        self._timers = timers
+        self._switchboard = switchboard
+        self._digest_interval_ms = digest_interval_ms
+        self._handles: dict[PoolId, PoolHandle] = {}
+        self._changing = trio.Lock()
+        self._declared: frozenset[str] = frozenset()
+
+    def all(self) -> dict[PoolId, PoolHandle]:
+        """Return the pools, by id; a copy, so that it can be walked while pools come and go."""
+        return dict(self._handles)
+
+    def keys(self) -> set[PublicKey]:
+        """Return the keys of all members of all pools."""
+        return {member.public_key for pool in self._handles.values() if pool.ready for member in pool.members()}
+
+    # ------------------------------------------------------------ coming and going
+
+    async def restore(self) -> None:
+        """Take part in the pools of the last run.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        for key in await trio.to_thread.run_sync(self._store.list, POOL_KEY):
+            try:
+                pool = PoolId(bytes.fromhex(key.removeprefix(POOL_KEY)))
+            except ValueError:
+                raise StoreError(f"the store names a pool {key!r}, which is no pool id") from None
+            await self._attach(pool)
+
+    async def create(self, spec: PoolSpec) -> PoolHandle:
+        """Found a pool, and wait until its founding is durable.
+
+        Raises:
+            LimitExceeded: too many pools.
+            LocalError: terms that contradict each other.
+
+        Cancellation: the pool is forgotten here.
+        """
+        pool = pool_id(self._identity.public_key, spec)
+        async with self._changing:
+            handle = await self._enter(pool)
+        try:
+            await handle.driver.carry_out(ev.Found(spec))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._forget(pool)
+            raise
+        if self._declared:
+            await self._become_member(handle, self._declared, b"")
+        return handle
+
+    async def join(
+        self, pool: PoolId, capabilities: Sequence[str], proof: bytes, *, timeout_s: float | None
+    ) -> PoolHandle:
+        """See `Node.join_pool`."""
+        async with self._changing:
+            handle = self._handles.get(pool) or await self._enter(pool)
+        known = self._switchboard.directory.get(pool)
+        if known is not None and not handle.ready:
+            handle.driver.feed(ev.Received((known.genesis,)))
+        with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+            await handle.wait_ready()
+        if not handle.ready:
+            raise NetworkError(
+                f"no connected peer knows pool {pool.hex()[:12]}",
+                hint="check the id and the bootstrap address; this node goes on asking",
+            )
+        await self._become_member(handle, {*capabilities, *self._declared}, proof)
+        return handle
+
+    async def leave(self, pool: PoolId) -> None:
+        """See `Node.leave_pool`."""
+        handle = self._handles.get(pool)
+        if handle is None:
+            raise NotFound(f"this node is not in pool {pool.hex()[:12]}")
+        if handle.workers is not None:
+            await handle.workers.stop()
+        if handle.is_member:
+            await handle.driver.carry_out(ev.Leave())
+        await self._forget(pool)
+
+    async def declare(self, names: Sequence[str]) -> None:
+        """Declare capabilities in every pool this node is a member of, now and from now on."""
+        self._declared |= frozenset(names)
+        for handle in list(self._handles.values()):
+            if handle.is_member:
+                await self._become_member(handle, self._declared, b"")
+
+    async def _become_member(self, handle: PoolHandle, names: set[str] | frozenset[str], proof: bytes) -> None:
+        if not handle.own_operations:
+            # whoever used this key before, on another disk, must be heard of before the first signature
+            with trio.move_on_after(CATCH_UP_S):
+                await handle.driver.wait_caught_up()
+        # a join replaces what was declared before, so it repeats it
+        every = tuple(sorted({*names, *handle.own_capabilities}))
+        await handle.driver.carry_out(ev.Join(every, proof))
+        # whoever was a member before is not announced anew, though it declared more
+        handle.refresh_capabilities()
+
+    # ------------------------------------------------------------ the end
+
+    async def stop_working(self) -> None:
+        """Stop claiming, cancel what runs, and hand every claim back."""
+        async with trio.open_nursery() as nursery:
+            for handle in self._handles.values():
+                if handle.workers is not None:
+                    nursery.start_soon(handle.workers.stop)
+
+    def close(self) -> None:
+        """Take part in nothing more: the peers are told, and whoever waits for a task is told too."""
+        self._switchboard.close()
+        for handle in self._handles.values():
+            handle.close()
+
+    # ------------------------------------------------------------ inside
+
+    async def _enter(self, pool: PoolId) -> PoolHandle:
+        """Attach a pool and remember it for the next start. To be called with the lock held."""
+        if len(self._handles) >= limits.POOLS_PER_NODE_MAX:
+            raise LimitExceeded("POOLS_PER_NODE_MAX", "this node takes part in too many pools")
+        # remembered first: a crash after it leaves a pool that is asked for again, never one that was forgotten
+        await trio.to_thread.run_sync(self._store.put, POOL_KEY + pool.hex(), encode([1]))
+        return await self._attach(pool)
+
+    async def _attach(self, pool: PoolId) -> PoolHandle:
+        # what was handed over before this node left the pool must be in the store before it is read
+        await self._writer.barrier()
+        operations = await trio.to_thread.run_sync(self._load, pool)
+        assert pool not in self._handles, "one replica for each pool"
+        replica = Replica(
+            self._identity,
+            pool,
+            seed=int.from_bytes(random_bytes(8), "big"),
+            digest_interval_ms=self._digest_interval_ms,
+        )
+        driver = PoolDriver(
+            replica, writer=self._writer, timers=self._timers, wire=self._switchboard, notify=self._on_notice(pool)
+        )
+        handle = self._handles[pool] = PoolHandle(self._node, driver)
+        if operations:
+            driver.feed(ev.Restored(operations))
+        self._switchboard.attach(driver)
+        return handle
+
+    def _load(self, pool: PoolId) -> tuple[bytes, ...]:
+        return tuple(self._store.load(pool))
+
+    async def _forget(self, pool: PoolId) -> None:
+        async with self._changing:
+            handle = self._handles.pop(pool, None)
+            self._switchboard.detach(pool)
+            if handle is not None:
+                handle.close()
+            await trio.to_thread.run_sync(self._store.delete, POOL_KEY + pool.hex())
+
+    def _on_notice(self, pool: PoolId) -> Callable[[ev.Notice], None]:
+        def notify(notice: ev.Notice) -> None:
+            handle = self._handles.get(pool)
+            if handle is not None:
+                handle.on_notice(notice)
+            if isinstance(notice, ev.PoolReady):
+                self._switchboard.announce(pool)
+            elif isinstance(notice, ev.ForkDetected):
+                _logger.warning("author %s signed two operations with number %d", notice.author.hex(), notice.seq)
+
+        return notify

@@ -1,0 +1,249 @@
+"""The switchboard: each frame to its pool, and nothing a peer sends harms more than the peer itself."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+from node_library_kit import DriverRig, FakeNetwork, ManualWriter, founding, spec_of, who
+
+from converge_p2p.core import limits
+from converge_p2p.core.codec import encode
+from converge_p2p.core.errors import NetworkError, NotFound
+from converge_p2p.core.model.capability import Capability
+from converge_p2p.core.model.descriptor import AgentDescriptor
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.wire import Operations, encode_message
+from converge_p2p.core.types import PoolId
+from converge_p2p.net import peer_id_of
+from converge_p2p.node.mail import Mail
+from converge_p2p.node.switchboard import (
+    REPUBLISH_RETRY_S,
+    REPUBLISH_S,
+    DescriptorRecords,
+    Switchboard,
+    gossip_topic,
+    record_key,
+)
+
+ME = who(1)
+PEER, SECOND = peer_id_of(who(2).public_key), peer_id_of(who(3).public_key)
+POOL_FRAME, ANNOUNCE, NOT_HERE = b"\x00", b"\x01", b"\x02"
+
+
+class Rig:
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        self.network: Any = FakeNetwork(ME)
+        self.writer = ManualWriter()
+        self.counters: Counter[str] = Counter()
+        self.mail = Mail(ME, lambda _message: None)
+        self.board = Switchboard(self.mail, self.writer, self.counters)  # type: ignore[arg-type]
+
+    async def open(self) -> None:
+        await self.board.open(self.network, self.nursery)
+
+    def attach(self) -> DriverRig:
+        """A pool of this node, driven for real, whose frames go through the switchboard."""
+        pool = DriverRig(ME)
+        pool.driver._wire = self.board
+        pool.found()
+        self.board.attach(pool.driver)
+        return pool
+
+    def frames(self, kind: bytes) -> list[tuple[Any, bytes]]:
+        return [(peer, frame) for peer, frame in self.network.frames if frame[:1] == kind]
+
+
+@pytest.fixture
+async def rig(nursery: trio.Nursery) -> AsyncIterator[Rig]:
+    rig = Rig(nursery)
+    await rig.open()
+    yield rig
+    nursery.cancel_scope.cancel()
+
+
+async def settle() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", b"\x09", b"\x00short", b"\x02" + b"x" * 31, b"\x01junk", b"\x01" + encode([[1]])]
+)
+async def test_a_malformed_frame_is_counted_and_nothing_else_happens(rig: Rig, frame: bytes) -> None:
+    rig.attach()
+    rig.board.peer_up(PEER)
+    sent = list(rig.network.frames)
+    rig.board.frame(PEER, frame)
+    assert rig.counters["frames_malformed"] + rig.counters["announcements_refused"] == 1
+    assert rig.network.frames == sent
+
+
+async def test_a_frame_for_a_pool_that_is_not_here_is_answered_so_that_the_peer_stops(rig: Rig) -> None:
+    rig.board.peer_up(PEER)
+    rig.board.frame(PEER, POOL_FRAME + b"p" * 32 + b"anything")
+    assert rig.frames(NOT_HERE) == [(PEER, NOT_HERE + b"p" * 32)]
+    # the answer to that answer is silence, or two nodes would answer each other for ever
+    rig.board.frame(PEER, NOT_HERE + b"p" * 32)
+    assert len(rig.frames(NOT_HERE)) == 1
+
+
+async def test_a_peer_without_the_pool_is_left_alone_until_it_speaks_of_it(rig: Rig) -> None:
+    pool = rig.attach()
+    rig.board.peer_up(PEER)
+    assert pool.driver.replica.has_peer(PEER)
+    rig.board.frame(PEER, NOT_HERE + pool.driver.pool)
+    assert not pool.driver.replica.has_peer(PEER)
+    rig.board.frame(PEER, POOL_FRAME + pool.driver.pool + encode_message(Operations(())))
+    assert pool.driver.replica.has_peer(PEER)
+
+
+async def test_a_new_peer_hears_of_all_pools_and_the_others_of_a_new_pool(rig: Rig) -> None:
+    pool = rig.attach()
+    rig.board.peer_up(PEER)
+    assert len(rig.frames(ANNOUNCE)) == 1
+    assert pool.driver.pool in rig.frames(ANNOUNCE)[0][1]
+    rig.board.peer_up(SECOND)
+    rig.network.frames.clear()
+    heard, operation = founding(who(5), 5)
+    rig.board.frame(PEER, ANNOUNCE + encode([[heard, operation.signed]]))
+    # passed on once, and not back to where it came from
+    assert [peer for peer, _ in rig.frames(ANNOUNCE)] == [SECOND]
+    rig.board.frame(SECOND, ANNOUNCE + encode([[heard, operation.signed]]))
+    assert len(rig.frames(ANNOUNCE)) == 1
+
+
+async def test_watchers_get_the_known_pools_first_and_then_the_new_ones(rig: Rig) -> None:
+    pool = rig.attach()
+    heard, operation = founding(who(5), 5)
+    async with rig.board.watch_pools() as channel:
+        rig.board.peer_up(PEER)
+        rig.board.frame(PEER, ANNOUNCE + encode([[heard, operation.signed]]))
+        assert [channel.receive_nowait().id for _ in range(2)] == [pool.driver.pool, heard]
+
+
+async def test_while_the_writer_is_full_frames_are_dropped_and_counted(rig: Rig) -> None:
+    pool = rig.attach()
+    rig.writer.full = True
+    rig.board.frame(PEER, POOL_FRAME + pool.driver.pool + encode_message(Operations(())))
+    assert rig.counters["frames_dropped_writer_full"] == 1
+    assert not pool.driver.replica.has_peer(PEER)
+
+
+async def test_operations_go_to_connected_members_directly_and_are_not_gossiped_too(rig: Rig) -> None:
+    pool = rig.attach()
+    rig.board.peer_up(PEER)
+    rig.network.frames.clear()
+    pool.driver.propose(ev.Submit(spec_of()))
+    pool.writer.commit()
+    await settle()
+    carried = [frame for peer, frame in rig.frames(POOL_FRAME) if peer == PEER]
+    assert any(pool.writer.rows[-1][1] in frame for frame in carried)
+    assert rig.network.published == []
+
+
+async def test_operations_are_gossiped_while_a_member_is_heard_of_who_is_not_connected(
+    rig: Rig, autojump_clock: Any
+) -> None:
+    pool = rig.attach()
+    await settle()
+    far = DriverRig(who(7), pool.driver.pool)
+    far.driver.feed(ev.Received((pool.writer.rows[0][1],)))
+    far.writer.commit()
+    far.driver.propose(ev.Join())
+    far.writer.commit()
+    join = far.writer.rows[-1][1]
+    assert rig.network.bring(gossip_topic(pool.driver.pool), encode_message(Operations((join,))))
+    pool.driver.propose(ev.Submit(spec_of(key=b"1")))
+    pool.writer.commit()
+    await settle()
+    assert [topic for topic, _ in rig.network.published] == [gossip_topic(pool.driver.pool)]
+    # a minute later, without another word of it, the gossip ends
+    await trio.sleep(61)
+    pool.driver.propose(ev.Submit(spec_of(key=b"2")))
+    pool.writer.commit()
+    await settle()
+    assert len(rig.network.published) == 1
+
+
+async def test_gossip_of_a_peer_is_not_passed_on_when_it_is_not_genuine(rig: Rig) -> None:
+    pool = rig.attach()
+    await settle()
+    genesis = pool.writer.rows[0][1]
+    forged = genesis[:-1] + bytes([genesis[-1] ^ 1])
+    assert not rig.network.bring(gossip_topic(pool.driver.pool), encode_message(Operations((forged,))))
+
+
+async def test_a_pool_that_is_left_is_announced_no_more_and_one_that_comes_back_is_subscribed(rig: Rig) -> None:
+    pool = rig.attach()
+    rig.board.peer_up(PEER)
+    await settle()
+    rig.board.detach(pool.driver.pool)
+    assert rig.frames(NOT_HERE) == [(PEER, NOT_HERE + pool.driver.pool)]
+    assert rig.board.directory.all() == []
+    again = DriverRig(ME)
+    again.driver.feed(ev.Restored(tuple(row[1] for row in pool.writer.rows)))
+    # at once, while the end of the subscription is still under way
+    rig.board.attach(again.driver)
+    await settle()
+    assert gossip_topic(pool.driver.pool) in rig.network.topics
+    assert [item.id for item in rig.board.directory.all()] == [pool.driver.pool]
+
+
+async def test_closing_tells_the_peers_of_every_pool_and_ends_the_watchers(rig: Rig) -> None:
+    pool = rig.attach()
+    rig.board.peer_up(PEER)
+    async with rig.board.watch_pools() as channel:
+        rig.board.close()
+        assert len([item async for item in channel]) == 1
+    assert rig.frames(NOT_HERE) == [(PEER, NOT_HERE + pool.driver.pool)]
+
+
+async def test_the_descriptor_waits_for_company_and_is_renewed_and_tried_again(rig: Rig, autojump_clock: Any) -> None:
+    rig.network.put_failure = NetworkError("nobody took it")
+    rig.board.advertise(ME, [Capability("translate")])
+    await trio.sleep(100)
+    assert rig.network.puts == 0, "alone, the record would only be kept here"
+    rig.board.peer_up(PEER)
+    await trio.sleep(1)
+    assert (rig.network.puts, rig.counters["advertise_failed"]) == (1, 1)
+    rig.network.put_failure = None
+    await trio.sleep(REPUBLISH_RETRY_S)
+    first = AgentDescriptor.from_bytes(rig.network.records[record_key(ME.id)])
+    assert [skill.name for skill in first.capabilities] == ["translate"]
+    assert (await rig.board.lookup(ME.id)).agent_id == ME.id
+    await trio.sleep(REPUBLISH_S)
+    assert rig.network.puts == 3
+    # a new advertisement replaces the old one, which is no longer renewed
+    rig.board.advertise(ME, [Capability("count")])
+    await trio.sleep(2 * REPUBLISH_S + 1)
+    assert rig.network.puts == 6
+    with pytest.raises(NotFound):
+        await rig.board.lookup(who(50).id)
+
+
+def test_the_hash_table_takes_genuine_descriptors_under_their_own_id_alone() -> None:
+    now = int(time.time() * 1000)
+    descriptor = AgentDescriptor.create(ME, sequence=7, now_ms=now, addresses=(), capabilities=())
+    data = descriptor.to_bytes()
+    records = DescriptorRecords()
+    assert records.rank(record_key(ME.id), data) == 7
+    assert records.rank(record_key(who(2).id), data) is None
+    assert records.rank(record_key(ME.id), data[:-1] + bytes([data[-1] ^ 1])) is None
+    assert records.rank(record_key(ME.id), b"") is None
+
+
+async def test_a_stranger_that_announces_for_ever_gets_no_more_than_its_quota(rig: Rig) -> None:
+    pool = rig.attach()
+    for round_ in range(6):
+        rig.board.peer_up(PEER)
+        for number in range(20):
+            item: tuple[PoolId, Any] = founding(who(5), 100 * round_ + number)
+            rig.board.frame(PEER, ANNOUNCE + encode([[item[0], item[1].signed]]))
+        rig.board.peer_down(PEER)
+    assert len(rig.board.directory.all()) == 1 + limits.POOLS_PER_PEER_ANNOUNCED_MAX
+    assert rig.board.directory.get(pool.driver.pool) is not None
