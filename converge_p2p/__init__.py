@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from converge_p2p.core import governance as governance
     from converge_p2p.core.errors import ClaimLost as ClaimLost
     from converge_p2p.core.errors import ConvergeError as ConvergeError
     from converge_p2p.core.errors import TaskCancelled as TaskCancelled
@@ -19,13 +20,28 @@ if TYPE_CHECKING:
     from converge_p2p.core.model.capability import Capability as Capability
     from converge_p2p.core.model.descriptor import AgentDescriptor as AgentDescriptor
     from converge_p2p.core.model.message import Message as Message
+    from converge_p2p.core.model.pool import AdmissionKind as AdmissionKind
+    from converge_p2p.core.model.pool import PoolPolicy as PoolPolicy
     from converge_p2p.core.model.registry import IdentityRegistry as IdentityRegistry
     from converge_p2p.core.model.task import Task as Task
+    from converge_p2p.core.model.task import TaskView as TaskView
     from converge_p2p.core.model.topic import Topic as Topic
+    from converge_p2p.core.view.receipt import Receipt as Receipt
+    from converge_p2p.node import Node as Node
+    from converge_p2p.node import NodeConfig as NodeConfig
+    from converge_p2p.node import PoolHandle as PoolHandle
+    from converge_p2p.node import TaskHandle as TaskHandle
+    from converge_p2p.node import TaskResult as TaskResult
+    from converge_p2p.node import TopicHandle as TopicHandle
+    from converge_p2p.runtime.agent import Agent as Agent
+    from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure
+    from converge_p2p.runtime.attempt import WorkContext as WorkContext
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdmissionKind": "converge_p2p.core.model.pool",
+    "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
     "Capability": "converge_p2p.core.model.capability",
     "ClaimLost": "converge_p2p.core.errors",
@@ -33,10 +49,22 @@ _HOME = {
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
     "Message": "converge_p2p.core.model.message",
+    "Node": "converge_p2p.node",
+    "NodeConfig": "converge_p2p.node",
+    "PermanentFailure": "converge_p2p.runtime.attempt",
+    "PoolHandle": "converge_p2p.node",
+    "PoolPolicy": "converge_p2p.core.model.pool",
+    "Receipt": "converge_p2p.core.view.receipt",
     "Task": "converge_p2p.core.model.task",
     "TaskCancelled": "converge_p2p.core.errors",
     "TaskFailed": "converge_p2p.core.errors",
+    "TaskHandle": "converge_p2p.node",
+    "TaskResult": "converge_p2p.node",
+    "TaskView": "converge_p2p.core.model.task",
     "Topic": "converge_p2p.core.model.topic",
+    "TopicHandle": "converge_p2p.node",
+    "WorkContext": "converge_p2p.runtime.attempt",
+    "governance": "converge_p2p.core.governance",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the table is the one list of names
