@@ -132,12 +132,8 @@ class Switchboard:
     def announce(self, pool: PoolId) -> None:
         """Tell all peers of a pool whose founding terms are known."""
         driver = self._drivers.get(pool)
-        creator = None if driver is None else driver.replica.view.creator
-        if driver is None or creator is None:
-            return
-        genesis = driver.replica.log.read(creator, 0, 1)
-        if genesis:
-            self._heard(self.directory.add_own(pool, genesis[0]), None)
+        if driver is not None and driver.replica.view.genesis:
+            self._heard(self.directory.add_own(pool, driver.replica.view.genesis), None)
 
     def _heard(self, announcement: PoolAnnouncement, source: PeerId | None) -> None:
         before = self._announced.dropped

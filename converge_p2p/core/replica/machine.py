@@ -259,10 +259,15 @@ class Replica:
             return
         if spec is None:
             raise RemoteViolation("no_genesis", "the pool's founding terms are not known here yet")
-        if operation.seq == 0 and operation.author not in self.view.electors:
-            body = operation.body
-            if not isinstance(body, JoinBody) or not admits(spec, operation.author):
-                raise RemoteViolation("not_member", "the author's first operation is not a join that is admitted")
+        author = operation.author
+        if author == self.view.creator:
+            if operation.seq == 0:
+                raise RemoteViolation("bad_genesis", "the creator's first operation is the founding of the pool")
+        elif author not in self.view.electors:
+            if not admits(spec, author):
+                raise RemoteViolation("not_member", "the pool does not admit the author")
+            if operation.seq == 0 and not isinstance(operation.body, JoinBody):
+                raise RemoteViolation("not_member", "the author's first operation is not a join")
 
     def _insert(self, operation: Operation, peer: PeerId | None) -> None:
         mine = operation.author == self.identity.public_key
@@ -361,8 +366,8 @@ class Replica:
                 self._receive(operations, peer)
                 self._sessions.on_operations(peer, message, now_ms)
             case GenesisWanted():
-                if self.view.creator is not None:
-                    self._sessions.on_genesis_wanted(peer, self.view.creator)
+                if self.view.genesis:
+                    self._send(peer, Operations((self.view.genesis,)))
             case _:
                 assert_never(message)
 
@@ -407,8 +412,11 @@ class Replica:
                 self._touch(*(ballot.task for ballot in body.ballots))
             elif isinstance(body, SubmitBody):
                 self._commands.submitted(body)
-            inserted = self.log.insert(operation)
-            self._absorb(inserted, None)
+            try:
+                self._absorb(self.log.insert(operation), None)
+            except RemoteViolation as violation:
+                # the key is used elsewhere too and its forks fill their bound; what is written stays written
+                self._emit(ev.Rejected(None, f"own_{violation.reason}"))
             self._emit(ev.Acknowledged(operation.id))
         own = {operation.signed for operation in operations}
         self._fresh = [signed for signed in self._fresh if signed not in own]

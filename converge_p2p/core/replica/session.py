@@ -273,10 +273,6 @@ class Sessions:
         if not state.wants_anything():
             self._send(peer, Digest(self._log.digest()))
 
-    def on_genesis_wanted(self, peer: PeerId, creator: PublicKey) -> None:
-        """Send the founding operation."""
-        self._send(peer, Operations(tuple(self._log.read(creator, 0, 1)), last=False))
-
     def digests(self, peers: list[PeerId]) -> None:
         """Send the own digest to some peers."""
         for peer in peers:

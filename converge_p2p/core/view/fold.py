@@ -40,6 +40,8 @@ class View:
         self.pool = pool
         self.spec: PoolSpec | None = None
         self.creator: PublicKey | None = None
+        self.genesis = b""
+        """The signed founding operation, kept apart so that a creator that forks cannot take it away."""
         self.members = Members()
         self.registers: dict[TaskId, TaskRegister] = {}
         self.open: dict[TaskId, None] = {}
@@ -93,7 +95,7 @@ class View:
         if self.spec is not None or not self.is_genesis(operation):
             return
         rules = compile_rules(body.spec)
-        self.spec, self.creator = body.spec, operation.author
+        self.spec, self.creator, self.genesis = body.spec, operation.author, operation.signed
         self._counting = Counting(rules, self._protocol)
         self._electors = frozenset(body.spec.electors)
         self.members.found(self._electors | {operation.author})

@@ -108,10 +108,9 @@ class Receipt:
 def receipt_of(view: View, log: OperationLog, task: TaskId) -> Receipt | None:
     """Return the receipt of a settled task, or None if it is not settled here."""
     register = view.registers.get(task)
-    if register is None or register.value is None or view.creator is None:
+    if register is None or register.value is None:
         return None
     votes = [log.get(vote) for vote in sorted(set(register.certificate.values()))]
-    genesis = log.read(view.creator, 0, 1)
-    if not genesis or any(vote is None for vote in votes):
+    if any(vote is None for vote in votes):
         return None
-    return Receipt(view.pool, task, register.value, genesis[0], tuple(vote for vote in votes if vote is not None))
+    return Receipt(view.pool, task, register.value, view.genesis, tuple(vote for vote in votes if vote is not None))
