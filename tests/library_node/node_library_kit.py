@@ -126,6 +126,7 @@ class FakeNetwork:
         self.addresses: tuple[str, ...] = (f"/ip4/127.0.0.1/tcp/4001/p2p/{self.peer_id}",)
         self.connected: list[PeerId] = []
         self.frames: list[tuple[PeerId, bytes]] = []
+        self.disconnected: list[PeerId] = []
         self.topics: dict[str, tuple[Any, Any]] = {}
         self.published: list[tuple[str, bytes]] = []
         self.answer: Callable[[PeerId, bytes], bytes] = lambda _peer, _data: b"\x01"
@@ -145,6 +146,10 @@ class FakeNetwork:
     def send(self, peer: PeerId, frame: bytes) -> bool:
         self.frames.append((peer, frame))
         return True
+
+    async def disconnect(self, peer: PeerId) -> None:
+        await trio.lowlevel.checkpoint()
+        self.disconnected.append(peer)
 
     async def subscribe(self, topic: str, on_message: Any, validate: Any = None) -> None:
         await trio.lowlevel.checkpoint()

@@ -22,8 +22,10 @@ from converge_p2p.core.types import PoolId
 from converge_p2p.net import peer_id_of
 from converge_p2p.node.mail import Mail
 from converge_p2p.node.switchboard import (
+    PULSE_S,
     REPUBLISH_RETRY_S,
     REPUBLISH_S,
+    SILENT_S,
     DescriptorRecords,
     Switchboard,
     gossip_topic,
@@ -32,7 +34,7 @@ from converge_p2p.node.switchboard import (
 
 ME = who(1)
 PEER, SECOND = peer_id_of(who(2).public_key), peer_id_of(who(3).public_key)
-POOL_FRAME, ANNOUNCE, NOT_HERE = b"\x00", b"\x01", b"\x02"
+POOL_FRAME, ANNOUNCE, NOT_HERE, PULSE = b"\x00", b"\x01", b"\x02", b"\x03"
 
 
 class Rig:
@@ -100,6 +102,27 @@ async def test_a_peer_without_the_pool_is_left_alone_until_it_speaks_of_it(rig: 
     assert not pool.driver.replica.has_peer(PEER)
     rig.board.frame(PEER, POOL_FRAME + pool.driver.pool + encode_message(Operations(())))
     assert pool.driver.replica.has_peer(PEER)
+
+
+async def test_a_peer_that_falls_silent_is_given_up_and_one_that_pulses_is_not(
+    rig: Rig, autojump_clock: trio.testing.MockClock
+) -> None:
+    pool = rig.attach()
+    for peer in (PEER, SECOND):
+        rig.board.peer_up(peer)
+    rounds = int(3 * SILENT_S / PULSE_S)
+    for _ in range(rounds):
+        await trio.sleep(PULSE_S)
+        rig.board.frame(SECOND, PULSE)
+    assert rig.network.disconnected == [PEER]
+    assert rig.board.connected == {who(3).public_key}
+    assert not pool.driver.replica.has_peer(PEER)
+    assert pool.driver.replica.has_peer(SECOND)
+    assert rig.counters["peers_silent"] == 1
+    # both sides say that they live, as long as they believe in each other
+    pulses = [peer for peer, _ in rig.frames(PULSE)]
+    assert pulses.count(SECOND) >= rounds - 1
+    assert 0 < pulses.count(PEER) <= SILENT_S / PULSE_S
 
 
 async def test_a_new_peer_hears_of_all_pools_and_the_others_of_a_new_pool(rig: Rig) -> None:

@@ -23,6 +23,7 @@ from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.model.task import TaskState
 from converge_p2p.core.view.receipt import Receipt
+from converge_p2p.node.known_peers import PEERS_KEY
 from converge_p2p.store.memory import MemoryStore
 
 pytestmark = pytest.mark.network
@@ -297,9 +298,10 @@ async def test_a_pool_is_left_and_joined_again_without_forking_the_own_chain() -
                 await remote.submit(Task("count"))
             with pytest.raises(NotFound):
                 await two.leave_pool(pool.id)
+        # alone: nothing of its own chain can come back from others before it signs again
+        store.delete(PEERS_KEY)
         async with real_node(2, store=store) as two:
-            # alone: nothing of its own chain can come back from others before it signs again
-            assert two.pools == {}
+            assert (two.pools, two.peers()) == ({}, ())
             rejoined = await two.join_pool(pool.id, timeout_s=1)
             second = await rejoined.submit(Task("count", key="second"))
             assert (await rejoined.submit(Task("count", key="k"))).id == handle.id
