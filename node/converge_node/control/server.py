@@ -17,13 +17,41 @@ from typing import Final
 
 import trio
 from hypercorn.config import Config
+from hypercorn.trio import run as hypercorn_run
 from hypercorn.trio import serve
+from hypercorn.trio.tcp_server import TCPServer
 from starlette.types import ASGIApp
 
+from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError
 
 CLOSE_GRACE_S: Final = 1.0
 IDLE_S: Final = 30.0
+
+_log = logging.getLogger("converge_node.control")
+
+
+class _ContainedServer(TCPServer):
+    """Serves one connection. Its failure ends the connection; stock it ends the server, and with it the node.
+
+    A client that dies in the middle of a request is enough for that. The number of connections is bounded here too,
+    because a request is only counted once its headers are there.
+    """
+
+    _open = 0
+
+    async def run(self) -> None:
+        """Serve until the connection ends."""
+        if _ContainedServer._open >= limits.CONTROL_CONNECTIONS_MAX:
+            await trio.aclose_forcefully(self.stream)
+            return
+        _ContainedServer._open += 1
+        try:
+            await super().run()
+        except Exception as error:  # noqa: BLE001 - the edge: whatever a client provokes ends with its connection
+            _log.info("a control connection failed: %r", error)
+        finally:
+            _ContainedServer._open -= 1
 
 
 @asynccontextmanager
@@ -42,6 +70,7 @@ async def open_control_server(app: ASGIApp, socket: Path) -> AsyncIterator[None]
     config.graceful_timeout = CLOSE_GRACE_S
     config.keep_alive_timeout = IDLE_S
     config.include_server_header = False
+    hypercorn_run.TCPServer = _ContainedServer  # type: ignore[attr-defined]
     closing = trio.Event()
     async with trio.open_nursery() as nursery:
         try:
