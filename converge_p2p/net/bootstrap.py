@@ -8,7 +8,6 @@ A node never depends on one bootstrap peer: once it has heard of others, it keep
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo as RawPeerInfo
 from multiaddr import Multiaddr
 
+from converge_p2p.core import limits
 from converge_p2p.core.errors import NetworkError
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.addresses import AddressBook, split_peer_address
@@ -139,6 +139,9 @@ class Connector:
                 failures = 0
                 await self._changed.wait()
                 continue
+            if self._is_banned(peer):
+                await self._pause(self._config.retry_max_s, peer)
+                continue
             extra = [address for address in self._book.addresses(peer) if address not in addresses]
             try:
                 await self.dial(peer, (*addresses, *extra), self._config.dial_timeout_s)
@@ -178,7 +181,7 @@ class Connector:
 
     async def _try(self, peer: PeerId, limiter: trio.CapacityLimiter) -> None:
         if self._is_banned(peer):
-            self._book.postpone(peer, math.inf)
+            self._book.postpone(peer, trio.current_time() + limits.BAN_S)
             return
         async with limiter:
             try:

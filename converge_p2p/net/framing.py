@@ -119,13 +119,20 @@ class VarintFrameDecoder:
 
 
 class TokenBucket:
-    """A rate limit with a burst of one second. Takes the time as an argument, so that it needs no clock."""
+    """A rate limit. Takes the time as an argument, so that it needs no clock."""
 
-    __slots__ = ("_rate", "_tokens", "_updated")
+    __slots__ = ("_burst", "_rate", "_tokens", "_updated")
 
-    def __init__(self, rate_per_second: float) -> None:
+    def __init__(self, rate_per_second: float, *, burst: float | None = None) -> None:
+        """Begin with a full bucket.
+
+        Args:
+            rate_per_second: tokens that come back.
+            burst: tokens that fit; None is what comes back in a second.
+        """
         self._rate = rate_per_second
-        self._tokens = rate_per_second
+        self._burst = rate_per_second if burst is None else burst
+        self._tokens = self._burst
         self._updated: float | None = None
 
     def take(self, amount: float, now: float) -> float:
@@ -139,7 +146,7 @@ class TokenBucket:
             Seconds to wait until the debt is paid; 0 when there is none.
         """
         if self._updated is not None:
-            self._tokens = min(self._rate, self._tokens + (now - self._updated) * self._rate)
+            self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
         self._updated = now
         self._tokens -= amount
         return max(0.0, -self._tokens / self._rate)

@@ -33,6 +33,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded, LocalError, RemoteViolation
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.framing import TokenBucket, VarintFrameDecoder
+from converge_p2p.net.gossip_limits import Allowance, reduced_control
 from converge_p2p.net.gossip_queue import BoundedRpcQueue, SeenCache, encode_rpc
 from converge_p2p.net.hardening import Counters, log, reset_quietly
 from converge_p2p.net.names import embedded_key, peer_name
@@ -51,6 +52,7 @@ class HardenedGossipSub(GossipSub):  # type: ignore[misc]
     """The router: who gets a message. Built by `build_gossip`."""
 
     counters: Counters
+    cache_rate: TokenBucket
 
     async def heartbeat(self) -> None:
         """B1: an exception in the heartbeat ends the host; here it is counted and the heartbeat goes on."""
@@ -75,7 +77,9 @@ class HardenedGossipSub(GossipSub):  # type: ignore[misc]
 
     async def publish(self, msg_forwarder: ID, pubsub_msg: Any) -> None:
         """Forward a message: encoded once, without the address record that stock attaches to each."""
-        self.mcache.put(pubsub_msg)
+        if self.cache_rate.try_take(pubsub_msg.ByteSize(), trio.current_time()):
+            # what is not in the cache is not offered again later; the cache holds a few seconds, of any size
+            self.mcache.put(pubsub_msg)
         topics = list(pubsub_msg.topicIDs)
         message_id = self.pubsub.get_message_id(pubsub_msg)
         frame: bytes | None = None
@@ -92,6 +96,14 @@ class HardenedGossipSub(GossipSub):  # type: ignore[misc]
         for topic in topics:
             self.time_since_last_publish[topic] = int(time.time())
 
+    def remove_peer(self, peer_id: ID) -> None:
+        """Forget a peer, and what the library never forgets: until when it is not to be taken into a mesh."""
+        super().remove_peer(peer_id)
+        for topic in list(self.back_off):
+            self.back_off[topic].pop(peer_id, None)
+            if not self.back_off[topic]:
+                del self.back_off[topic]
+
     def _handle_dropped_rpc(self, peer_id: ID, rpc: Any, reason: str) -> None:
         self.counters["gossip_send_dropped"] += 1
         super()._handle_dropped_rpc(peer_id, rpc, reason)
@@ -100,13 +112,23 @@ class HardenedGossipSub(GossipSub):  # type: ignore[misc]
 class SafePubsub(Pubsub):  # type: ignore[misc]
     """Reading, checking, delivering and writing of gossip, so that a bad peer costs one stream and no more."""
 
-    def __init__(self, host: Any, router: HardenedGossipSub, counters: Counters) -> None:
-        super().__init__(host, router, strict_signing=True, max_inbound_rpc_size=limits.GOSSIP_RPC_BYTES_MAX)
+    def __init__(
+        self, host: Any, router: HardenedGossipSub, counters: Counters, blame: Callable[[PeerId], None]
+    ) -> None:
+        super().__init__(
+            host,
+            router,
+            strict_signing=True,
+            max_inbound_rpc_size=limits.GOSSIP_RPC_BYTES_MAX,
+            max_subscriptions_per_rpc=limits.TOPICS_SUBSCRIBED_MAX,
+            max_subscriptions_per_peer=limits.TOPICS_SUBSCRIBED_MAX,
+        )
         vars(self)["seen_messages"].stop()
         self.seen_messages: Any = SeenCache()
         self.counters = counters
         self.listeners: dict[str, tuple[OnMessage, Validate | None]] = {}
-        self._rates: dict[ID, TokenBucket] = {}
+        self._blame = blame
+        self._rates: dict[ID, Allowance] = {}
         self._records: dict[ID, bytes] = {}
 
     # ------------------------------------------------------------ reading
@@ -124,6 +146,9 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
                     rpc = rpc_pb2.RPC()
                     rpc.ParseFromString(frame)
                     await self._handle_rpc(peer, rpc)
+                    if (debt := self._allowance(peer).work.debt_s()) > 0:
+                        self.counters["gossip_work_throttled"] += 1
+                        await trio.sleep(debt)
                     # one busy peer must not keep the others waiting
                     await trio.lowlevel.checkpoint()
         except (IOException, RawConnError) as error:
@@ -136,6 +161,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
     async def _refuse_stream(self, peer: ID, stream: INetStream, error: Exception) -> None:
         self.counters["gossip_streams_refused"] += 1
         log.info("bad gossip from %s: %r", peer, error)
+        self._blame(peer_name(peer))
         await reset_quietly(stream)
         self._handle_dead_peer(peer)
 
@@ -152,9 +178,19 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         if len(rpc.subscriptions) > self.max_subscriptions_per_rpc:
             raise RemoteViolation("too_many_subscriptions", f"{len(rpc.subscriptions)} subscriptions at once")
         for subscription in rpc.subscriptions:
+            if len(subscription.topicid.encode()) > limits.GOSSIP_TOPIC_BYTES_MAX:
+                raise RemoteViolation("topic_too_long", "a topic's name is too long")
             self.handle_subscription(peer, subscription)
         if rpc.HasField("control"):
-            await self.router.handle_rpc(rpc, peer)
+            control = rpc_pb2.RPC()
+            control.control.CopyFrom(reduced_control(rpc.control, self.listeners))
+            await self.router.handle_rpc(control, peer)
+
+    def _allowance(self, peer: ID) -> Allowance:
+        allowance = self._rates.get(peer)
+        if allowance is None:
+            allowance = self._rates[peer] = Allowance()
+        return allowance
 
     # ------------------------------------------------------------ checking and delivering
 
@@ -165,6 +201,8 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             reason = self._reason_to_drop(msg_forwarder, msg)
             if reason is not None:
                 self.counters[f"gossip_{reason}"] += 1
+                if reason in _BLAMED:
+                    self._blame(peer_name(msg_forwarder))
                 return
         self.seen_messages.add(self.get_message_id(msg))
         if not own:
@@ -178,29 +216,29 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         listener = self.listeners.get(msg.topicIDs[0])
         if listener is None:
             return "unsubscribed"
-        rate = self._rates.get(forwarder)
-        if rate is None:
-            rate = self._rates[forwarder] = TokenBucket(limits.GOSSIP_MESSAGES_PER_SECOND_MAX)
-        if not rate.try_take(1, trio.current_time()):
+        allowance, now = self._allowance(forwarder), trio.current_time()
+        if not (allowance.messages.try_take(1, now) and allowance.bytes.try_take(len(msg.data), now)):
             return "rate_limited"
         if self.seen_messages.has(self.get_message_id(msg)):
             return "duplicate"
         if msg.from_id == self.my_id.to_bytes():
             return "own_returned"
+        with allowance.work.spent():
+            return self._reason_by_content(forwarder, msg, listener[1])
+
+    def _reason_by_content(self, forwarder: ID, msg: Any, validate: Validate | None) -> str | None:
         if not _signature_holds(msg):
             return "bad_signature"
-        validate = listener[1]
-        if validate is not None:
-            try:
-                valid = validate(peer_name(forwarder), bytes(msg.data))
-            except Exception:  # noqa: BLE001 - the edge: counted and logged below
-                # B1: a raising validator ends the host
-                self.counters["handler_errors"] += 1
-                log.exception("the validator of topic %s failed", msg.topicIDs[0])
-                valid = False
-            if not valid:
-                return "invalid"
-        return None
+        if validate is None:
+            return None
+        try:
+            valid = validate(peer_name(forwarder), bytes(msg.data))
+        except Exception:  # noqa: BLE001 - the edge: counted and logged below
+            # B1: a raising validator ends the host
+            self.counters["handler_errors"] += 1
+            log.exception("the validator of topic %s failed", msg.topicIDs[0])
+            valid = False
+        return None if valid else "invalid"
 
     def _deliver(self, peer: PeerId, msg: Any) -> None:
         listener = self.listeners.get(msg.topicIDs[0])
@@ -250,6 +288,10 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             log.exception("removing %s from gossip failed", peer_id)
 
 
+_BLAMED = frozenset({"malformed", "bad_signature"})
+"""What no neighbour passes on that checks messages itself."""
+
+
 def _signature_holds(msg: Any) -> bool:
     """B1: stock raises on a malformed key. Here the key is always the one in the author's peer id."""
     key = embedded_key(msg.from_id)
@@ -266,7 +308,21 @@ def _signature_holds(msg: Any) -> bool:
 class Gossip:
     """Topics of one host: subscribe, publish, unsubscribe."""
 
-    def __init__(self, host: Any, heartbeat_s: float, counters: Counters) -> None:
+    def __init__(
+        self,
+        host: Any,
+        heartbeat_s: float,
+        counters: Counters,
+        blame: Callable[[PeerId], None] = lambda _peer: None,
+    ) -> None:
+        """Build router and reader.
+
+        Args:
+            host: the host.
+            heartbeat_s: how often the meshes are maintained.
+            counters: where drops and refusals are counted.
+            blame: called with a peer that broke the protocol.
+        """
         self.router = HardenedGossipSub(
             list(MESH_PROTOCOLS),
             degree=6,
@@ -282,7 +338,8 @@ class Gossip:
             unsubscribe_back_off=2,
         )
         self.router.counters = counters
-        self.pubsub = SafePubsub(host, self.router, counters)
+        self.router.cache_rate = TokenBucket(limits.GOSSIP_CACHE_BYTES_PER_SECOND_MAX)
+        self.pubsub = SafePubsub(host, self.router, counters, blame)
 
     @property
     def services(self) -> Sequence[Any]:
@@ -293,6 +350,8 @@ class Gossip:
         """See `Network.subscribe`."""
         if topic in self.pubsub.listeners:
             raise LocalError(f"topic {topic!r} is subscribed already", hint="unsubscribe it first")
+        if len(topic.encode()) > limits.GOSSIP_TOPIC_BYTES_MAX:
+            raise LimitExceeded("GOSSIP_TOPIC_BYTES_MAX", "the topic's name is too long")
         if len(self.pubsub.listeners) >= limits.TOPICS_SUBSCRIBED_MAX:
             raise LimitExceeded("TOPICS_SUBSCRIBED_MAX", f"at most {limits.TOPICS_SUBSCRIBED_MAX} topics at once")
         self.pubsub.listeners[topic] = (on_message, validate)

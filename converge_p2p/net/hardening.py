@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import trio
@@ -58,23 +60,44 @@ def contain_stream_failures(host: Any, counters: Counters) -> None:
     host.get_network().set_stream_handler(handle)
 
 
-def free_inbound_slots(host: Any, counters: Counters) -> None:
+def free_inbound_slots(
+    host: Any, counters: Counters, inbound_max: int, handshake: Callable[[], AbstractContextManager[Any]]
+) -> None:
     """B3: an inbound slot is given back only when the swarm stops.
 
     Stock, the handler of an inbound connection waits for the end of the swarm in place of the end of the connection,
     so that after as many inbound connections *ever* as there are slots, all further ones are refused. This handler
     waits for the end of its connection.
+
+    Args:
+        host: the host.
+        counters: where refusals are counted.
+        inbound_max: how many connections may be held.
+        handshake: gives a block that a handshake runs in; it may cancel the block. Handshakes take no slots.
     """
     swarm = host.get_network()
+    swarm._inbound_limiter = trio.CapacityLimiter(inbound_max + limits.HANDSHAKES_MAX + 1)
+    held: set[RawConnection] = set()
 
     async def handle(channel: Any, listener: Multiaddr, _failure: Any) -> None:
         remote = swarm._build_remote_multiaddr(channel)
         raw = RawConnection(channel, False)
         try:
-            if remote is not None and not await swarm.connection_gate.is_allowed(remote):
+            denied = remote is not None and not await swarm.connection_gate.is_allowed(remote)
+            if denied or len(held) >= inbound_max:
                 counters["inbound_connection_denied"] += 1
                 return
-            muxed = await swarm.upgrade_inbound_raw_conn(raw, listener)
+            muxed = None
+            with handshake():
+                muxed = await swarm.upgrade_inbound_raw_conn(raw, listener)
+            if muxed is None:
+                return
+            if len(held) >= inbound_max:
+                # several handshakes ended at once, for the last free place
+                counters["inbound_connection_denied"] += 1
+                await muxed.close()
+                return
+            held.add(raw)
             for connection in swarm.get_connections(muxed.peer_id):
                 if connection.muxed_conn is muxed:
                     await connection.event_closed.wait()
@@ -82,6 +105,7 @@ def free_inbound_slots(host: Any, counters: Counters) -> None:
             counters["inbound_connection_failed"] += 1
             log.debug("inbound connection failed: %r", error)
         finally:
+            held.discard(raw)
             # also on cancellation, or the socket stays open until the process ends
             with shielded(1):
                 try:

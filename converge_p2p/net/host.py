@@ -17,6 +17,8 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.network.config import ConnectionConfig
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 from multiaddr.utils import get_thin_waist_addresses
 
@@ -24,6 +26,7 @@ from converge_p2p.core.errors import NetworkError
 from converge_p2p.net.addresses import host_of, is_loopback, is_unspecified, tcp_port
 from converge_p2p.net.config import NetworkConfig
 from converge_p2p.net.hardening import Counters, contain_stream_failures, free_inbound_slots, log, own_the_dialling
+from converge_p2p.net.intake import Handshakes, bound_negotiation, enforce_windows
 
 _CLOSE_TIMEOUT_S = 3.0
 
@@ -58,12 +61,16 @@ def build_host(config: NetworkConfig, seed: bytes, listen: Sequence[Multiaddr], 
     host = new_host(
         key_pair=key_pair,
         sec_opt={NOISE: noise},
+        # the library would also offer mplex, which has no flow control at all
+        muxer_opt={YAMUX: Yamux},
         listen_addrs=list(listen),
         connection_config=connections,
         announce_addrs=announce,
     )
     contain_stream_failures(host, counters)
-    free_inbound_slots(host, counters)
+    bound_negotiation()
+    enforce_windows(host, counters)
+    free_inbound_slots(host, counters, config.peers_max, Handshakes(counters).one)
     own_the_dialling(host)
     return host
 

@@ -6,6 +6,7 @@ Source: docs/architecture.md, "The way of a message".
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,12 +22,13 @@ from converge_p2p.core.identity import SEED_BYTES, fingerprint
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.addresses import AddressBook, observed_address, parse_listen, split_peer_address
 from converge_p2p.net.bootstrap import Connector
+from converge_p2p.net.conduct import Conduct
 from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo
 from converge_p2p.net.dht import Dht
 from converge_p2p.net.direct import DirectRequests
 from converge_p2p.net.exchange import PeerExchange
 from converge_p2p.net.gossip import Gossip, OnMessage, Validate
-from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly
+from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly, log
 from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners, transport_addresses
 from converge_p2p.net.names import is_ed25519, peer_name, public_key_of, raw_peer_id
 from converge_p2p.net.sync import SyncStreams
@@ -80,14 +82,14 @@ class Network:
         self._config = config
         self._listen = [parse_listen(text) for text in config.listen]
         self._stop = trio.Event()
-        self._banned: dict[PeerId, None] = {}
+        self._conduct = Conduct()
         host = self._host = build_host(config, seed, self._listen, self.counters)
         self.peer_id: PeerId = peer_name(host.get_id())
         self._book = AddressBook()
-        self._connector = Connector(host, self._book, config, self.counters, self._banned.__contains__)
-        self._sync = SyncStreams(host, handler, config, self.counters)
+        self._connector = Connector(host, self._book, config, self.counters, self._is_banned)
+        self._sync = SyncStreams(host, handler, config, self.counters, self.blame)
         self._direct = DirectRequests(host, handler, config, self.counters)
-        self._gossip = Gossip(host, config.gossip_heartbeat_s, self.counters)
+        self._gossip = Gossip(host, config.gossip_heartbeat_s, self.counters, self.blame)
         self._dht = Dht(host, config.validators, self.counters) if config.dht else None
         self._exchange = PeerExchange(
             host, self._book, config, self.counters, self._own_addresses, self._connector.changed
@@ -139,7 +141,7 @@ class Network:
         if self._stop.is_set():
             # too late: it is closed with the host
             return
-        if not is_ed25519(raw.to_bytes()) or peer_name(raw) in self._banned:
+        if not is_ed25519(raw.to_bytes()) or self._is_banned(peer_name(raw)):
             self.counters["peers_refused"] += 1
             if self._closing is not None:
                 self._closing.start_soon(disconnect_quietly, self._host, raw)
@@ -202,7 +204,7 @@ class Network:
         peer, transport = split_peer_address(address)
         if peer == self.peer_id:
             raise ConfigError("this is the own address", hint="give the address of another node")
-        if peer in self._banned:
+        if self._is_banned(peer):
             raise NetworkError(f"peer {peer} is banned", hint="unban it first")
         await self._connector.dial(peer, (transport,), timeout_s)
         return peer
@@ -212,16 +214,35 @@ class Network:
         self._book.postpone(peer, trio.current_time() + self._config.retry_max_s)
         await disconnect_quietly(self._host, raw_peer_id(peer))
 
-    async def ban(self, peer: PeerId) -> None:
-        """Disconnect a peer and refuse it until the end of this network. The oldest ban makes room for a new one."""
-        self._banned[peer] = None
-        while len(self._banned) > limits.BANNED_PEERS_MAX:
-            del self._banned[next(iter(self._banned))]
+    async def ban(self, peer: PeerId, seconds: float = math.inf) -> None:
+        """Disconnect a peer and refuse it for a time, or until the end of this network.
+
+        The oldest of `limits.BANNED_PEERS_MAX` bans makes room for a new one.
+        """
+        self._conduct.ban(peer, trio.current_time() + seconds)
         await self.disconnect(peer)
 
     def unban(self, peer: PeerId) -> None:
         """Take a peer back."""
-        self._banned.pop(peer, None)
+        self._conduct.unban(peer)
+
+    def blame(self, peer: PeerId) -> None:
+        """Note that a peer did what no honest node does.
+
+        `limits.VIOLATIONS_MAX` times within `limits.VIOLATION_WINDOW_S`, and it is banned for `limits.BAN_S` (counted
+        as `peers_banned`). Not for what a race, another version or a full queue can cause.
+        """
+        self.counters["violations"] += 1
+        if self._closing is None or not self._conduct.violation(peer, trio.current_time()):
+            return
+        self.counters["peers_banned"] += 1
+        log.warning("%s broke the protocol too often and is kept out for %.0f s", peer, limits.BAN_S)
+        # noted at once, so that frames which are under way are not taken; disconnecting takes a while
+        self._conduct.ban(peer, trio.current_time() + limits.BAN_S)
+        self._closing.start_soon(self.disconnect, peer)
+
+    def _is_banned(self, peer: PeerId) -> bool:
+        return self._conduct.banned(peer, trio.current_time())
 
     # ------------------------------------------------------------ replication and requests
 

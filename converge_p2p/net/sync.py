@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -33,6 +34,7 @@ from converge_p2p.net.hardening import (
     shielded,
     write_whole,
 )
+from converge_p2p.net.intake import WorkBudget
 from converge_p2p.net.names import peer_name
 
 PROTOCOL = TProtocol("/converge/sync/1.0.0")
@@ -61,6 +63,7 @@ class _Link:
         self.is_up = False
         self.up = trio.Event()
         self.keeping = False
+        self.work = WorkBudget()
 
     def put(self, frame: bytes) -> bool:
         """Queue a frame unless the queue is full."""
@@ -93,11 +96,28 @@ class _Link:
 class SyncStreams:
     """The replication streams of one host. All methods are to be called in the event loop's thread."""
 
-    def __init__(self, host: Any, handler: NetworkHandler, config: NetworkConfig, counters: Counters) -> None:
+    def __init__(
+        self,
+        host: Any,
+        handler: NetworkHandler,
+        config: NetworkConfig,
+        counters: Counters,
+        blame: Callable[[PeerId], None] = lambda _peer: None,
+    ) -> None:
+        """Register the protocol.
+
+        Args:
+            host: the host.
+            handler: what to do with frames.
+            config: the settings.
+            counters: where drops and failures are counted.
+            blame: called with a peer that broke the protocol.
+        """
         self._host = host
         self._handler = handler
         self._config = config
         self._counters = counters
+        self._blame = blame
         self._links: dict[ID, _Link] = {}
         self._nursery: trio.Nursery | None = None
         self._random = random.Random()
@@ -241,6 +261,7 @@ class SyncStreams:
         except RemoteViolation as violation:
             self._counters[f"sync_{violation.reason}"] += 1
             log.warning("%s broke the framing: %s", link.peer, violation)
+            self._blame(link.peer)
             if self._nursery is not None:
                 self._nursery.start_soon(disconnect_quietly, self._host, raw)
         finally:
@@ -273,7 +294,11 @@ class SyncStreams:
             for frame in frames:
                 while not link.is_up:
                     await link.up.wait()
-                self._deliver(link.peer, frame)
+                with link.work.spent():
+                    self._deliver(link.peer, frame)
+                if (debt := link.work.debt_s()) > 0:
+                    self._counters["sync_work_throttled"] += 1
+                    await trio.sleep(debt)
                 # the next frame only after everybody else had a turn
                 await trio.lowlevel.checkpoint()
 
