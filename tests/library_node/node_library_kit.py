@@ -80,12 +80,16 @@ class RecordingWire:
     def __init__(self) -> None:
         self.sent: list[tuple[PeerId, bytes]] = []
         self.published: list[bytes] = []
+        self.blamed: list[PeerId] = []
 
     def send_pool(self, peer: PeerId, pool: PoolId, payload: bytes) -> None:
         self.sent.append((peer, payload))
 
     def publish_pool(self, pool: PoolId, operations: tuple[bytes, ...], peers: Sequence[PeerId]) -> None:
         self.published.extend(operations)
+
+    def blame(self, peer: PeerId) -> None:
+        self.blamed.append(peer)
 
 
 class DriverRig:
@@ -127,6 +131,7 @@ class FakeNetwork:
         self.connected: list[PeerId] = []
         self.frames: list[tuple[PeerId, bytes]] = []
         self.disconnected: list[PeerId] = []
+        self.blamed: list[PeerId] = []
         self.topics: dict[str, tuple[Any, Any]] = {}
         self.published: list[tuple[str, bytes]] = []
         self.answer: Callable[[PeerId, bytes], bytes] = lambda _peer, _data: b"\x01"
@@ -160,6 +165,9 @@ class FakeNetwork:
         await trio.lowlevel.checkpoint()
         self.topics.pop(topic, None)
 
+    def blame(self, peer: PeerId) -> None:
+        self.blamed.append(peer)
+
     async def publish(self, topic: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self.published.append((topic, data))
@@ -167,6 +175,11 @@ class FakeNetwork:
     async def request(self, peer: PeerId, payload: bytes, timeout_s: float = 10.0) -> bytes:
         await trio.lowlevel.checkpoint()
         return self.answer(peer, payload)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        await trio.lowlevel.checkpoint()
+        if peer in self.connected:
+            self.connected.remove(peer)
 
     def good_addresses(self) -> tuple[str, ...]:
         return self.good

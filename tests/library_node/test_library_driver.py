@@ -160,6 +160,28 @@ async def test_after_the_end_nothing_is_taken_kept_or_set_and_nobody_waits() -> 
     assert len(rig.timers) == 0
 
 
+async def test_whoever_sends_what_no_honest_peer_sends_is_blamed_and_whoever_is_early_is_not() -> None:
+    founder = DriverRig()
+    founder.found()
+    submitted = founder.wire.published[0]
+    reader = DriverRig(who(2), founder.driver.pool)
+    join = DriverRig(who(3), founder.driver.pool)
+    join.driver.feed(ev.Received((submitted,)))
+    join.driver.propose(ev.Join())
+    join.writer.commit()
+    early = join.wire.published[-1]
+    reader.driver.feed(ev.Received((early,), PEER))
+    assert (reader.driver.counters["rejected_no_genesis"], reader.wire.blamed) == (1, [])
+    forged = submitted[:-1] + bytes([submitted[-1] ^ 1])
+    # what stands behind a forgery is not looked at: it costs a verification, and honest peers have it too
+    reader.driver.feed(ev.Received((forged, submitted), PEER))
+    assert reader.wire.blamed == [PEER]
+    assert not reader.driver.replica.ready
+    reader.driver.feed(ev.SyncReceived(PEER, b"\xff"))
+    assert not reader.driver.take_gossip(b"junk", PEER)
+    assert reader.wire.blamed == [PEER] * 3
+
+
 async def test_gossip_that_is_refused_is_not_passed_on_and_what_is_good_is() -> None:
     founder = DriverRig()
     founder.found()

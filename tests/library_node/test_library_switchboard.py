@@ -57,6 +57,12 @@ class Rig:
         self.board.attach(pool.driver)
         return pool
 
+    async def keep_alive(self, peer: Any) -> None:
+        """Play a peer that has nothing to say, and lives."""
+        while True:
+            await trio.sleep(PULSE_S)
+            self.board.frame(peer, PULSE)
+
     def frames(self, kind: bytes) -> list[tuple[Any, bytes]]:
         return [(peer, frame) for peer, frame in self.network.frames if frame[:1] == kind]
 
@@ -232,19 +238,30 @@ async def test_the_descriptor_waits_for_company_and_is_renewed_and_tried_again(r
     await trio.sleep(100)
     assert rig.network.puts == 0, "alone, the record would only be kept here"
     rig.board.peer_up(PEER)
+    rig.nursery.start_soon(rig.keep_alive, PEER)
     await trio.sleep(1)
     assert (rig.network.puts, rig.counters["advertise_failed"]) == (1, 1)
     rig.network.put_failure = None
-    await trio.sleep(REPUBLISH_RETRY_S)
+
+    async def company_after(seconds: float) -> None:
+        await trio.sleep(seconds)
+        # somebody is there again, in case that silence was taken for absence
+        rig.board.peer_up(PEER)
+        await trio.sleep(1)
+
+    await company_after(REPUBLISH_RETRY_S)
     first = AgentDescriptor.from_bytes(rig.network.records[record_key(ME.id)])
     assert [skill.name for skill in first.capabilities] == ["translate"]
     assert (await rig.board.lookup(ME.id)).agent_id == ME.id
-    await trio.sleep(REPUBLISH_S)
+    await company_after(REPUBLISH_S)
     assert rig.network.puts == 3
     # a new advertisement replaces the old one, which is no longer renewed
     rig.board.advertise(ME, [Capability("count")])
-    await trio.sleep(2 * REPUBLISH_S + 1)
-    assert rig.network.puts == 6
+    await company_after(0)
+    await company_after(REPUBLISH_S)
+    assert rig.network.puts == 5
+    last = AgentDescriptor.from_bytes(rig.network.records[record_key(ME.id)])
+    assert [skill.name for skill in last.capabilities] == ["count"]
     with pytest.raises(NotFound):
         await rig.board.lookup(who(50).id)
 
