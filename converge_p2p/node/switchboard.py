@@ -34,10 +34,14 @@ from converge_p2p.node.writer import StoreWriter
 
 _logger = logging.getLogger(__name__)
 
-_POOL, _ANNOUNCE, _NOT_HERE = 0, 1, 2
+_POOL, _ANNOUNCE, _NOT_HERE, _PULSE = 0, 1, 2, 3
 _ID_BYTES = 32
 FAR_S = 60.0
 """How long after hearing of a member that is not connected own operations are gossiped too."""
+PULSE_S = 5.0
+"""How often a peer hears from this node even if there is nothing to say."""
+SILENT_S = 20.0
+"""After this a peer that said nothing is taken for gone: a cable that was pulled tells nobody."""
 REPUBLISH_S = 3600.0
 REPUBLISH_RETRY_S = 60.0
 NAMESPACE = "converge"
@@ -77,6 +81,7 @@ class Switchboard:
         self._drivers: dict[PoolId, PoolDriver] = {}
         self._peers: dict[PeerId, PublicKey] = {}
         self._connected: frozenset[PublicKey] = frozenset()
+        self._heard_at: dict[PeerId, float] = {}
         self._far: dict[PoolId, dict[PublicKey, float]] = {}
         """By pool: authors that were not connected when they were last heard of, and when that was."""
         self._network: Network | None = None
@@ -93,6 +98,7 @@ class Switchboard:
         """Connect to a running network; frames may have come already."""
         self._network, self._nursery = network, nursery
         nursery.start_soon(self._run_gossip)
+        nursery.start_soon(self._run_pulse)
         for pool in self._drivers:
             nursery.start_soon(self._tune, pool)
         for peer in network.peers():
@@ -161,6 +167,7 @@ class Switchboard:
     def peer_up(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
         key = self._peers[peer] = public_key_of(peer)
+        self._heard_at[peer] = trio.current_time()
         self._connected = frozenset(self._peers.values())
         self._company.set()
         self.directory.peer_up(peer)
@@ -172,7 +179,9 @@ class Switchboard:
 
     def peer_down(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
-        self._peers.pop(peer, None)
+        if self._peers.pop(peer, None) is None:
+            return
+        self._heard_at.pop(peer, None)
         self._connected = frozenset(self._peers.values())
         if not self._peers:
             self._company = trio.Event()
@@ -182,7 +191,11 @@ class Switchboard:
 
     def frame(self, peer: PeerId, payload: bytes) -> None:
         """See `net.NetworkHandler`."""
+        if peer in self._peers:
+            self._heard_at[peer] = trio.current_time()
         kind = payload[0] if payload else -1
+        if kind == _PULSE:
+            return
         if kind == _ANNOUNCE:
             self._take_announcements(peer, payload[1:])
             return
@@ -209,11 +222,28 @@ class Switchboard:
         """See `net.NetworkHandler`: a direct message."""
         return await self._mail.on_request(payload)
 
+    async def _run_pulse(self) -> None:
+        """Let peers hear from this node, and give up those that are not heard of."""
+        assert self._network is not None
+        async with trio.open_nursery() as closing:
+            while True:
+                await trio.sleep(PULSE_S)
+                silent_since = trio.current_time() - SILENT_S
+                for peer in list(self._peers):
+                    if self._heard_at[peer] > silent_since:
+                        self._send(peer, bytes([_PULSE]))
+                        continue
+                    self._counters["peers_silent"] += 1
+                    _logger.info("peer %s has been silent for %d s; disconnecting", peer, SILENT_S)
+                    self.peer_down(peer)
+                    closing.start_soon(self._network.disconnect, peer)
+
     def _take_announcements(self, peer: PeerId, payload: bytes) -> None:
         try:
             new = self.directory.take(peer, payload)
         except CodecError:
             self._counters["announcements_refused"] += 1
+            self.blame(peer)
             return
         for announcement in new:
             self._heard(announcement, peer)
@@ -240,6 +270,11 @@ class Switchboard:
                     self._gossip_send.send_nowait((pool, encode_message(Operations(part))))
                 except trio.WouldBlock:
                     self._counters["gossip_dropped"] += 1
+
+    def blame(self, peer: PeerId) -> None:
+        """See `driver.Wire`."""
+        if self._network is not None:
+            self._network.blame(peer)
 
     def _note_far(self, driver: PoolDriver) -> None:
         """Remember authors of new operations who are alive and not connected: gossip has to reach them."""
@@ -281,12 +316,12 @@ class Switchboard:
             else:
                 self._subscribed.add(pool)
 
-    def _take_gossip(self, pool: PoolId, _peer: PeerId, data: bytes) -> bool:
+    def _take_gossip(self, pool: PoolId, peer: PeerId, data: bytes) -> bool:
         # the replica itself is the validator: it verifies each operation once, and keeps what is good
         driver = self._drivers.get(pool)
         if driver is None:
             return False
-        good = driver.take_gossip(data)
+        good = driver.take_gossip(data, peer)
         self._note_far(driver)
         return good
 

@@ -176,11 +176,6 @@ class FakeNetwork:
         await trio.lowlevel.checkpoint()
         return self.answer(peer, payload)
 
-    async def disconnect(self, peer: PeerId) -> None:
-        await trio.lowlevel.checkpoint()
-        if peer in self.connected:
-            self.connected.remove(peer)
-
     def good_addresses(self) -> tuple[str, ...]:
         return self.good
 
