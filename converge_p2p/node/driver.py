@@ -34,6 +34,9 @@ class Wire(Protocol):
     def publish_pool(self, pool: PoolId, operations: tuple[bytes, ...], peers: Sequence[PeerId]) -> None:
         """Send operations to everybody in the pool; `peers` are those with a replication stream."""
 
+    def blame(self, peer: PeerId) -> None:
+        """Note that a peer sent what no honest peer sends."""
+
 
 class Written:
     """Whether a batch of own operations is on disk yet."""
@@ -163,17 +166,19 @@ class PoolDriver:
         for written in self._written.values():
             written.end(done=False)
 
-    def take_gossip(self, payload: bytes) -> bool:
-        """Take operations that came by gossip. Says whether they may be passed on."""
+    def take_gossip(self, payload: bytes, peer: PeerId | None = None) -> bool:
+        """Take operations that came by gossip from a neighbour. Says whether they may be passed on."""
         try:
             message = decode_message(payload)
         except CodecError:
             self.counters["gossip_bad_encoding"] += 1
+            if peer is not None:
+                self._wire.blame(peer)
             return False
         if not isinstance(message, Operations) or self._writer.full or self._closed:
             return False
         before = self.counters["rejected"]
-        self.feed(ev.Received(message.operations))
+        self.feed(ev.Received(message.operations, peer))
         return self.counters["rejected"] == before
 
     # ------------------------------------------------------------ effects
@@ -213,6 +218,8 @@ class PoolDriver:
                 if isinstance(notice, ev.Rejected):
                     self.counters["rejected"] += 1
                     self.counters[f"rejected_{notice.reason}"] += 1
+                    if notice.guilty and notice.peer is not None:
+                        self._wire.blame(notice.peer)
                 elif isinstance(notice, ev.TaskChanged) and notice.state.terminal:
                     self._forget_timers(notice.task)
                 self._notify(notice)

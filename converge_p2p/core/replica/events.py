@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
@@ -288,12 +289,26 @@ class ForkDetected:
     seq: int
 
 
+NEVER_HONEST: Final = frozenset(
+    {"bad_encoding", "bad_genesis", "bad_signature", "bad_sync_message", "not_member", "too_large", "wrong_pool"}
+)
+"""Reasons of `Rejected` that no honest peer gives: it checks whatever it passes on by the same rules.
+
+Not among them is what a race, a full quota or another version can cause.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A received operation was refused. `reason` is a stable short name, used as a metric label."""
 
     peer: PeerId | None
     reason: str
+
+    @property
+    def guilty(self) -> bool:
+        """Whether whoever sent it is to blame."""
+        return self.reason in NEVER_HONEST
 
 
 Notice = PoolReady | Acknowledged | TaskChanged | ClaimWon | ClaimLost | MembersChanged | ForkDetected | Rejected

@@ -243,6 +243,9 @@ class Replica:
                 self._insert(operation, peer)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(peer, violation.reason))
+                if violation.reason in ev.NEVER_HONEST:
+                    # a liar sent this; what else it sent is not worth a verification, and can be had from others
+                    break
         while self.log.has_parked():
             self._absorb(self.log.unpark(), peer)
 
