@@ -79,6 +79,7 @@ class TimerKind(Enum):
     CLAIM = "claim"
     DIGEST = "digest"
     CLOSE = "close"
+    VOTE = "vote"
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ from converge_p2p.core.view.register import TaskRegister
 DIGEST_PEERS_MAX = 8
 DIGEST_SOON_MS = 700
 GENESIS_RETRY_MS = 1000
+VOTE_PAUSE_MS = 20
 EPOCH = 0
 
 
@@ -114,6 +115,8 @@ class Replica:
         self._commands = Commands(identity.public_key, pool, self.view, self._proposer)
         self._in_flight: dict[int, list[Operation]] = {}
         self._votes_in_flight = 0
+        self._next_vote_ms = 0
+        self._vote_timer = False
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
         self._undecided: dict[TaskId, None] = {}
@@ -204,8 +207,12 @@ class Replica:
                 self._watch.look(register, stands_to_fail=self._proposer.stands(task, Purpose.FAIL))
                 if self._elector is not None:
                     self._undecided[task] = None
-        if self._elector is not None and not self._votes_in_flight:
-            self._vote(self._elector)
+        if self._elector is not None and self._undecided and not self._votes_in_flight:
+            if self._now.mono_ms >= self._next_vote_ms:
+                self._vote(self._elector)
+            elif not self._vote_timer:
+                self._vote_timer = True
+                self._set_timer(TimerKey(TimerKind.VOTE), self._next_vote_ms - self._now.mono_ms)
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
@@ -428,7 +435,9 @@ class Replica:
     def _vote(self, elector: Elector) -> None:
         """Cast every ballot that is due, under as few signatures as possible.
 
-        While an own vote is being written the next ones collect (group commit): `_undecided` keeps their tasks.
+        While an own vote is being written the next ones collect (group commit): `_undecided` keeps their tasks. So they
+        do for a moment after a vote on several tasks: under load a signature then carries many ballots, and a single
+        task is never kept waiting.
         """
         tasks, self._undecided = self._undecided, {}
         ballots: list[Ballot] = []
@@ -442,6 +451,8 @@ class Replica:
             )
             elector.note_own(EPOCH, tuple(due))
             ballots.extend(due)
+        if len({ballot.task for ballot in ballots}) > 1:
+            self._next_vote_ms = self._now.mono_ms + VOTE_PAUSE_MS
         for part in _vote_parts(ballots):
             self._sign(VoteBody(part))
             self._votes_in_flight += 1
@@ -468,6 +479,9 @@ class Replica:
                 self._sessions.digests(self._some_peers())
             else:
                 self._sessions.want_genesis()
+            return
+        if key.kind is TimerKind.VOTE:
+            self._vote_timer = False
             return
         register = None if key.task is None else self.view.registers.get(key.task)
         if register is None:
