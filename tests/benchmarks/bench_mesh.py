@@ -120,7 +120,7 @@ async def measure(model: GovernanceModel, folder: Path) -> None:
             electors = [node.id, *ids] if isinstance(model, Democratic) else [node.id]
             pool = await node.create_pool(name, governance=model, electors=electors)
             for worker in workers:
-                await worker.ask({"pool": pool.id.hex(), "concurrency": 8})
+                await worker.ask({"pool": pool.id.hex(), "concurrency": 8, "expect": 1})
             handle = await pool.submit(Task("echo", {"first": True}))
             await handle.result()
             print(
@@ -158,7 +158,7 @@ async def cold_sync(folder: Path) -> None:
             await worker.hear()
             before = memory_mb(worker.process.pid)
             began = time.perf_counter()
-            await worker.ask({"pool": pool.id.hex(), "concurrency": 1})
+            await worker.ask({"pool": pool.id.hex(), "concurrency": 1, "expect": COLD + 1})
             seconds = time.perf_counter() - began
             print(
                 f"cold sync of {COLD} operations: {seconds:.1f} s, {COLD / seconds:.0f} operations/s, "

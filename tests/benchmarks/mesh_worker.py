@@ -61,6 +61,8 @@ async def main() -> None:
             order = json.loads(line)
             if "pool" in order:
                 pool = await node.join_pool(PoolId(bytes.fromhex(order["pool"])))
+                while pool.operations < order["expect"]:  # noqa: ASYNC110 - a script that measures, not a node
+                    await trio.sleep(0.01)
                 times = ClaimTimes(pool)
                 nursery.start_soon(times.follow)
                 pool.add_handler("echo", echo, concurrency=order["concurrency"])

@@ -158,6 +158,8 @@ class Sessions:
                 they_lack |= mine is not None
                 self._note(state, entry, mine)
         they_lack |= self._log.count(page.low, page.high) > common
+        if not (page.low or page.high or state.wants_anything()):
+            self.caught_up = True
         self._pursue(peer, now_ms)
         if page.answer and they_lack:
             for own in self._pages(page.low, page.high, answer=False):
@@ -271,6 +273,7 @@ class Sessions:
         for other in [other for other, its in self.peers.items() if other != peer and its.wants_anything()]:
             self._pursue(other, now_ms)
         if not state.wants_anything():
+            self.caught_up = True
             self._send(peer, Digest(self._log.digest()))
 
     def digests(self, peers: list[PeerId]) -> None:
