@@ -62,10 +62,18 @@ async def test_a_client_that_sends_nonsense_and_goes_harms_nobody(tmp_path: Path
         assert await is_healthy(path)
 
 
+async def test_no_connection_is_held_for_a_client_that_has_its_answer(tmp_path: Path) -> None:
+    async with served(tmp_path) as path:
+        for _ in range(20):
+            assert await is_healthy(path)
+        # far less than the time after which an idle connection is closed
+        with trio.fail_after(server.IDLE_S / 10):
+            while server._ContainedServer._open:
+                await trio.lowlevel.checkpoint()
+
+
 async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CONTROL_CONNECTIONS_MAX", 3)
-    # a connection whose client went in the middle of a request is held until it has been idle for so long
-    monkeypatch.setattr(server, "IDLE_S", 0.3)
     async with served(tmp_path) as path:
         held = [await trio.open_unix_socket(path) for _ in range(3)]
         for stream in held:

@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.trio import run as hypercorn_run
 from hypercorn.trio import serve
 from hypercorn.trio.tcp_server import TCPServer
@@ -39,6 +40,7 @@ class _ContainedServer(TCPServer):
     """
 
     _open = 0
+    _client_gone = False
 
     async def run(self) -> None:
         """Serve until the connection ends."""
@@ -52,6 +54,19 @@ class _ContainedServer(TCPServer):
             _log.info("a control connection failed: %r", error)
         finally:
             _ContainedServer._open -= 1
+
+    async def _read_data(self) -> None:
+        """Read until the client is gone. Stock, its connection then often waits for the next request until it is idle
+        for too long, so that every command holds a descriptor for half a minute.
+        """
+        await super()._read_data()
+        self._client_gone = True
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send, but begin to wait for the next request only while somebody could send one."""
+        if not (self._client_gone and isinstance(event, Updated)):
+            await super().protocol_send(event)
 
 
 @asynccontextmanager
