@@ -82,8 +82,14 @@ class HardenedKadDht(KadDHT):  # type: ignore[misc]
             # by default more than two nodes of one data centre do not fit one bucket
             max_peers_per_subnet=0,
         )
+        # by default as many records as a day brings, up to 50,000 of any size
+        libp2p.kad_dht.value_store.MAX_VALUE_STORE_SIZE = limits.DHT_RECORDS_MAX
         # by default one peer with twelve idle streams stops the server
         self._inbound_limiter = trio.CapacityLimiter(limits.DHT_STREAMS_MAX)
+
+    def _check_provider_rate_limit(self, _peer: ID) -> bool:
+        """Take no claim to provide content: nobody here asks for one, and the library keeps them without a bound."""
+        return False
 
     async def handle_stream(self, stream: INetStream) -> None:
         """Serve a stream for a limited time."""

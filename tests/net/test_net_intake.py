@@ -7,8 +7,10 @@ import struct
 import time
 from contextlib import AsyncExitStack, suppress
 
+import multiaddr
 import pytest
 import trio
+from libp2p.kad_dht.pb.kademlia_pb2 import Message as KadMessage
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.pubsub.pb import rpc_pb2
 from net_rig import Recorder, assert_serves, linked, pair, start, until
@@ -113,6 +115,19 @@ async def test_b15_a_topic_with_a_name_without_end_is_refused():
         await stream.write(encode_varint(rpc.ByteSize()) + rpc.SerializeToString())
         await until(lambda: node.counters["gossip_streams_refused"] == 1, "the stream is refused")
         assert not any(len(topic) > limits.GOSSIP_TOPIC_BYTES_MAX for topic in node._gossip.pubsub.peer_topics)
+
+
+async def test_claims_to_provide_content_leave_no_trace():
+    async with pair(dht=True) as (node, _, attacker, _):
+        message = KadMessage(type=KadMessage.ADD_PROVIDER, key=os.urandom(64))
+        provider = message.providerPeers.add(id=raw_peer_id(attacker.peer_id).to_bytes())
+        provider.addrs.append(multiaddr.Multiaddr("/ip4/10.0.0.1/tcp/1").to_bytes())
+        stream = await raw_stream(attacker, node, "/converge/kad/1.0.0")
+        await stream.write(encode_varint(message.ByteSize()) + message.SerializeToString())
+        with pytest.raises(StreamError):
+            await stream.read(1)
+        assert node._dht._kad.provider_store.providers == {}
+        await assert_serves(node)
 
 
 async def test_a_peer_that_goes_on_breaking_the_protocol_is_kept_out():
