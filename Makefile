@@ -11,6 +11,7 @@ SHELL := /bin/bash
 
 PYTHON ?=
 DEMO_ARGS ?=
+ATTACK_ARGS ?=
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 SEEDS ?= 2000
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --build-deps-for=editable
 
-.PHONY: help demo test environment lint format types contracts unit network sim simulation bench lock clean \
+.PHONY: help demo test environment lint format types contracts unit network sim simulation attack bench lock clean \
 	fresh-clone-check
 
 help: ## list the targets
@@ -88,6 +89,9 @@ simulation: $(DEV_STAMP) ## the simulator's fixed seeds and its own ablation tes
 
 sim: $(RUN_STAMP) ## many simulator seeds: make sim SEEDS=2000
 	$(BIN)/python -m converge_p2p.testing.sim --seeds $(SEEDS)
+
+attack: $(RUN_STAMP) ## attack three real nodes in every way we know: make attack ATTACK_ARGS="--rounds 3"
+	$(BIN)/python tests/network/attack.py $(ATTACK_ARGS)
 
 bench: $(RUN_STAMP) ## the measurements behind docs/benchmarks.md
 	@for script in tests/benchmarks/bench_*.py; do echo "--- $$script"; $(BIN)/python "$$script"; done
