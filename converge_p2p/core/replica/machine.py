@@ -19,8 +19,7 @@ from converge_p2p.core.errors import (
     CodecError,
     RemoteViolation,
 )
-from converge_p2p.core.governance.admission import admits
-from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
+from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.bodies import (
     Ballot,
@@ -44,6 +43,7 @@ from converge_p2p.core.oplog.operation import (
 )
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.commands import Commands
+from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.elector import Elector, Wait
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
 from converge_p2p.core.replica.proposer import Proposer
@@ -246,7 +246,7 @@ class Replica:
                 continue
             try:
                 operation = decode_operation(signed, self.pool)
-                self._check_author(operation)
+                check_author(self.view, operation)
                 self._insert(operation, peer)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(peer, violation.reason))
@@ -255,29 +255,6 @@ class Replica:
                     break
         while self.log.has_parked():
             self._absorb(self.log.unpark(), peer)
-
-    def _check_author(self, operation: Operation) -> None:
-        """Refuse what can never have an effect, by the founding terms alone, so that all nodes refuse the same."""
-        spec = self.view.spec
-        if isinstance(operation.body, Genesis):
-            if not self.view.is_genesis(operation):
-                raise RemoteViolation("bad_genesis", "the operation does not found this pool")
-            try:
-                compile_rules(operation.body.spec)
-            except CodecError as error:
-                raise RemoteViolation("bad_genesis", str(error)) from error
-            return
-        if spec is None:
-            raise RemoteViolation("no_genesis", "the pool's founding terms are not known here yet")
-        author = operation.author
-        if author == self.view.creator:
-            if operation.seq == 0:
-                raise RemoteViolation("bad_genesis", "the creator's first operation is the founding of the pool")
-        elif author not in self.view.electors:
-            if not admits(spec, author):
-                raise RemoteViolation("not_member", "the pool does not admit the author")
-            if operation.seq == 0 and not isinstance(operation.body, JoinBody):
-                raise RemoteViolation("not_member", "the author's first operation is not a join")
 
     def _insert(self, operation: Operation, peer: PeerId | None) -> None:
         mine = operation.author == self.identity.public_key
