@@ -69,6 +69,7 @@ INSIDE: Sequence[Attack] = (
 
 LONG = frozenset({
     "connects_and_disconnects", "control_socket", "library_protocols", "provider_records", "request_floods",
+    "stream_floods",
 })  # fmt: skip
 """What the short version leaves out."""
 
