@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
-from converge_p2p.core.oplog.bodies import VoteBody
+from converge_p2p.core.oplog.bodies import VOTES
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.oplog.parking import Parking
@@ -70,7 +70,7 @@ class Chain:
     def add_loose(self, operation: Operation) -> None:
         """Keep an operation beside the chain."""
         self.loose[operation.id] = operation.signed
-        if isinstance(operation.body, VoteBody):
+        if isinstance(operation.body, VOTES):
             self.votes.replace(None, operation.id)
         else:
             self.data.replace(None, operation.id)
@@ -250,7 +250,7 @@ class OperationLog:
 
     def _keep_loose(self, chain: Chain, operation: Operation, result: Inserted, *, proof: bool = False) -> None:
         # votes are never refused: a certificate that somebody counted must not be un-made for somebody else
-        if not proof and chain.overflowing and not isinstance(operation.body, VoteBody):
+        if not proof and chain.overflowing and not isinstance(operation.body, VOTES):
             raise RemoteViolation("loose_full", "a forked author has too many operations")
         chain.add_loose(operation)
         self._hold(operation)

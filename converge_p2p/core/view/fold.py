@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from converge_p2p.core.codec import encode
 from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
@@ -27,9 +28,11 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.members import Members
+from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Counting, Grant, StandingClaim, Submitted, TaskRegister
 
 
@@ -43,6 +46,7 @@ class View:
         self.genesis = b""
         """The signed founding operation, kept apart so that a creator that forks cannot take it away."""
         self.members = Members()
+        self.motions = Motions()
         self.registers: dict[TaskId, TaskRegister] = {}
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
@@ -77,6 +81,9 @@ class View:
         body, author = operation.body, operation.author
         if isinstance(body, VoteBody):
             return self._apply_votes(operation, body)
+        if isinstance(body, OpinionBody):
+            self.motions.add_opinion(operation)
+            return None
         if isinstance(body, Genesis):
             self._apply_genesis(operation, body)
             return None
@@ -89,6 +96,9 @@ class View:
         if isinstance(body, LeaveBody):
             self.members.change(author, operation.seq, False, ())
             return None
+        if isinstance(body, MotionBody):
+            self.motions.add_motion(operation)
+            return None
         return self._apply_data(operation)
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
@@ -98,6 +108,7 @@ class View:
         self.spec, self.creator, self.genesis = body.spec, operation.author, operation.signed
         self._counting = Counting(rules, self._protocol)
         self._electors = frozenset(body.spec.electors)
+        self.motions.open_epoch(0, Electorate(self._electors, rules.accept, rules.accept))
         self.members.found(self._electors | {operation.author})
 
     def _apply_data(self, operation: Operation) -> TaskId:
@@ -159,6 +170,10 @@ class View:
         if isinstance(body, ReportBody):
             self._register(body.task).add_value(body.value)
             return (body.task,)
+        if isinstance(body, OpinionBody):
+            self.motions.add_opinion(operation)
+        elif isinstance(body, MotionBody):
+            self.motions.add_void_motion(operation)
         return ()
 
     def void(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
@@ -188,6 +203,7 @@ class View:
                     token = Token(operation.epoch, body.round)
                     self._register(task).round(token).reports.pop(operation.id, None)
                     touched.add(task)
+        self.motions.void(author, seq, voided)
         self.members.freeze(author, seq)
         return touched
 
@@ -255,4 +271,4 @@ class View:
                 round_now = None if top is None else list(top)
                 tasks.append([task, 0, register.submitted.operation, round_now, claim, released, register.failures()])
         frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
-        return encode([self.pool, self.members.all(), frozen, tasks])
+        return encode([self.pool, self.members.all(), frozen, tasks, self.motions.state()])
