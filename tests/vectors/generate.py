@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import admission_story
 import pool_story
 
 from converge_p2p.core.codec import encode, tagged_hash
@@ -253,6 +254,7 @@ FILES = {
     "descriptors.json": descriptors,
     "operations.json": lambda: pool_story.operations(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
+    "admission.json": lambda: admission_story.admission(to_json),
 }
 
 

@@ -31,6 +31,9 @@ class AdmissionKind(IntEnum):
 
     OPEN = 0
     WHITELIST = 1
+    TOKEN = 2
+    VOUCHED = 3
+    CUSTOM = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class PoolSpec:
         topics: canonical bytes of topics.
         task_types: objectives the pool is for; empty means any.
         policy: timers and defaults.
+        admission_need: how many must vouch for a newcomer, where the admission asks for that.
+        admission_custom: name under which the admission rule is registered; only with CUSTOM.
     """
 
     name: str
@@ -96,6 +101,8 @@ class PoolSpec:
     topics: tuple[bytes, ...] = ()
     task_types: tuple[str, ...] = ()
     policy: PoolPolicy = field(default_factory=PoolPolicy)
+    admission_need: int = 0
+    admission_custom: str = ""
 
     def check(self) -> None:
         """Check every bound that does not depend on the governance model.
@@ -122,6 +129,10 @@ class PoolSpec:
             raise CodecError("a task type is empty or too long")
         if not 0 <= self.faults < len(self.electors) or not 0 <= self.quorum <= len(self.electors):
             raise CodecError("quorum and faults must fit the number of electors")
+        if not 0 <= self.admission_need <= limits.ADMISSION_NEED_MAX:
+            raise CodecError(f"admission_need is {self.admission_need}; expected 0 to {limits.ADMISSION_NEED_MAX}")
+        if len(self.admission_custom.encode()) > limits.NAME_BYTES_MAX:
+            raise CodecError(f"the name of an admission rule has at most {limits.NAME_BYTES_MAX} bytes")
         self.policy.check()
 
     def to_body(self) -> list[Any]:
@@ -132,6 +143,7 @@ class PoolSpec:
             int(self.admission), list(self.whitelist), list(self.topics), list(self.task_types),
             [policy.hold_off_ms, policy.grant_timer_ms, policy.claim_ttl_ms, policy.max_retries,
              policy.trusted_workers],
+            self.admission_need, self.admission_custom,
         ]  # fmt: skip
 
     @classmethod
@@ -141,12 +153,13 @@ class PoolSpec:
         Raises:
             CodecError: not of that shape, or out of bounds.
         """
-        kinds: tuple[type, ...] = (str, bytes, int, list, int, int, int, list, list, list, list)
+        kinds: tuple[type, ...] = (str, bytes, int, list, int, int, int, list, list, list, list, int, str)
         if not isinstance(body, list) or len(body) != len(kinds):
             raise CodecError(f"a genesis body is an array of {len(kinds)}")
         if any(type(item) is not kind for item, kind in zip(body, kinds, strict=True)):
             raise CodecError("a field of a genesis body has the wrong type")
-        name, nonce, governance, electors, quorum, faults, admission, whitelist, topics, types, policy = body
+        (name, nonce, governance, electors, quorum, faults, admission, whitelist, topics, types, policy, need,
+         custom) = body  # fmt: skip
         if any(type(item) is not bytes for item in (*electors, *whitelist, *topics)):
             raise CodecError("electors, whitelist and topics are byte strings")
         if any(type(item) is not str for item in types):
@@ -159,7 +172,7 @@ class PoolSpec:
             raise CodecError(f"unknown governance or admission: {error}") from error
         spec = cls(
             name, nonce, governance, tuple(electors), quorum, faults, admission, tuple(whitelist), tuple(topics),
-            tuple(types), PoolPolicy(*policy),
+            tuple(types), PoolPolicy(*policy), need, custom,
         )  # fmt: skip
         spec.check()
         return spec

@@ -257,7 +257,7 @@ def _join(body: list[Any]) -> JoinBody:
     names, proof = body
     if any(type(name) is not str for name in names) or names != sorted(set(names)):
         raise CodecError("capabilities of a join are sorted text, without repeats")
-    if len(names) > limits.CAPABILITIES_PER_TASK_MAX or len(proof) > limits.TEXT_BYTES_MAX:
+    if len(names) > limits.CAPABILITIES_PER_TASK_MAX or len(proof) > limits.ADMISSION_PROOF_BYTES_MAX:
         raise CodecError("a join names too many capabilities, or its proof is too long")
     return JoinBody(tuple(_text(name) for name in names), proof)
 

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NotAuthorised, NotFound
-from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.admission import check_admission
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.model.pool import pool_id
 from converge_p2p.core.model.task import TaskSpec, TaskState, TaskValue, task_id
@@ -85,6 +85,7 @@ class Commands:
         try:
             command.spec.check()
             compile_rules(command.spec)
+            check_admission(command.spec)
         except CodecError as error:
             raise LocalError(str(error)) from error
         self._founding = True
@@ -93,13 +94,13 @@ class Commands:
     def _join(self, body: JoinBody) -> Body | None:
         assert self._view.spec is not None
         members = self._view.members
-        if self._key not in self._view.electors and not admits(self._view.spec, self._key):
+        if not self._view.may_join(self._key, 0, body.proof):
             raise NotAuthorised("the pool does not admit this agent", hint="ask its creator for admission")
         total = sum(len(name.encode()) for name in body.capabilities)
         if len(body.capabilities) > limits.CAPABILITIES_PER_TASK_MAX or total > limits.TEXT_BYTES_MAX:
             raise LimitExceeded("CAPABILITIES_PER_TASK_MAX", "too many capabilities, or too long")
-        if len(body.proof) > limits.TEXT_BYTES_MAX:
-            raise LimitExceeded("TEXT_BYTES_MAX", "the admission proof is too long")
+        if len(body.proof) > limits.ADMISSION_PROOF_BYTES_MAX:
+            raise LimitExceeded("ADMISSION_PROOF_BYTES_MAX", "the admission proof is too long")
         if members.has(self._key) and set(body.capabilities) <= set(members.capabilities(self._key)):
             return None
         return body

@@ -7,7 +7,7 @@ Source: `docs/protocol.md`, validation.
 from __future__ import annotations
 
 from converge_p2p.core.errors import CodecError, RemoteViolation
-from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.admission import UnknownAdmission, admits, check_admission, judges_key
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.oplog.bodies import Genesis, JoinBody
 from converge_p2p.core.oplog.operation import Operation
@@ -22,7 +22,7 @@ def check_author(view: View, operation: Operation) -> None:
         operation: one whose signature was verified.
 
     Raises:
-        RemoteViolation: reason bad_genesis, no_genesis or not_member.
+        RemoteViolation: reason bad_genesis, unknown_admission, no_genesis or not_member.
     """
     spec = view.spec
     if isinstance(operation.body, Genesis):
@@ -30,6 +30,10 @@ def check_author(view: View, operation: Operation) -> None:
             raise RemoteViolation("bad_genesis", "the operation does not found this pool")
         try:
             compile_rules(operation.body.spec)
+            check_admission(operation.body.spec)
+        except UnknownAdmission as error:
+            # the terms may be right: whoever sent them is not to blame
+            raise RemoteViolation("unknown_admission", f"{error}; {error.hint}") from error
         except CodecError as error:
             raise RemoteViolation("bad_genesis", str(error)) from error
         return
@@ -40,7 +44,12 @@ def check_author(view: View, operation: Operation) -> None:
         if operation.seq == 0:
             raise RemoteViolation("bad_genesis", "the creator's first operation is the founding of the pool")
     elif author not in view.electors:
-        if not admits(spec, author):
+        if judges_key(spec) and not admits(spec, author):
             raise RemoteViolation("not_member", "the pool does not admit the author")
-        if operation.seq == 0 and not isinstance(operation.body, JoinBody):
+        if operation.seq > 0:
+            # by a proof only the join is judged that the chain begins with; what follows it waits for it
+            return
+        if not isinstance(operation.body, JoinBody):
             raise RemoteViolation("not_member", "the author's first operation is not a join")
+        if not view.may_join(author, operation.epoch, operation.body.proof):
+            raise RemoteViolation("not_member", "the proof in the join does not admit the author")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from converge_p2p.core.codec import encode
-from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.admission import AdmissionContext, admits
 from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
@@ -88,7 +88,7 @@ class View:
             self._apply_genesis(operation, body)
             return None
         if isinstance(body, JoinBody):
-            if self.spec is not None and (author in self._electors or admits(self.spec, author)):
+            if self.may_join(author, operation.epoch, body.proof):
                 self.members.change(author, operation.seq, True, body.capabilities)
             return None
         if not self.members.has(author):
@@ -100,6 +100,18 @@ class View:
             self.motions.add_motion(operation)
             return None
         return self._apply_data(operation)
+
+    def may_join(self, author: PublicKey, epoch: int, proof: bytes) -> bool:
+        """Whether a join that names an epoch has an effect.
+
+        Who is a member at that point of its chain needs no proof.
+        """
+        if self.spec is None:
+            return False
+        if author in self._electors or self.members.has(author):
+            return True
+        context = AdmissionContext(self.pool, epoch, self._electors, self.creator, author, proof)
+        return admits(self.spec, author, context)
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
         if self.spec is not None or not self.is_genesis(operation):

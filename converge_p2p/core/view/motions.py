@@ -19,6 +19,7 @@ from typing import Any
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError
+from converge_p2p.core.governance.admission import check_admission
 from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.model.pool import PoolSpec
@@ -88,6 +89,7 @@ class MotionView:
 
 
 _ANSWERS = (b"no", b"yes")
+_UNKNOWN_HERE = ("unknown_model", "unknown_admission")
 
 _Said = dict[int, dict[PublicKey, set[int]]]
 """Epoch → elector → choices. A choice is never taken out."""
@@ -100,13 +102,14 @@ _Docket = list[tuple[int, OperationId]]
 class Motions:
     """All motions of a pool."""
 
-    def __init__(self, safe: Callable[[PoolSpec], object] = compile_rules) -> None:
+    def __init__(self, safe: Callable[[PoolSpec], None] | None = None) -> None:
         """Start without motions.
 
         Args:
-            safe: raises `ConvergeError` for terms that no pool may have; the same everywhere.
+            safe: raises `ConvergeError` for terms that no pool may have; the same everywhere. Unless given: the
+                checks that founding terms have to pass.
         """
-        self._safe = safe
+        self._safe = _check_terms if safe is None else safe
         self._known: dict[OperationId, Motion] = {}
         self._dockets: dict[PublicKey, dict[int, _Docket]] = {}
         self._standing: set[OperationId] = set()
@@ -218,8 +221,8 @@ class Motions:
         try:
             self._safe(terms)
         except ConvergeError as error:
-            # a model that is not registered here says nothing about the terms; the electors judge them
-            return error.code == "unknown_model"
+            # a rule that is not registered here says nothing about the terms; the electors judge them
+            return error.code in _UNKNOWN_HERE
         return True
 
     def _forget(self, name: OperationId) -> None:
@@ -372,3 +375,8 @@ class Motions:
     def state(self) -> list[list[Any]]:
         """What is decided, to compare replicas: id and decided option of each motion in effect or carried."""
         return [[name, self.decided(name)] for name in sorted(self._known) if self.get(name) is not None]
+
+
+def _check_terms(spec: PoolSpec) -> None:
+    compile_rules(spec)
+    check_admission(spec)
