@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from converge_p2p.core.codec import encode
 from converge_p2p.core.governance.admission import AdmissionContext, admits
 from converge_p2p.core.governance.electorate import Electorate
-from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
+from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, Ruleset, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
 from converge_p2p.core.oplog.bodies import (
@@ -34,6 +34,7 @@ from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, Valu
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Counting, Grant, StandingClaim, Submitted, TaskRegister
+from converge_p2p.core.view.trust import TrustFold
 
 
 class View:
@@ -50,6 +51,7 @@ class View:
         self.registers: dict[TaskId, TaskRegister] = {}
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
+        self.trust = TrustFold(self.registers, self.motions, self._rules_of)
         self._protocol = protocol
         self._counting: Counting | None = None
         self._electors: frozenset[PublicKey] = frozenset()
@@ -82,7 +84,7 @@ class View:
         if isinstance(body, VoteBody):
             return self._apply_votes(operation, body)
         if isinstance(body, OpinionBody):
-            self.motions.add_opinion(operation)
+            self._apply_opinion(operation)
             return None
         if isinstance(body, Genesis):
             self._apply_genesis(operation, body)
@@ -98,6 +100,7 @@ class View:
             return None
         if isinstance(body, MotionBody):
             self.motions.add_motion(operation)
+            self.trust.touch(TaskId(body.subject))
             return None
         return self._apply_data(operation)
 
@@ -120,10 +123,24 @@ class View:
         self.spec, self.creator, self.genesis = body.spec, operation.author, operation.signed
         self._counting = Counting(rules, self._protocol)
         self._electors = frozenset(body.spec.electors)
-        self.motions.open_epoch(0, Electorate(self._electors, rules.accept, rules.accept))
+        self.trust.touch(*self.motions.open_epoch(0, Electorate(self._electors, rules.accept, rules.accept)))
         self.members.found(self._electors | {operation.author})
 
+    def _rules_of(self, epoch: int) -> Ruleset | None:
+        return self._counting.rules if self._counting is not None and epoch == 0 else None
+
+    def _apply_opinion(self, operation: Operation) -> None:
+        motion = self.motions.add_opinion(operation)
+        known = None if motion is None else self.motions.get(motion)
+        if known is not None and known.task is not None:
+            self.trust.touch(known.task)
+
     def _apply_data(self, operation: Operation) -> TaskId:
+        task = self._apply_task(operation)
+        self.trust.touch(task)
+        return task
+
+    def _apply_task(self, operation: Operation) -> TaskId:
         body, author = operation.body, operation.author
         match body:
             case SubmitBody(spec):
@@ -145,6 +162,7 @@ class View:
                 return task
             case ReportBody(task):
                 self._register(task).add_report(Token(operation.epoch, body.round), operation.id, author, body)
+                self.trust.add_report(operation, body)
                 return task
         raise AssertionError(f"not a data operation: {body!r}")
 
@@ -157,6 +175,7 @@ class View:
 
     def _apply_ballot(self, operation: Operation, ballot: Ballot) -> None:
         register = self._register(ballot.task)
+        self.trust.add_ballot(operation, ballot)
         token, elector = Token(operation.epoch, ballot.round), operation.author
         match ballot.phase:
             case Phase.GRANT:
@@ -181,11 +200,13 @@ class View:
             return self._apply_votes(operation, body)
         if isinstance(body, ReportBody):
             self._register(body.task).add_value(body.value)
+            self.trust.touch(body.task)
             return (body.task,)
         if isinstance(body, OpinionBody):
-            self.motions.add_opinion(operation)
+            self._apply_opinion(operation)
         elif isinstance(body, MotionBody):
             self.motions.add_void_motion(operation)
+            self.trust.touch(TaskId(body.subject))
         return ()
 
     def void(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
@@ -195,6 +216,7 @@ class View:
             voided: its operations from `seq` on that were applied.
         """
         touched: set[TaskId] = set()
+        disputed: list[TaskId] = []
         for operation in voided:
             body = operation.body
             match body:
@@ -214,8 +236,12 @@ class View:
                 case ReportBody(task):
                     token = Token(operation.epoch, body.round)
                     self._register(task).round(token).reports.pop(operation.id, None)
+                    self.trust.void_report(operation, body)
                     touched.add(task)
+                case MotionBody():
+                    disputed.append(TaskId(body.subject))
         self.motions.void(author, seq, voided)
+        self.trust.touch(*touched, *disputed)
         self.members.freeze(author, seq)
         return touched
 

@@ -121,16 +121,25 @@ class Motions:
 
     # ------------------------------------------------------------ adding
 
-    def open_epoch(self, number: int, electorate: Electorate) -> None:
-        """Say who decides in an epoch. Opinions that named it before are counted from now on."""
+    def open_epoch(self, number: int, electorate: Electorate) -> set[TaskId]:
+        """Say who decides in an epoch. Opinions that named it before are counted from now on.
+
+        Returns:
+            Tasks in disputes that this may decide.
+        """
+        touched: set[TaskId] = set()
         if number in self._electorates:
-            return
+            return touched
         self._electorates[number] = electorate
-        for said in self._said.values():
+        for name, said in self._said.items():
             heard = said.get(number)
             if heard is not None:
+                motion = self._known.get(name)
+                if motion is not None and motion.task is not None:
+                    touched.add(motion.task)
                 for stranger in [key for key in heard if key not in electorate.electors]:
                     del heard[stranger]
+        return touched
 
     def add_motion(self, operation: Operation) -> None:
         """Take up a motion that became part of its author's chain, of somebody who is a member there.
