@@ -235,6 +235,8 @@ class View:
                     touched.add(task)
                 case ReportBody(task):
                     token = Token(operation.epoch, body.round)
+                    # its content is remembered, as by whoever hears of the fork first
+                    self._register(task).add_value(body.value)
                     self._register(task).round(token).reports.pop(operation.id, None)
                     self.trust.void_report(operation, body)
                     touched.add(task)
