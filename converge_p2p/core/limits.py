@@ -15,6 +15,7 @@ BALLOTS_PER_VOTE_MAX: Final = 256
 CBOR_DEPTH_MAX: Final = 16
 SEQ_MAX: Final = 2**53 - 1
 ROUND_MAX: Final = 2**31 - 1
+EPOCH_MAX: Final = 2**31 - 1
 
 # what a user may put into one operation
 TASK_INPUT_BYTES_MAX: Final = 40 * 1024
@@ -27,6 +28,7 @@ TOPICS_PER_POOL_MAX: Final = 16
 # pools
 ELECTORS_MAX: Final = 31
 POOLS_PER_NODE_MAX: Final = 256
+EXPELLED_PER_MOTION_MAX: Final = 16
 
 # parking and forks, per pool
 PARKED_PER_AUTHOR_MAX: Final = 1024
