@@ -15,6 +15,14 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
+from converge_p2p.core.oplog.motions import (
+    MotionBody,
+    OpinionBody,
+    decode_motion,
+    decode_opinion,
+    encode_motion,
+    encode_opinion,
+)
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
 HASH_BYTES = 32
@@ -31,6 +39,8 @@ class Kind(IntEnum):
     RELEASE = 5
     REPORT = 6
     VOTE = 7
+    MOTION = 8
+    OPINION = 9
 
 
 class Token(NamedTuple):
@@ -171,10 +181,21 @@ class VoteBody:
     ballots: tuple[Ballot, ...]
 
 
-Body = Genesis | JoinBody | LeaveBody | SubmitBody | ClaimBody | ReleaseBody | ReportBody | VoteBody
+Body = (
+    Genesis
+    | JoinBody
+    | LeaveBody
+    | SubmitBody
+    | ClaimBody
+    | ReleaseBody
+    | ReportBody
+    | VoteBody
+    | MotionBody
+    | OpinionBody
+)
 
-EXEMPT = (VoteBody,)
-"""What counts for ever under the electorate it names, whatever becomes of its author: a certificate is never un-made."""
+VOTES = (VoteBody, OpinionBody)
+"""Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused."""
 
 
 def kind_of(body: Body) -> Kind:
@@ -201,6 +222,10 @@ def encode_body(body: Body) -> list[Any]:
             return [task_id, number, int(value.outcome), value.worker, value.result, list(grants)]
         case VoteBody(ballots):
             return [_encode_ballot(ballot) for ballot in ballots]
+        case MotionBody():
+            return encode_motion(body)
+        case OpinionBody():
+            return encode_opinion(body)
 
 
 def decode_body(kind: int, body: Any) -> Body:
@@ -349,8 +374,8 @@ def read_cuts(items: Any) -> tuple[Cut, ...]:
     Raises:
         CodecError: not of that shape, or too many.
     """
-    if type(items) is not list or len(items) > limits.EXPELLED_PER_MOTION_MAX:
-        raise CodecError(f"at most {limits.EXPELLED_PER_MOTION_MAX} authors are cut at a time")
+    if type(items) is not list or len(items) > limits.MOTION_EXPELLED_MAX:
+        raise CodecError(f"at most {limits.MOTION_EXPELLED_MAX} authors are cut at a time")
     cuts = []
     for item in items:
         match item:
@@ -376,6 +401,8 @@ _KINDS: dict[type, Kind] = {
     ReleaseBody: Kind.RELEASE,
     ReportBody: Kind.REPORT,
     VoteBody: Kind.VOTE,
+    MotionBody: Kind.MOTION,
+    OpinionBody: Kind.OPINION,
 }
 _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.GENESIS: _genesis,
@@ -386,4 +413,6 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.RELEASE: _release,
     Kind.REPORT: _report,
     Kind.VOTE: _vote,
+    Kind.MOTION: decode_motion,
+    Kind.OPINION: decode_opinion,
 }

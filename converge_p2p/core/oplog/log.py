@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
-from converge_p2p.core.oplog.bodies import EXEMPT
+from converge_p2p.core.oplog.bodies import VOTES
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.oplog.parking import Parking
@@ -72,7 +72,7 @@ class Chain:
     def add_loose(self, operation: Operation) -> None:
         """Keep an operation beside the chain."""
         self.loose[operation.id] = operation.signed
-        if isinstance(operation.body, EXEMPT):
+        if isinstance(operation.body, VOTES):
             self.votes.replace(None, operation.id)
         else:
             self.data.replace(None, operation.id)
@@ -256,7 +256,7 @@ class OperationLog:
 
     def _keep_loose(self, chain: Chain, operation: Operation, result: Inserted, *, proof: bool = False) -> None:
         # votes are never refused: a certificate that somebody counted must not be un-made for somebody else
-        if not isinstance(operation.body, EXEMPT):
+        if not isinstance(operation.body, VOTES):
             if chain.cut is not None and operation.seq >= chain.cut:
                 raise RemoteViolation("removed", "the author was removed from the pool")
             if chain.overflowing and not proof:
@@ -304,7 +304,7 @@ class OperationLog:
         gone.extend(self._take_loose(chain))
         voided = []
         for operation in gone:
-            if isinstance(operation.body, EXEMPT) or operation.seq < chain.cut:
+            if isinstance(operation.body, VOTES) or operation.seq < chain.cut:
                 chain.add_loose(operation)
             else:
                 del self._known[operation.id]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
@@ -37,7 +38,7 @@ from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, Valu
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.epochs import Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.members import Members
-from converge_p2p.core.view.motions import Electorate, Motions
+from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
 
