@@ -90,11 +90,11 @@ class Liar:
         if claim is None or votes is None:
             return None
         by_elector = {grant.elector: vote for vote, grant in votes.grants.items() if grant.claim == claim}
-        need = register.counting.rules.grant.need
-        electors = sorted(by_elector)
-        if len(electors) < need:
+        electors, formula = sorted(by_elector), register.counting.rules.grant
+        first, second = formula.minimal_quorum(electors), formula.minimal_quorum(reversed(electors))
+        if first is None or second is None:
             return None
-        sides = [electors[:need], electors[-need:]]
+        sides = [first, second]
         rng.shuffle(sides)
         return [tuple(sorted(by_elector[elector] for elector in side)) for side in sides]
 

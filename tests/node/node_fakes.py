@@ -12,7 +12,7 @@ import trio
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import NetworkError, NotAuthorised, NotFound
-from converge_p2p.core.governance.models import Democratic, GovernanceModel
+from converge_p2p.core.governance import Democratic, GovernanceModel
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id

@@ -31,7 +31,7 @@ from converge_node.settings_check import parse_topic
 from converge_p2p import __version__
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError, NotFound
-from converge_p2p.core.governance.models import Democratic, Dictatorial, GovernanceModel
+from converge_p2p.core.governance import Democratic, Dictatorial, GovernanceModel
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.model.task import Task, TaskState, TaskView
 from converge_p2p.core.types import TaskId
