@@ -91,7 +91,8 @@ class Threshold:
         """Whether these voters are enough. Repeats and strangers count nothing."""
         if self._plain and len(voters) < self.need:
             return False
-        return self._met(self.electors.intersection(voters))
+        present = self.electors.intersection(voters)
+        return len(present) >= self.need if self._plain else self._met(present)
 
     def reachable(self, against: Collection[PublicKey]) -> bool:
         """Whether it can still be satisfied without the electors that spoke against."""
@@ -119,7 +120,7 @@ class Threshold:
 
     def _met(self, present: frozenset[PublicKey]) -> bool:
         if self._plain:
-            return len(present) >= self.need
+            return len(self.electors & present) >= self.need
         reached = 0
         for weight, part in self.parts:
             if part._met(present) if isinstance(part, Threshold) else part in present:
