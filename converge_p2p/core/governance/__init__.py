@@ -2,7 +2,8 @@
 
 from converge_p2p.core.governance.custom import Choice, DisputeContext, GovernanceModel
 from converge_p2p.core.governance.formula import Threshold
-from converge_p2p.core.governance.models import Bicameral, Custom, Democratic, Dictatorial, Empirical, Veto
+from converge_p2p.core.governance.model_check import ModelReport, check_model, register_model
+from converge_p2p.core.governance.models import Bicameral, Custom, Democratic, Dictatorial, Empirical, Veto, rules_for
 
 __all__ = [
     "Bicameral",
@@ -13,6 +14,10 @@ __all__ = [
     "DisputeContext",
     "Empirical",
     "GovernanceModel",
+    "ModelReport",
     "Threshold",
     "Veto",
+    "check_model",
+    "register_model",
+    "rules_for",
 ]

@@ -6,7 +6,7 @@ Source: `docs/governance.md`. Agents are named by agent id or `key:<64 digits>`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from converge_p2p.core.errors import LocalError
@@ -19,7 +19,7 @@ from converge_p2p.core.governance.rules import ALL_RULES as ALL_RULES
 from converge_p2p.core.governance.rules import ProtocolRules as ProtocolRules
 from converge_p2p.core.governance.rules import Ruleset as Ruleset
 from converge_p2p.core.governance.rules import VetoTerms as VetoTerms
-from converge_p2p.core.model.pool import GovernanceKind, ModelTerms
+from converge_p2p.core.model.pool import NONCE_BYTES, GovernanceKind, ModelTerms, PoolPolicy, PoolSpec
 from converge_p2p.core.types import PublicKey
 
 VETO_WINDOW_MS = 5_000
@@ -226,6 +226,47 @@ class Custom(_Common):
             formula=encode_formula(self.who), custom=self.name, trusted=terms.trusted, provisional=self.provisional
         )
         return Founding(self.kind, tuple(sorted(self.who.electors)), 0, self.faults, terms)
+
+
+def rules_for(
+    model: GovernanceModel,
+    *,
+    names: Mapping[str, PublicKey],
+    electors: Sequence[str] = (),
+    policy: PoolPolicy | None = None,
+) -> Ruleset:
+    """Return what a pool of this model would be ruled by, without founding it: to try a model out.
+
+    Args:
+        model: who decides.
+        names: the agents, by the names that the model and `electors` use. The first founds the pool.
+        electors: who votes, beside those that the model names.
+        policy: timers and defaults.
+
+    Raises:
+        LocalError: the model does not fit the electors, or an agent is not among the names.
+        CodecError: the terms contradict each other or are not safe; the message says why.
+    """
+
+    def key_of(name: str) -> PublicKey:
+        if name not in names:
+            raise LocalError(f"{name!r} is not among the names")
+        return names[name]
+
+    named = tuple(sorted({key_of(name) for name in electors}))
+    founding = model.founding(named, next(iter(names.values())), key_of)
+    spec = PoolSpec(
+        name="plan",
+        nonce=bytes(NONCE_BYTES),
+        governance=founding.governance,
+        electors=founding.electors,
+        quorum=founding.quorum,
+        faults=founding.faults,
+        policy=policy or PoolPolicy(),
+        model=founding.model,
+    )
+    spec.check()
+    return compile_rules(spec)
 
 
 def _keys(names: tuple[str, ...], key_of: KeyOf) -> tuple[PublicKey, ...]:

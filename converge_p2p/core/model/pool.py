@@ -140,7 +140,7 @@ class ModelTerms:
                 raise CodecError("leader, successor and tie-breaker are electors")
         for keys in (*self.chambers, self.vetoers, self.trusted):
             check_keys("chambers, vetoers and trusted electors", keys)
-        if not everybody.issuperset(self.trusted, *self.chambers):
+        if not everybody.issuperset((*self.trusted, *(one for chamber in self.chambers for one in chamber))):
             raise CodecError("trusted electors and the members of chambers are electors")
         if len(self.chambers) not in (0, 2) or len(self.chamber_quorums) not in (0, 2) or () in self.chambers:
             raise CodecError("there are two chambers, neither empty, each with its quorum, or none")
