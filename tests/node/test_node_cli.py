@@ -58,7 +58,10 @@ def test_client_commands_load_neither_libp2p_nor_an_event_loop() -> None:
         (["pol", "ls"], "Did you mean 'pool'?"),
         (["pool", "creat", "x"], "Did you mean 'create'?"),
         (["task", "submit", "demo"], "Missing argument 'OBJECTIVE'"),
-        (["pool", "create", "x", "--governance", "anarchic"], "'anarchic' is not one of 'democratic', 'dictatorial'"),
+        (
+            ["pool", "create", "x", "--governance", "anarchic"],
+            "'anarchic' is not one of 'democratic', 'dictatorial'",
+        ),
         (["--home"], "requires an argument"),
     ],
 )

@@ -228,6 +228,26 @@ class Custom(_Common):
         return Founding(self.kind, tuple(sorted(self.who.electors)), 0, self.faults, terms)
 
 
+@dataclass(frozen=True, slots=True)
+class Stated(GovernanceModel):
+    """Terms as they stand, for who has them already.
+
+    Attributes:
+        governance: which model.
+        quorum, faults, model: see `PoolSpec`.
+    """
+
+    governance: GovernanceKind
+    quorum: int = 0
+    faults: int = 0
+    model: ModelTerms = field(default_factory=ModelTerms)
+
+    def founding(self, electors: tuple[PublicKey, ...], founder: PublicKey, key_of: KeyOf) -> Founding:
+        """See the base class."""
+        del key_of
+        return Founding(self.governance, electors or (founder,), self.quorum, self.faults, self.model)
+
+
 def rules_for(
     model: GovernanceModel,
     *,
