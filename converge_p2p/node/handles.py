@@ -168,6 +168,11 @@ class PoolHandle:
         return "" if self._view.spec is None else self._view.spec.governance.name.lower()
 
     @property
+    def provisional(self) -> bool:
+        """Whether two sides of a partition could decide differently here, which the founder chose to allow."""
+        return self._view.spec is not None and self._view.counting.rules.provisional
+
+    @property
     def has_quorum(self) -> bool | None:
         """Whether enough electors are connected to decide; None as long as the founding terms are not known."""
         if self._view.spec is None:

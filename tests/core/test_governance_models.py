@@ -281,6 +281,13 @@ def test_a_registered_model_is_named_by_a_pool_and_its_formula_stands_in_the_ter
         assert decide(ruleset, "abc ab") == [True, False]
     terms = governance.Custom(name=registered).founding(EVERYBODY[:3], EVERYBODY[0], PEOPLE.__getitem__).model
     assert (terms.custom, terms.formula) == (registered, encode_formula(model.formula(EVERYBODY[:3], 0)))
+    # the formula is enough to check a proof, on a machine that knows nothing of the model
+    forget_model(registered)
+    there = spec(3, governance=GovernanceKind.CUSTOM, model=terms)
+    assert decide(compile_rules(there, disputes=False), "abc ab") == [True, False]
+    with pytest.raises(UnknownModel):
+        compile_rules(there)
+    governance.register_model(registered, model, tries=1)
     # a pool may leave the formula to the model, too
     assert decide(
         compile_rules(spec(3, governance=GovernanceKind.CUSTOM, model=ModelTerms(custom=registered))), "abc ab"

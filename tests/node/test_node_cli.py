@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,15 @@ def test_a_table_keeps_its_columns_whatever_a_cell_holds() -> None:
     assert len(shown.splitlines()) == 3
     assert "\x1b" not in shown
     assert table(("A",), [], empty="none") == "none"
+
+
+def page_commands() -> list[list[str]]:
+    page = (ROOT / "docs" / "governance.md").read_text(encoding="utf-8")
+    return [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("converge-node ")]
+
+
+@pytest.mark.parametrize("words", page_commands(), ids=lambda words: words[2])
+def test_every_command_of_the_governance_page_is_understood(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke([*words, "--home", str(tmp_path)]) == ExitCode.UNREACHABLE, capsys.readouterr().err

@@ -29,14 +29,19 @@ _USED = {
 }
 
 
-def compile_rules(spec: PoolSpec) -> Ruleset:
+def compile_rules(spec: PoolSpec, *, disputes: bool = True) -> Ruleset:
     """Compile a pool's governance and check that it can be safe.
+
+    Args:
+        spec: the founding terms.
+        disputes: whether disputes will be resolved. Without, a model of a user need not be registered here if its
+            formula stands in the terms.
 
     Raises:
         UnknownModel: the terms name a model that is not registered here.
         CodecError: the model's parameters contradict each other, or two deciding sets need not meet.
     """
-    if spec.model.custom:
+    if spec.model.custom and (disputes or not spec.model.formula):
         # not kept: another model may be registered under this name later
         return _compile(spec, registered_model(spec.model.custom))
     return _compile_known(spec)
