@@ -19,6 +19,7 @@ from converge_p2p.core.governance.formula import (
     decode_formula,
     encode_formula,
     formula_from_plain,
+    formula_of,
     formula_to_plain,
 )
 from converge_p2p.core.types import PublicKey
@@ -217,3 +218,28 @@ def test_plain_form_is_the_documented_one() -> None:
         [1, key(0)],
         [3, [1, [1, key(1)], [1, key(2)]]],
     ]
+
+
+@given(formulas(5))
+@settings(max_examples=60, deadline=None)
+def test_a_predicate_and_its_formula_are_true_for_the_same_electors(formula: Threshold) -> None:
+    found = formula_of(lambda some: meets(formula, some), formula.electors)
+    assert all(found.satisfied_by(some) == meets(formula, some) for some in subsets(formula.electors))
+
+
+def test_a_predicate_that_is_no_formula_is_refused() -> None:
+    with pytest.raises(CodecError, match="false for more"):
+        formula_of(lambda some: len(some) == 2, EVERYBODY[:3])
+    for never in (lambda some: False, lambda some: True):
+        with pytest.raises(CodecError, match="nobody"):
+            formula_of(never, EVERYBODY[:3])
+    with pytest.raises(CodecError, match="at most 8 electors"):
+        formula_of(lambda some: len(some) > 5, [key(number) for number in range(9)])
+    with pytest.raises(CodecError, match="parts"):
+        formula_of(lambda some: len(some) >= 4, [key(number) for number in range(8)])
+
+
+def test_whatever_a_predicate_says_of_eight_electors_can_be_checked() -> None:
+    eight = [key(number) for number in range(8)]
+    odd = formula_of(lambda some: sum(one[0] ** 2 % 11 for one in some) > 18, eight)
+    assert least_honest_overlap(odd, odd, trusted=NOBODY) is not None

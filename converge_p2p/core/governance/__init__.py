@@ -1,7 +1,7 @@
 """Governance: formulas, the governance models that compile to them, and admission."""
 
 from converge_p2p.core.governance.custom import Choice, DisputeContext, GovernanceModel
-from converge_p2p.core.governance.formula import Threshold
+from converge_p2p.core.governance.formula import Threshold, formula_of
 from converge_p2p.core.governance.model_check import ModelReport, check_model, register_model
 from converge_p2p.core.governance.models import Bicameral, Custom, Democratic, Dictatorial, Empirical, Veto, rules_for
 
@@ -18,6 +18,7 @@ __all__ = [
     "Threshold",
     "Veto",
     "check_model",
+    "formula_of",
     "register_model",
     "rules_for",
 ]

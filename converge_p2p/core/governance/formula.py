@@ -7,7 +7,8 @@ Source: monotone threshold formulas as general quorum systems (Malkhi and Reiter
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -137,6 +138,38 @@ Part: TypeAlias = "PublicKey | Threshold"
 def smallest_quorum(electors: int, faults: int) -> int:
     """Return ⌊(n+f)/2⌋+1: any two such sets share more than f electors."""
     return (electors + faults) // 2 + 1
+
+
+def formula_of(predicate: Callable[[frozenset[PublicKey]], bool], electors: Iterable[PublicKey]) -> Threshold:
+    """Return the formula that is satisfied by exactly those electors for whom a predicate is true.
+
+    The predicate is asked once for every set of electors, so that nothing of it is left to be run later.
+
+    Args:
+        predicate: whether these electors together decide. Pure; adding electors never makes it false.
+        electors: at most `limits.PREDICATE_ELECTORS_MAX`.
+
+    Raises:
+        CodecError: too many electors, the predicate is not of that kind, or the formula would be too large.
+    """
+    order = sorted(set(electors))
+    if len(order) > limits.PREDICATE_ELECTORS_MAX:
+        raise CodecError(
+            f"a predicate is asked about at most {limits.PREDICATE_ELECTORS_MAX} electors; write a formula"
+        )
+    minimal: list[frozenset[PublicKey]] = []
+    for size in range(len(order) + 1):
+        for some in itertools.combinations(order, size):
+            group = frozenset(some)
+            implied = any(group >= smaller for smaller in minimal)
+            decides = predicate(group)
+            if implied and not decides:
+                raise CodecError("the predicate is true for some electors and false for more of them")
+            if decides and not implied:
+                minimal.append(group)
+    if not minimal or not minimal[0]:
+        raise CodecError("the predicate is true for nobody, or without anybody")
+    return Threshold.any_of(*(Threshold.all_of(*sorted(group)) for group in minimal))
 
 
 def formula_to_plain(formula: Threshold) -> list[Any]:
