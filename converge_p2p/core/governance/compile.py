@@ -198,7 +198,7 @@ def check_rules(rules: Ruleset) -> None:
                 continue
         except TooIrregular as error:
             raise TooIrregular(f"unchecked governance: a {name} quorum and {_an(other)} quorum: {error}") from error
-        overlap = least_honest_overlap(first, second, trusted=rules.trusted)
+        overlap = least_honest_overlap(first, second, trusted=rules.trusted, enough=rules.faults + 1)
         raise CodecError(
             f"unsafe governance: {_an(name)} quorum and {_an(other)} quorum share only {overlap} electors"
             f"{' and no trusted one' if rules.trusted else ''}, more than {rules.faults} are needed; raise the quorum"
