@@ -164,6 +164,7 @@ CONTROL_CONNECTIONS_MAX: Final = 512
 
 # timers of the task register, in milliseconds
 HOLD_OFF_MS: Final = 50
+HOLD_OFF_DOUBLINGS_MAX: Final = 8
 GRANT_TIMER_MS: Final = 400
 GRANT_TIMER_MS_MAX: Final = 10_000
 CLAIM_TTL_MS: Final = 30_000

@@ -25,6 +25,9 @@ from converge_p2p.core.view.tasks import TaskRegister
 SUCCESSOR_PATIENCE = 4
 """The successor of a leader lets it so many grant timers' time to decide a round."""
 
+HOLD_OFF_ROUNDS = 2
+"""After so many rounds rival claims are collected for longer and longer."""
+
 LATENCY_FACTOR = 4
 """The grant timer is at least so many times what certificates take lately."""
 
@@ -275,8 +278,11 @@ class Elector:
         policy, deciders = self._policy(), register.counting(token.epoch).rules.deciders
         if deciders and self._key != deciders[0]:
             return SUCCESSOR_PATIENCE * policy.grant_timer_ms if self._key in deciders else None
-        alone = len(self._view.electors) == 1 or _granter(register, token) is not None
-        return 0 if alone else policy.hold_off_ms
+        if len(self._view.electors) == 1 or _granter(register, token) is not None:
+            return 0
+        # rounds that follow each other faster than news of them travel are all split: give it more and more time
+        doublings = min(max(0, token.round - HOLD_OFF_ROUNDS), limits.HOLD_OFF_DOUBLINGS_MAX)
+        return min((policy.hold_off_ms or bool(doublings)) << doublings, limits.GRANT_TIMER_MS_MAX)
 
     def _may_record(self, register: Register, votes: RoundVotes, value: ValueHash) -> bool:
         """Whether an endorsement is this elector's to give: a witness gives none before a decider did."""
