@@ -80,6 +80,7 @@ class TimerKind(Enum):
     DIGEST = "digest"
     CLOSE = "close"
     VOTE = "vote"
+    SYNC = "sync"
 
 
 @dataclass(frozen=True, slots=True)
