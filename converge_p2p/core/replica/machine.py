@@ -52,8 +52,9 @@ from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.replica.session import Sessions
 from converge_p2p.core.replica.watch import TaskWatch
 from converge_p2p.core.replica.wire import (
+    Comparison,
     Digest,
-    FrontierPage,
+    Entries,
     GenesisWanted,
     Operations,
     SyncMessage,
@@ -108,7 +109,7 @@ class Replica:
         self.view = View(pool, protocol)
         self._elector = Elector(identity.public_key, self.view, self._held)
         self._proposer = Proposer(identity.public_key, self._emit)
-        self._sessions = Sessions(self.log, self._send)
+        self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit)
         self._digest_interval_ms = digest_interval_ms
         self._seed = seed
@@ -198,7 +199,7 @@ class Replica:
                 if not self.ready:
                     self._send(peer, GenesisWanted())
             case ev.PeerDown(peer):
-                self._sessions.peer_down(peer)
+                self._sessions.peer_down(peer, self._now.mono_ms)
             case ev.Restored(operations):
                 self._restore(operations)
             case _:
@@ -370,8 +371,10 @@ class Replica:
         match message:
             case Digest():
                 self._sessions.on_digest(peer, message, now_ms)
-            case FrontierPage():
-                self._sessions.on_frontier(peer, message, now_ms)
+            case Comparison():
+                self._sessions.on_comparison(peer, message, now_ms)
+            case Entries():
+                self._sessions.on_entries(peer, message, now_ms)
             case Want():
                 self._sessions.on_want(peer, message)
             case Operations(operations):
@@ -382,6 +385,9 @@ class Replica:
                     self._send(peer, Operations((self.view.genesis,)))
             case _:
                 assert_never(message)
+
+    def _wake_sync(self, at_ms: int) -> None:
+        self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
 
     def _digest_soon(self) -> None:
         """After something new: compare soon, and then less and less often, for a digest can be lost too."""
@@ -498,6 +504,9 @@ class Replica:
                 self._sessions.digests(self._some_peers())
             else:
                 self._sessions.want_genesis()
+            return
+        if key.kind is TimerKind.SYNC:
+            self._sessions.on_timer(self._now.mono_ms)
             return
         if key.kind is TimerKind.VOTE:
             self._vote_timer = False
