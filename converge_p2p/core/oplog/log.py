@@ -176,7 +176,7 @@ class OperationLog:
         return len(chain)
 
     def growing(self, author: PublicKey) -> bool:
-        """Whether the author's chain can still become longer here: it did not fork, and was not cut off here or below."""
+        """Whether the author's chain can still become longer here: it neither forked nor was cut off where it ends."""
         chain, cut = self.chains.get(author), self._cuts.get(author)
         end = cut if chain is None else chain.frozen_at
         return end is None or self.length(author) < end
@@ -322,7 +322,7 @@ class OperationLog:
             else:
                 del self._known[operation.id]
                 voided.append(operation)
-        self._update(chain, author)
+        self._update(author)
         return voided
 
     def _take_loose(self, chain: Chain) -> list[Operation]:
@@ -388,9 +388,9 @@ class OperationLog:
         """Bring the frontier up to date with an author's chain. One of whom nothing is held leaves no trace."""
         if result.accepted or result.loose:
             self.chains[author] = chain
-            self._update(chain, author)
+            self._update(author)
 
-    def _update(self, chain: Chain, author: PublicKey) -> None:
+    def _update(self, author: PublicKey) -> None:
         entry = self.entry(author)
         if entry is None:
             # everything of it was cut off
