@@ -436,13 +436,13 @@ def test_terms_with_an_admission_that_contradicts_itself_found_no_pool() -> None
     assert rejected(feed(pool.replica(), [pool.genesis])) == ["bad_genesis"]
 
 
-def test_a_motion_for_such_terms_is_void_but_one_for_a_rule_unknown_here_is_the_electors_business() -> None:
+def test_a_motion_for_such_terms_or_for_a_rule_that_cannot_be_judged_here_is_void() -> None:
     pool = Pool()
     replica = pool.replica()
     bad = pool.workers[0].sign(move_change(terms=replace(pool.spec, admission_need=1)))
     strange = replace(pool.spec, admission=AdmissionKind.CUSTOM, admission_custom="tests/unknown")
-    good = pool.workers[0].sign(move_change(terms=strange))
-    votes = [elector.sign(OpinionBody(motion.id, 1)) for elector in pool.electors for motion in (bad, good)]
-    feed(replica, [*pool.base, bad, good, *votes])
+    unknown = pool.workers[0].sign(move_change(terms=strange))
+    votes = [elector.sign(OpinionBody(motion.id, 1)) for elector in pool.electors for motion in (bad, unknown)]
+    feed(replica, [*pool.base, bad, unknown, *votes])
     assert not replica.view.motions.carried(bad.id)
-    assert replica.view.motions.carried(good.id)
+    assert not replica.view.motions.carried(unknown.id)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import admission_story
+import governance_story
 import pool_story
 
 from converge_p2p.core.codec import encode, tagged_hash
@@ -252,6 +253,7 @@ FILES = {
     "topics.json": topics,
     "messages.json": messages,
     "descriptors.json": descriptors,
+    "governance.json": governance_story.governance,
     "operations.json": lambda: pool_story.operations(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
     "admission.json": lambda: admission_story.admission(to_json),

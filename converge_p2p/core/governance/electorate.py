@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
+from converge_p2p.core.governance.custom import GovernanceModel
+from converge_p2p.core.governance.rules import Ruleset
 from converge_p2p.core.types import PublicKey
 
 
@@ -31,11 +33,16 @@ class DisputeHook(Protocol):
     """
 
     def __call__(
-        self, options: tuple[bytes, ...], ballots: tuple[tuple[PublicKey, int], ...], electors: frozenset[PublicKey]
+        self,
+        subject: bytes,
+        options: tuple[bytes, ...],
+        ballots: tuple[tuple[PublicKey, int], ...],
+        electors: frozenset[PublicKey],
     ) -> int | None:
         """Return the index of the option that is decided, or None.
 
         Args:
+            subject: the task in dispute.
             options: for a rejected result "no" and "yes"; else the rival value hashes, sorted.
             ballots: (elector, index), sorted; an elector that contradicted itself has several.
             electors: the electorate of the epoch in which these ballots were given.
@@ -57,3 +64,34 @@ class Electorate(NamedTuple):
     change: Formula
     dispute: Formula
     resolve: DisputeHook | None = None
+
+
+def electorate(epoch: int, electors: frozenset[PublicKey], rules: Ruleset) -> Electorate:
+    """Return who decides about motions in an epoch, by its rules: by count, or as an own model resolves disputes."""
+    own = type(rules.model).resolve_dispute is not GovernanceModel.resolve_dispute
+    return Electorate(electors, rules.epoch, rules.accept, _Model(epoch, rules) if own else None)
+
+
+class _Model:
+    """Asks the governance model of an epoch."""
+
+    __slots__ = ("_epoch", "_rules")
+
+    def __init__(self, epoch: int, rules: Ruleset) -> None:
+        self._epoch = epoch
+        self._rules = rules
+
+    def __call__(
+        self,
+        subject: bytes,
+        options: tuple[bytes, ...],
+        ballots: tuple[tuple[PublicKey, int], ...],
+        electors: frozenset[PublicKey],
+    ) -> int | None:
+        # of an elector that contradicted itself the highest option counts: a yes, where there is one
+        chosen = {elector: options[index] for elector, index in ballots if elector in electors}
+        try:
+            answer = self._rules.resolve_dispute(options, chosen, epoch=self._epoch, subject=subject)
+        except Exception:  # noqa: BLE001 - foreign code that fails on what members wrote leaves the dispute open
+            return None
+        return next((index for index, option in enumerate(options) if option == answer), None)

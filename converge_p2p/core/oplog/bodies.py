@@ -66,11 +66,28 @@ class Phase(IntEnum):
 
 
 class Purpose(IntEnum):
-    """Why somebody claims: to work, to settle a cancellation, or to settle a failure after the last retry."""
+    """Why somebody claims.
+
+    To work, to settle a cancellation, to settle a failure after the last retry, or, an elector, to found an epoch.
+    """
 
     WORK = 0
     CANCEL = 1
     FAIL = 2
+    EPOCH = 3
+
+
+class Cut(NamedTuple):
+    """How much of an author somebody holds; in an epoch, where the data of a removed author ends.
+
+    Attributes:
+        length: its operations from this number on are not held, or have no effect.
+        head: id of the last operation before, None if length is 0.
+    """
+
+    author: PublicKey
+    length: int
+    head: OperationId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +122,16 @@ class ClaimBody:
     """The author stands for a task, in every round until it releases.
 
     It names no round: a claim that could would let anybody start a round of a thousand million.
+
+    Attributes:
+        ref: to found an epoch: id of the motion that asked for it, 32 bytes; otherwise empty.
     """
 
     task: TaskId
     purpose: Purpose = Purpose.WORK
     bid: int = 0
     reason: str = ""
+    ref: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +162,7 @@ class Ballot(NamedTuple):
         lock: GRANT only: the highest value the elector accepted, or None.
         expired: GRANT only: the round whose holder ran out of time on this elector's clock, if that is why it grants a
             later one; else None.
+        held: a promise for the next epoch only: how much of each author that it removes the elector holds, sorted.
     """
 
     phase: Phase
@@ -149,6 +171,7 @@ class Ballot(NamedTuple):
     ref: bytes
     lock: Lock | None = None
     expired: int | None = None
+    held: tuple[Cut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +214,8 @@ def encode_body(body: Body) -> list[Any]:
             return []
         case SubmitBody(task):
             return task.to_body()
-        case ClaimBody(task_id, purpose, bid, reason):
-            return [task_id, int(purpose), bid, reason]
+        case ClaimBody(task_id, purpose, bid, reason, ref):
+            return [task_id, int(purpose), bid, reason, ref]
         case ReleaseBody(task_id, number, failed, reason):
             return [task_id, number, failed, reason]
         case ReportBody(task_id, number, value, grants):
@@ -222,7 +245,8 @@ def decode_body(kind: int, body: Any) -> Body:
 def _encode_ballot(ballot: Ballot) -> list[Any]:
     lock = ballot.lock
     plain = None if lock is None else [lock.token.epoch, lock.token.round, lock.value]
-    return [int(ballot.phase), ballot.task, ballot.round, ballot.ref, plain, ballot.expired]
+    held = [list(cut) for cut in ballot.held]
+    return [int(ballot.phase), ballot.task, ballot.round, ballot.ref, plain, ballot.expired, held]
 
 
 def _shape(what: str, body: list[Any], *kinds: type) -> None:
@@ -272,11 +296,13 @@ def _submit(body: list[Any]) -> SubmitBody:
 
 
 def _claim(body: list[Any]) -> ClaimBody:
-    _shape("claim", body, bytes, int, int, str)
-    task, purpose, bid, reason = body
-    if purpose not in (0, 1, 2) or not -(2**53) <= bid <= 2**53:
+    _shape("claim", body, bytes, int, int, str, bytes)
+    task, purpose, bid, reason, ref = body
+    if purpose not in (0, 1, 2, 3) or not -(2**53) <= bid <= 2**53:
         raise CodecError("a claim has an unknown purpose or a bid out of range")
-    return ClaimBody(TaskId(_hash("a task id", task)), Purpose(purpose), bid, _text(reason))
+    if len(ref) != (HASH_BYTES if purpose == Purpose.EPOCH else 0):
+        raise CodecError("a claim to found an epoch names a motion, and no other claim does")
+    return ClaimBody(TaskId(_hash("a task id", task)), Purpose(purpose), bid, _text(reason), ref)
 
 
 def _release(body: list[Any]) -> ReleaseBody:
@@ -314,9 +340,9 @@ def _vote(body: list[Any]) -> VoteBody:
 
 
 def _ballot(item: Any) -> Ballot:
-    if type(item) is not list or len(item) != 6:
-        raise CodecError("a ballot is an array of six")
-    phase, task, number, ref, plain, expired = item
+    if type(item) is not list or len(item) != 7:
+        raise CodecError("a ballot is an array of seven")
+    phase, task, number, ref, plain, expired, held = item
     if type(phase) is not int or phase not in (0, 1, 2):
         raise CodecError("a ballot has an unknown phase")
     lock = None
@@ -329,6 +355,8 @@ def _ballot(item: Any) -> Ballot:
         lock = Lock(Token(epoch, _round(locked_round)), ValueHash(_hash("a value hash", value)))
     if expired is not None and (phase != Phase.GRANT or _round(expired) >= _round(number)):
         raise CodecError("only a grant names an expired round, and one below its own")
+    if held and phase != Phase.GRANT:
+        raise CodecError("only a grant says what is held of others")
     return Ballot(
         Phase(phase),
         TaskId(_hash("a task id", task)),
@@ -336,7 +364,32 @@ def _ballot(item: Any) -> Ballot:
         _hash("the reference of a ballot", ref),
         lock,
         expired,
+        read_cuts(held) if held != [] else (),
     )
+
+
+def read_cuts(items: Any) -> tuple[Cut, ...]:
+    """Read an array of `[author, length, head]`, sorted, one for each author.
+
+    Raises:
+        CodecError: not of that shape, or too many.
+    """
+    if type(items) is not list or len(items) > limits.MOTION_EXPELLED_MAX:
+        raise CodecError(f"at most {limits.MOTION_EXPELLED_MAX} authors are cut at a time")
+    cuts = []
+    for item in items:
+        match item:
+            case [bytes() as author, int() as length, None | bytes() as head] if (
+                type(length) is int and 0 <= length <= limits.SEQ_MAX and (head is None) == (length == 0)
+            ):
+                name = None if head is None else OperationId(_hash("the head of a cut", head))
+                cuts.append(Cut(PublicKey(_hash("the author of a cut", author)), length, name))
+            case _:
+                raise CodecError("a cut is an array of author, length and head")
+    authors = [cut.author for cut in cuts]
+    if authors != sorted(set(authors)):
+        raise CodecError("cuts are sorted by author, one for each")
+    return tuple(cuts)
 
 
 _KINDS: dict[type, Kind] = {

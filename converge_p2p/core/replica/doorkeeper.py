@@ -1,6 +1,6 @@
 """Who may write into a pool at all.
 
-Knows: the founding terms. Must not know: chains, or anything that arrives later.
+Knows: the terms of each epoch. Must not know: chains, or anything that arrives later.
 Source: `docs/protocol.md`, validation.
 """
 
@@ -8,48 +8,56 @@ from __future__ import annotations
 
 from converge_p2p.core.errors import CodecError, RemoteViolation
 from converge_p2p.core.governance.admission import UnknownAdmission, admits, check_admission, judges_key
+from converge_p2p.core.governance.custom import UnknownModel
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.oplog.bodies import Genesis, JoinBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.view.fold import View
 
 
-def check_author(view: View, operation: Operation) -> None:
-    """Refuse what can never have an effect, by the founding terms alone, so that all nodes refuse the same.
+def check_author(view: View, operation: Operation, *, known: bool) -> None:
+    """Refuse what can never have an effect, by the terms of the epoch it names, so that all nodes refuse the same.
 
     Args:
-        view: the fold; only what the founding operation says is asked of it.
+        view: the fold; only its epochs are asked, which are the same everywhere.
         operation: one whose signature was verified.
+        known: whether something of the author is held.
 
     Raises:
-        RemoteViolation: reason bad_genesis, unknown_admission, no_genesis or not_member.
+        RemoteViolation: reason bad_genesis, unknown_model, unknown_admission, no_genesis, no_epoch or not_member.
     """
-    spec = view.spec
     if isinstance(operation.body, Genesis):
         if not view.is_genesis(operation):
             raise RemoteViolation("bad_genesis", "the operation does not found this pool")
         try:
             compile_rules(operation.body.spec)
             check_admission(operation.body.spec)
-        except UnknownAdmission as error:
+        except (UnknownModel, UnknownAdmission) as error:
             # the terms may be right: whoever sent them is not to blame
-            raise RemoteViolation("unknown_admission", f"{error}; {error.hint}") from error
+            raise RemoteViolation(error.code, f"{error}; {error.hint}") from error
         except CodecError as error:
             raise RemoteViolation("bad_genesis", str(error)) from error
         return
-    if spec is None:
+    if not len(view.epochs):
         raise RemoteViolation("no_genesis", "the pool's founding terms are not known here yet")
     author = operation.author
     if author == view.creator:
         if operation.seq == 0:
             raise RemoteViolation("bad_genesis", "the creator's first operation is the founding of the pool")
-    elif author not in view.electors:
-        if judges_key(spec) and not admits(spec, author):
+        return
+    if (operation.seq and known) or view.epochs.was_elector(author, operation.epoch):
+        # its first operation was looked at; whether each of the others has an effect is decided in the fold
+        return
+    epoch = view.epochs.find(operation.epoch)
+    if epoch is None:
+        # it may be right, and comes again with the next comparison of frontiers; a stranger may not fill the parking
+        raise RemoteViolation("no_epoch", "a stranger names an epoch that is not known here yet")
+    if operation.seq:
+        # by a proof only the join is judged that the chain begins with; what follows it waits for it
+        if epoch.number == 0 and judges_key(epoch.spec) and not admits(epoch.spec, author):
             raise RemoteViolation("not_member", "the pool does not admit the author")
-        if operation.seq > 0:
-            # by a proof only the join is judged that the chain begins with; what follows it waits for it
-            return
-        if not isinstance(operation.body, JoinBody):
-            raise RemoteViolation("not_member", "the author's first operation is not a join")
-        if not view.may_join(author, operation.epoch, operation.body.proof):
-            raise RemoteViolation("not_member", "the proof in the join does not admit the author")
+        return
+    if not isinstance(operation.body, JoinBody):
+        raise RemoteViolation("not_member", "the author's first operation is not a join")
+    if not view.may_join(author, epoch.number, operation.body.proof):
+        raise RemoteViolation("not_member", "the pool does not admit the author")

@@ -9,8 +9,6 @@ that two operations of one turn do not contradict each other, is noted when it i
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
 from typing import assert_never
 
 from converge_p2p.core import limits
@@ -22,9 +20,9 @@ from converge_p2p.core.errors import (
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.bodies import (
-    Ballot,
     Body,
     ClaimBody,
+    Cut,
     Genesis,
     JoinBody,
     LeaveBody,
@@ -33,25 +31,26 @@ from converge_p2p.core.oplog.bodies import (
     VoteBody,
 )
 from converge_p2p.core.oplog.log import Inserted, OperationLog
+from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import (
     Operation,
     decode_operation,
-    merge_hlc,
-    next_hlc,
     operation_id,
-    sign_operation,
 )
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.commands import Commands
 from converge_p2p.core.replica.doorkeeper import check_author
-from converge_p2p.core.replica.elector import Elector, Wait
+from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
+from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.replica.session import Sessions
+from converge_p2p.core.replica.voting import Voting
 from converge_p2p.core.replica.watch import TaskWatch
 from converge_p2p.core.replica.wire import (
+    Comparison,
     Digest,
-    FrontierPage,
+    Entries,
     GenesisWanted,
     Operations,
     SyncMessage,
@@ -59,24 +58,14 @@ from converge_p2p.core.replica.wire import (
     decode_message,
     encode_message,
 )
-from converge_p2p.core.types import OperationId, PeerId, PoolId, TaskId
+from converge_p2p.core.types import PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
-from converge_p2p.core.view.register import TaskRegister
+from converge_p2p.core.view.register import Register
 
 DIGEST_PEERS_MAX = 8
 DIGEST_SOON_MS = 700
 GENESIS_RETRY_MS = 1000
-VOTE_PAUSE_MS = 20
-EPOCH = 0
-
-
-@dataclass(slots=True)
-class _Tip:
-    """The end of the own chain, operations that are not durable yet included."""
-
-    seq: int = 0
-    head: OperationId | None = None
-    hlc: int = 0
 
 
 class Replica:
@@ -104,22 +93,19 @@ class Replica:
         self.pool = pool
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
-        self._elector: Elector | None = None
+        self._elector = Elector(identity.public_key, self.view, self._held)
         self._proposer = Proposer(identity.public_key, self._emit)
-        self._sessions = Sessions(self.log, self._send)
+        self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit)
         self._digest_interval_ms = digest_interval_ms
         self._seed = seed
         self._draws = 0
-        self._tip = _Tip()
+        self._pen = Pen(identity, pool)
+        self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
         self._commands = Commands(identity.public_key, pool, self.view, self._proposer)
         self._in_flight: dict[int, list[Operation]] = {}
-        self._votes_in_flight = 0
-        self._next_vote_ms = 0
-        self._vote_timer = False
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
-        self._undecided: dict[TaskId, None] = {}
         self._digest_at: int | None = None
         self._digest_pause_ms = DIGEST_SOON_MS
         # collected during one turn
@@ -136,9 +122,14 @@ class Replica:
         return self.view.spec is not None
 
     @property
+    def epoch(self) -> int:
+        """The number of the epoch whose rules hold here; 0 before the founding is known."""
+        return max(0, self.view.epochs.number)
+
+    @property
     def is_elector(self) -> bool:
-        """Whether the local identity votes."""
-        return self._elector is not None
+        """Whether the local identity votes now."""
+        return self.identity.public_key in self.view.electors
 
     @property
     def peers(self) -> list[PeerId]:
@@ -191,7 +182,7 @@ class Replica:
                 if not self.ready:
                     self._send(peer, GenesisWanted())
             case ev.PeerDown(peer):
-                self._sessions.peer_down(peer)
+                self._sessions.peer_down(peer, self._now.mono_ms)
             case ev.Restored(operations):
                 self._restore(operations)
             case _:
@@ -200,19 +191,15 @@ class Replica:
     def _finish_turn(self) -> None:
         """Let proposer and elector act on what changed, then hand out what is to be stored."""
         dirty, self._dirty = self._dirty, {}
-        for task in dirty:
-            register = self.view.registers.get(task)
-            if register is not None and not self._watch.closed(task):
+        for name in dirty:
+            register = self.view.subject(name)
+            if register is not None and not self._watch.closed(name):
                 self._propose(register)
-                self._watch.look(register, stands_to_fail=self._proposer.stands(task, Purpose.FAIL))
-                if self._elector is not None:
-                    self._undecided[task] = None
-        if self._elector is not None and self._undecided and not self._votes_in_flight:
-            if self._now.mono_ms >= self._next_vote_ms:
-                self._vote(self._elector)
-            elif not self._vote_timer:
-                self._vote_timer = True
-                self._set_timer(TimerKey(TimerKind.VOTE), self._next_vote_ms - self._now.mono_ms)
+                self._watch.look(register, stands=self._proposer.stands(name, _duty(register)))
+                if self.is_elector:
+                    self._voting.look_at(name)
+        for vote in self._voting.cast(self._now.mono_ms):
+            self._sign(vote)
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
@@ -246,7 +233,7 @@ class Replica:
                 continue
             try:
                 operation = decode_operation(signed, self.pool)
-                check_author(self.view, operation)
+                check_author(self.view, operation, known=self.log.held(operation.author) > 0)
                 self._insert(operation, peer)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(peer, violation.reason))
@@ -262,7 +249,7 @@ class Replica:
             raise RemoteViolation("own_chain", "an operation in our name while our own are being written")
         inserted = self.log.insert(operation)
         self._absorb(inserted, peer)
-        self._tip.hlc = merge_hlc(self._now.wall_ms, self._tip.hlc, operation.hlc)
+        self._pen.saw(operation.hlc, self._now.wall_ms)
 
     def _absorb(self, inserted: Inserted, peer: PeerId | None) -> None:
         for operation in inserted.accepted:
@@ -279,6 +266,7 @@ class Replica:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         if inserted.accepted or inserted.loose:
             self._digest_soon()
+            self._install_epochs()
 
     def _apply(self, operation: Operation) -> None:
         """Fold an operation that became part of a chain."""
@@ -286,39 +274,49 @@ class Replica:
         if author == self.identity.public_key:
             self._note_own(operation)
         was_member = self.view.members.has(author) if isinstance(body, JoinBody | LeaveBody) else False
-        touched = self.view.apply(operation)
-        if isinstance(body, Genesis) and self.ready:
-            self._begin()
-        elif isinstance(body, JoinBody | LeaveBody):
-            is_member = self.view.members.has(author)
-            if is_member != was_member:
-                self._emit(ev.MembersChanged(Identity.from_public_key(author).id, is_member))
-        elif isinstance(touched, tuple):
-            self._touch(*touched)
-        elif touched is not None:
-            self._touch(touched)
+        self._touch(*self.view.apply(operation))
+        match body:
+            case Genesis() if self.ready:
+                self._emit(ev.PoolReady())
+            case JoinBody() | LeaveBody():
+                is_member = self.view.members.has(author)
+                if is_member != was_member:
+                    self._emit(ev.MembersChanged(Identity.from_public_key(author).id, is_member))
+            case MotionBody() if self.view.motions.get(operation.id) is not None:
+                self._emit(ev.MotionMoved(operation.id))
+
+    def _install_epochs(self) -> None:
+        """Put every epoch in force that is certified by now, one after the other."""
+        while (epoch := self.view.try_install()) is not None:
+            before = self.view.changes_at(epoch.number).id
+            self._watch.forget(before)
+            self._elector.forget(before)
+            for cut in epoch.cuts:
+                was_member = self.view.members.has(cut.author)
+                self._touch(*self.view.cut(cut, self.log.cut(cut.author, cut.length)))
+                if was_member:
+                    self._emit(ev.MembersChanged(Identity.from_public_key(cut.author).id, joined=False))
+            self.log.know_epoch(epoch.number)
+            self._touch(*self.view.open, self.view.next_change.id)
+            self._emit(ev.EpochInstalled(epoch.number, self.is_elector))
+
+    def _held(self, author: PublicKey) -> Cut:
+        length = self.log.length(author)
+        entry = self.log.entry(author)
+        return Cut(author, length, None if entry is None or not length else entry.head)
 
     def _touch(self, *tasks: TaskId) -> None:
         for task in tasks:
             self._dirty[task] = None
 
-    def _begin(self) -> None:
-        if self.identity.public_key in self.view.electors:
-            self._elector = Elector(self.identity.public_key, self.view)
-        self._emit(ev.PoolReady())
-
     def _note_own(self, operation: Operation) -> None:
         """An own operation that did not come through `_sign`: read back, or learned from others after a loss."""
-        if operation.seq < self._tip.seq:
-            return
-        self._tip.seq, self._tip.head = operation.seq + 1, operation.id
-        self._tip.hlc = max(self._tip.hlc, operation.hlc)
-        self._remember(operation.epoch, operation.body)
+        if self._pen.note(operation):
+            self._remember(operation.epoch, operation.body)
 
     def _remember(self, epoch: int, body: Body) -> None:
         if isinstance(body, VoteBody):
-            if self._elector is not None:
-                self._elector.note_own(epoch, body.ballots)
+            self._elector.note_own(epoch, body.ballots)
         else:
             self._proposer.note_own(epoch, body)
 
@@ -330,8 +328,12 @@ class Replica:
                 self._absorb(self.log.insert(operation), None)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(None, f"store_{violation.reason}"))
+        while self.log.has_parked():
+            self._absorb(self.log.unpark(), None)
         self._fresh.clear()
         self._touch(*self.view.open)
+        if self.ready:
+            self._touch(self.view.next_change.id)
 
     # ------------------------------------------------------------ sync
 
@@ -345,8 +347,10 @@ class Replica:
         match message:
             case Digest():
                 self._sessions.on_digest(peer, message, now_ms)
-            case FrontierPage():
-                self._sessions.on_frontier(peer, message, now_ms)
+            case Comparison():
+                self._sessions.on_comparison(peer, message, now_ms)
+            case Entries():
+                self._sessions.on_entries(peer, message, now_ms)
             case Want():
                 self._sessions.on_want(peer, message)
             case Operations(operations):
@@ -357,6 +361,9 @@ class Replica:
                     self._send(peer, Operations((self.view.genesis,)))
             case _:
                 assert_never(message)
+
+    def _wake_sync(self, at_ms: int) -> None:
+        self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
 
     def _digest_soon(self) -> None:
         """After something new: compare soon, and then less and less often, for a digest can be lost too."""
@@ -375,16 +382,15 @@ class Replica:
         body = self._commands.body_for(command)
         if body is not None:
             self._sign(body)
-        if isinstance(command, ev.Report):
-            self._touch(command.task)
+        match command:
+            case ev.Report(task):
+                self._touch(task)
+            case ev.Move(motion) if motion.motion is MotionKind.CHANGE and self.is_elector:
+                self._sign(OpinionBody(self._own[-1].id, YES))
 
     def _sign(self, body: Body) -> Operation:
-        hlc = next_hlc(self._now.wall_ms, self._tip.hlc)
-        operation = sign_operation(
-            self.identity, self.pool, body, seq=self._tip.seq, prev=self._tip.head, epoch=EPOCH, hlc=hlc
-        )
-        self._tip.seq, self._tip.head, self._tip.hlc = operation.seq + 1, operation.id, hlc
-        self._remember(EPOCH, body)
+        operation = self._pen.sign(body, self.epoch, self._now.wall_ms)
+        self._remember(self.epoch, body)
         self._own.append(operation)
         return operation
 
@@ -395,7 +401,7 @@ class Replica:
         for operation in operations:
             body = operation.body
             if isinstance(body, VoteBody):
-                self._votes_in_flight -= 1
+                self._voting.written()
                 self._touch(*(ballot.task for ballot in body.ballots))
             elif isinstance(body, SubmitBody):
                 self._commands.submitted(body)
@@ -409,39 +415,10 @@ class Replica:
         self._fresh = [signed for signed in self._fresh if signed not in own]
         self._effects.append(ev.Publish(tuple(operation.signed for operation in operations)))
 
-    def _vote(self, elector: Elector) -> None:
-        """Cast every ballot that is due, under as few signatures as possible.
-
-        While an own vote is being written the next ones collect (group commit): `_undecided` keeps their tasks. So they
-        do for a moment after a vote on several tasks: under load a signature then carries many ballots, and a single
-        task is never kept waiting.
-        """
-        tasks, self._undecided = self._undecided, {}
-        ballots: list[Ballot] = []
-        for task in tasks:
-            register = self.view.registers.get(task)
-            if register is None or register.settled is not None:
-                elector.forget(task)
-                continue
-            due = elector.consider(
-                register, self._watch.patience(task), self._now.mono_ms, functools.partial(self._wait, task)
-            )
-            elector.note_own(EPOCH, tuple(due))
-            ballots.extend(due)
-        if len({ballot.task for ballot in ballots}) > 1:
-            self._next_vote_ms = self._now.mono_ms + VOTE_PAUSE_MS
-        for part in _vote_parts(ballots):
-            self._sign(VoteBody(part))
-            self._votes_in_flight += 1
-
-    def _wait(self, task: TaskId, wait: Wait) -> None:
-        kind = TimerKind.HOLD_OFF if wait.what == "hold_off" else TimerKind.GRANT
-        self._set_timer(TimerKey(kind, task), wait.delay_ms)
-
     def _set_timer(self, key: TimerKey, delay_ms: int) -> None:
         self._effects.append(SetTimer(key, self._now.mono_ms + delay_ms))
 
-    def _propose(self, register: TaskRegister) -> None:
+    def _propose(self, register: Register) -> None:
         report = self._proposer.consider(register)
         if report is not None:
             self._sign(report)
@@ -457,14 +434,20 @@ class Replica:
             else:
                 self._sessions.want_genesis()
             return
-        if key.kind is TimerKind.VOTE:
-            self._vote_timer = False
+        if key.kind is TimerKind.SYNC:
+            self._sessions.on_timer(self._now.mono_ms)
             return
-        register = None if key.task is None else self.view.registers.get(key.task)
+        if key.kind is TimerKind.VOTE:
+            self._voting.pause_over()
+            return
+        register = None if key.task is None else self.view.subject(key.task)
         if register is None:
             return
-        if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, Purpose.FAIL):
-            self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
+        if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, _duty(register)):
+            if isinstance(register, EpochRegister):
+                self._sign(ClaimBody(register.id, Purpose.EPOCH, 0, "", min(register.motions)))
+            else:
+                self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
         self._touch(register.id)
 
     def _some_peers(self) -> list[PeerId]:
@@ -475,6 +458,6 @@ class Replica:
         return [peers[(start + index) % len(peers)] for index in range(DIGEST_PEERS_MAX)]
 
 
-def _vote_parts(ballots: list[Ballot]) -> list[tuple[Ballot, ...]]:
-    size = limits.BALLOTS_PER_VOTE_MAX
-    return [tuple(ballots[start : start + size]) for start in range(0, len(ballots), size)]
+def _duty(register: Register) -> Purpose:
+    """What somebody has to stand for if nobody else does."""
+    return Purpose.EPOCH if isinstance(register, EpochRegister) else Purpose.FAIL

@@ -89,7 +89,6 @@ class MotionView:
 
 
 _ANSWERS = (b"no", b"yes")
-_UNKNOWN_HERE = ("unknown_model", "unknown_admission")
 
 _Said = dict[int, dict[PublicKey, set[int]]]
 """Epoch → elector → choices. A choice is never taken out."""
@@ -229,9 +228,9 @@ class Motions:
             return True
         try:
             self._safe(terms)
-        except ConvergeError as error:
-            # a rule that is not registered here says nothing about the terms; the electors judge them
-            return error.code in _UNKNOWN_HERE
+        except ConvergeError:
+            # also where a rule that they name is not registered: who cannot judge terms must not endorse them
+            return False
         return True
 
     def _forget(self, name: OperationId) -> None:
@@ -270,7 +269,7 @@ class Motions:
         for _, electorate, heard in self._counted(motion):
             if motion.kind is not MotionKind.CHANGE and electorate.resolve is not None:
                 ballots = tuple(sorted((key, choice) for key, said in heard.items() for choice in sorted(said)))
-                choice = electorate.resolve(motion.options, ballots, electorate.electors)
+                choice = electorate.resolve(motion.task or b"", motion.options, ballots, electorate.electors)
                 # a hook can decide a no; by count a no is what is left when a yes is out of reach
                 if choice is not None and 0 <= choice < len(motion.options):
                     out.add(choice)

@@ -11,13 +11,12 @@ them changed; forks take back what they rest on in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode
 from converge_p2p.core.governance import trust
-from converge_p2p.core.governance.models import Ruleset
 from converge_p2p.core.governance.trust import TrustEvent, TrustLedger
 from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.oplog.bodies import Ballot, Phase, Purpose, ReportBody, Token
@@ -25,7 +24,8 @@ from converge_p2p.core.oplog.motions import MotionKind
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.motions import Motion, Motions
-from converge_p2p.core.view.register import StandingClaim, TaskRegister
+from converge_p2p.core.view.register import RoundVotes, StandingClaim
+from converge_p2p.core.view.tasks import TaskRegister
 
 
 @dataclass(slots=True)
@@ -33,14 +33,12 @@ class _Evidence:
     """What is known of the attempts at one task, settled or not.
 
     Attributes:
-        granted: round → claim → electors that granted it, as long as they are not enough.
-        certified: round → claims that were granted by enough.
+        granted: round → claim → electors that granted it.
         expired: round → electors that said that its holder ran out of time.
         reported: (round, author) → report operation → value.
     """
 
     granted: dict[Token, dict[OperationId, set[PublicKey]]] = field(default_factory=dict)
-    certified: dict[Token, set[OperationId]] = field(default_factory=dict)
     expired: dict[Token, set[PublicKey]] = field(default_factory=dict)
     reported: dict[tuple[Token, PublicKey], dict[OperationId, ValueHash]] = field(default_factory=dict)
 
@@ -48,22 +46,15 @@ class _Evidence:
 class TrustFold:
     """The trust ledger of a pool, kept up to date with its fold."""
 
-    def __init__(
-        self,
-        registers: Mapping[TaskId, TaskRegister],
-        motions: Motions,
-        rules: Callable[[int], Ruleset | None],
-    ) -> None:
+    def __init__(self, registers: Mapping[TaskId, TaskRegister], motions: Motions) -> None:
         """Start with nothing known.
 
         Args:
             registers: the task registers of the fold.
             motions: its motions.
-            rules: the rules of an epoch, or None if it is not known here.
         """
         self._registers = registers
         self._motions = motions
-        self._rules = rules
         self._ledger = TrustLedger()
         self._tasks: dict[TaskId, _Evidence] = {}
         self._touched: dict[TaskId, None] = {}
@@ -77,8 +68,7 @@ class TrustFold:
         if ballot.phase is Phase.GRANT:
             evidence = self._evidence(ballot.task)
             token, claim = Token(operation.epoch, ballot.round), OperationId(ballot.ref)
-            if claim not in evidence.certified.get(token, ()):
-                evidence.granted.setdefault(token, {}).setdefault(claim, set()).add(operation.author)
+            evidence.granted.setdefault(token, {}).setdefault(claim, set()).add(operation.author)
             if ballot.expired is not None:
                 evidence.expired.setdefault(Token(operation.epoch, ballot.expired), set()).add(operation.author)
         self.touch(ballot.task)
@@ -141,7 +131,6 @@ class TrustFold:
             name = encode([what, register.id, author, *token])
             return TrustEvent(name, author, contexts, token.epoch, points)
 
-        self._certify(evidence)
         settled = self._settled_in(register)
         held = dict(self._held(register, evidence))
         for token, claim in held.items():
@@ -151,7 +140,7 @@ class TrustFold:
             if release is not None:
                 if any(release.values()):
                     yield event("failed", claim.author, token, trust.FAILED)
-            elif self._ran_out(evidence, token):
+            elif len(evidence.expired.get(token, ())) > register.counting(token.epoch).rules.faults:
                 yield event("expired", claim.author, token, trust.EXPIRED)
         for (token, author), values in evidence.reported.items():
             if len(set(values.values())) > 1:
@@ -180,35 +169,20 @@ class TrustFold:
     def _disputes(self, task: TaskId) -> list[Motion]:
         return [motion for motion in self._motions.disputes(task) if motion.kind is MotionKind.REJECT_RESULT]
 
-    def _certify(self, evidence: _Evidence) -> None:
-        """Replace the electors of a certified claim by the fact that it is."""
-        for token in list(evidence.granted):
-            rules, claims = self._rules(token.epoch), evidence.granted[token]
-            if rules is None:
-                continue
-            for claim in [claim for claim, voters in claims.items() if rules.grant.satisfied_by(voters)]:
-                evidence.certified.setdefault(token, set()).add(claim)
-                del claims[claim]
-            if not claims:
-                del evidence.granted[token]
-
     def _held(self, register: TaskRegister, evidence: _Evidence) -> Iterator[tuple[Token, StandingClaim]]:
         """Rounds whose holder is known. Two certificates in one round need lying electors; the lesser id counts."""
-        for token, claims in evidence.certified.items():
-            claim = register.claims.get(min(claims))
-            if claim is not None:
-                yield token, claim
+        for token, claims in evidence.granted.items():
+            enough = [claim for claim, voters in claims.items() if register.confirms(token, voters, RoundVotes())]
+            holder = register.claims.get(min(enough)) if enough else None
+            if holder is not None:
+                yield token, holder
 
     def _settled_in(self, register: TaskRegister) -> set[Token]:
         """The rounds in which enough accepted the settled value: all that are known, whichever was first here."""
         found: set[Token] = set()
         if register.settled is not None:
             for token, votes in register.rounds.items():
-                rules = self._rules(token.epoch)
-                if rules is not None and rules.accept.satisfied_by(votes.accepted.get(register.settled, ())):
+                accept = register.counting(token.epoch).rules.accept
+                if accept.satisfied_by(votes.accepted.get(register.settled, ())):
                     found.add(token)
         return found
-
-    def _ran_out(self, evidence: _Evidence, token: Token) -> bool:
-        rules = self._rules(token.epoch)
-        return rules is not None and len(evidence.expired.get(token, ())) > rules.faults
