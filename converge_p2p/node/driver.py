@@ -15,10 +15,11 @@ from typing import Protocol, assert_never
 import trio
 
 from converge_p2p.core.errors import CodecError, LocalError, NotFound
+from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, decode_message
-from converge_p2p.core.types import PeerId, PoolId, TaskId
+from converge_p2p.core.types import OperationId, PeerId, PoolId, TaskId
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.writer import StoreWriter
 
@@ -128,13 +129,16 @@ class PoolDriver:
             NotFound: this node has left the pool, or is stopping.
             LocalError, LimitExceeded: it cannot be done; nothing was changed.
         """
+        return self._hand_over(command)[0]
+
+    def _hand_over(self, command: ev.Command) -> tuple[tuple[Written, ...], list[bytes]]:
         if self._closed:
             raise NotFound(f"this node no longer takes part in pool {self.pool.hex()[:12]}", hint="join it again")
         effects = self.replica.handle(command, _now())
-        tokens = [effect.token for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
-        waits = tuple(self._written.setdefault(token, Written()) for token in tokens)
+        own = [effect for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
+        waits = tuple(self._written.setdefault(effect.token, Written()) for effect in own)
         self._obey(effects)
-        return waits
+        return waits, [signed for effect in own for signed in effect.operations]
 
     async def carry_out(self, command: ev.Command) -> None:
         """Hand over a command and wait until what it asks for is durable.
@@ -147,6 +151,19 @@ class PoolDriver:
         # nothing to sign means that it was asked for before, and that may still be on its way to the disk
         for written in self.propose(command) or tuple(self._written.values()):
             await written.wait()
+
+    async def record(self, command: ev.Command) -> tuple[OperationId, ...]:
+        """Hand over a command, wait until what it asks for is durable, and return the ids of its operations.
+
+        Raises:
+            LocalError, LimitExceeded: it cannot be done; nothing was changed.
+
+        Cancellation: the command stands.
+        """
+        waits, operations = self._hand_over(command)
+        for written in waits or tuple(self._written.values()):
+            await written.wait()
+        return tuple(operation_id(signed) for signed in operations)
 
     def take_fresh(self) -> list[bytes]:
         """Return the operations of others that came since the last call."""

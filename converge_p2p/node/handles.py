@@ -22,6 +22,7 @@ from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView, tas
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.receipt import Receipt, receipt_of
+from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
 from converge_p2p.runtime.attempt import HandlerFunction
@@ -121,6 +122,7 @@ class PoolHandle:
     Attributes:
         driver: drives the pool's replica.
         workers: does tasks with handlers, once there is one.
+        council: motions to change the pool, and disputes.
     """
 
     def __init__(self, node: Node, driver: PoolDriver) -> None:
@@ -133,6 +135,7 @@ class PoolHandle:
         self._changes: Fanout[TaskView] = Fanout()
         self._closed = False
         self.workers: WorkerPool | None = None
+        self.council = Council(driver, lambda: self.spec)
 
     # ------------------------------------------------------------ reading
 
@@ -148,7 +151,7 @@ class PoolHandle:
 
     @property
     def spec(self) -> PoolSpec:
-        """The founding terms.
+        """The terms in force.
 
         Raises:
             NotFound: not known yet.
@@ -414,6 +417,7 @@ class PoolHandle:
         for waiter in waiters.values():
             waiter.set()
         self._changes.close()
+        self.council.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -432,6 +436,8 @@ class PoolHandle:
                     self.workers.on_claim_lost(task, epoch, number, reason)
             case ev.PoolReady():
                 self._became_ready.set()
+            case ev.MotionMoved() | ev.EpochInstalled():
+                self.council.on_notice(notice)
             case ev.MembersChanged(agent):
                 if agent == self._node.id:
                     self.refresh_capabilities()

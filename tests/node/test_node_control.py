@@ -454,3 +454,48 @@ async def test_a_client_that_does_not_speak_the_protocol_is_told_so(tmp_path: Pa
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, serve)
             assert await trio.to_thread.run_sync(invoke, ["--home", str(home), "id"]) == 4
+
+
+async def test_a_change_is_put_to_the_electors_answered_and_listed(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        assert (await bench.run("pool", "create", "demo"))[0] == 0
+        key = f"key:{STRANGER.public_key.hex()}"
+        code, moved = await bench.json("pool", "propose", "demo", "--add-elector", key, "--reason", "a second machine")
+        assert code == 0
+        assert (moved["state"], moved["kind"], moved["reason"]) == ("open", "change", "a second machine")
+        assert moved["asks"] == [f"add elector {STRANGER.id}"]
+        code, said = await bench.json("pool", "vote", "demo", moved["id"][:8], "yes")
+        assert code == 0
+        assert [(item["agent_id"], item["choice"]) for item in said["opinions"]] == [(bench.node.id, "yes")]
+        assert said["state"] == "carried"
+        code, listed = await bench.json("pool", "motions", "demo")
+        assert (code, [item["id"] for item in listed]) == (0, [moved["id"]])
+        assert "a second machine" in (await bench.run("pool", "vote", "demo", moved["id"], "yes"))[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["propose", "demo"], 2),
+        (["propose", "demo", "--remove-elector", f"key:{STRANGER.public_key.hex()}"], 2),
+        (["propose", "demo", "--expel", "zz"], 2),
+        (["propose", "nowhere", "--quorum", "1"], 6),
+        (["vote", "demo", "abcdef", "yes"], 6),
+        (["vote", "demo", "abc", "yes"], 2),
+    ],
+)
+async def test_a_motion_that_says_nothing_sensible_is_refused(
+    bench_of: Callable[[], Any], words: list[str], code: int
+) -> None:
+    async with bench_of() as bench:
+        await bench.node.create_pool("demo")
+        assert (await bench.run("pool", *words))[0] == code
+
+
+async def test_a_settled_result_is_disputed_before_the_electors(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        handle = await pool.submit(Task("count", {}, key="a"))
+        pool.settle(handle.id, Outcome.COMPLETED, {"n": 1})
+        code, item = await bench.json("task", "dispute", "demo", handle.id.hex()[:10], "--reason", "it is two")
+        assert (code, item["kind"], item["task"]) == (0, "reject_result", handle.id.hex())

@@ -58,7 +58,7 @@ from converge_p2p.core.replica.wire import (
     decode_message,
     encode_message,
 )
-from converge_p2p.core.types import PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
@@ -106,6 +106,7 @@ class Replica:
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
+        self._echoes: dict[OperationId, None] = {}
         self._digest_at: int | None = None
         self._digest_pause_ms = DIGEST_SOON_MS
         # collected during one turn
@@ -200,6 +201,7 @@ class Replica:
                     self._voting.look_at(name)
         for vote in self._voting.cast(self._now.mono_ms):
             self._sign(vote)
+        self._echo()
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
@@ -207,6 +209,14 @@ class Replica:
             self._in_flight[token] = list(self._own)
         if self._digest_at is None:
             self._set_digest_timer(self._digest_pause_ms if self.ready else GENESIS_RETRY_MS)
+
+    def _echo(self) -> None:
+        """A witness records what a decider wants; where every elector judges, the application speaks."""
+        motions, self._echoes = self._echoes, {}
+        for motion in motions if self.is_elector else ():
+            choice = self._commands.echo(motion)
+            if choice is not None:
+                self._sign(choice)
 
     def _persist(self, operations: list[bytes], *, durable: bool) -> int:
         token = self._next_token
@@ -284,6 +294,8 @@ class Replica:
                     self._emit(ev.MembersChanged(Identity.from_public_key(author).id, is_member))
             case MotionBody() if self.view.motions.get(operation.id) is not None:
                 self._emit(ev.MotionMoved(operation.id))
+            case OpinionBody(motion, choice) if choice == YES:
+                self._echoes[motion] = None
 
     def _install_epochs(self) -> None:
         """Put every epoch in force that is certified by now, one after the other."""

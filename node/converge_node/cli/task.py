@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, ls, show, watch, cancel.
+"""Commands about tasks: submit, ls, show, watch, cancel, dispute.
 
 Knows: the client and the schema. Must not know: claims and votes.
 """
@@ -13,6 +13,7 @@ import msgspec
 
 from converge_node import schema
 from converge_node.cli.client import ControlClient, connect
+from converge_node.cli.motions import dispute
 from converge_node.cli.output import clean, facts, print_json, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode, UsageError
@@ -24,6 +25,9 @@ _SETTLED = ("completed", "failed", "cancelled")
 @click.group
 def task() -> None:
     """Submit, list, show, watch and cancel tasks. TASK is an id, or the first digits of one (six or more)."""
+
+
+task.add_command(dispute)
 
 
 @task.command

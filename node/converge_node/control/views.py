@@ -58,6 +58,7 @@ def pool_detail(pool: PoolLike) -> PoolDetail:
         member_list=members,
         frontier=pool.frontier_digest,
         decided_by=decided_by(pool.spec) if pool.ready else "",
+        epoch=pool.council.epoch,
     )
 
 
