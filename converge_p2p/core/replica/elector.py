@@ -303,7 +303,7 @@ class Elector:
         exhausted = register.exhausted(self._policy().max_retries)
         match claim.purpose:
             case Purpose.CANCEL:
-                return claim.author == submitted.author
+                return claim.entitled == submitted.author
             case Purpose.FAIL:
                 return exhausted and (claim.author == submitted.author or claim.author in self._view.electors)
             case Purpose.WORK:

@@ -15,6 +15,7 @@ from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compil
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
 from converge_p2p.core.oplog.bodies import (
+    ActBody,
     Ballot,
     ClaimBody,
     Genesis,
@@ -27,8 +28,10 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.register import Counting, Grant, StandingClaim, Submitted, TaskRegister
 
@@ -46,6 +49,7 @@ class View:
         self.registers: dict[TaskId, TaskRegister] = {}
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
+        self.coordination = Coordination(pool, self.members, self.registers, self._register)
         self._protocol = protocol
         self._counting: Counting | None = None
         self._electors: frozenset[PublicKey] = frozenset()
@@ -89,6 +93,8 @@ class View:
         if isinstance(body, LeaveBody):
             self.members.change(author, operation.seq, False, ())
             return None
+        if isinstance(body, CoordinationBody | ActBody):
+            return self.coordination.apply(operation, body)
         return self._apply_data(operation)
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
@@ -105,9 +111,10 @@ class View:
         match body:
             case SubmitBody(spec):
                 register = self._register(task_id(self.pool, author, spec.key))
-                if register.submitted is None:
+                if register.submitted is None or register.submitted.delegate is not None:
                     # the author's chain decides between two submits with one key: the first stands
                     register.submitted = Submitted(operation.id, author, spec)
+                    self.coordination.refresh(register.id)
                 return register.id
             case ClaimBody(task, purpose, bid, reason):
                 self._register(task).claims[operation.id] = StandingClaim(
@@ -177,6 +184,7 @@ class View:
                     if register is not None and register.submitted is not None:
                         if register.submitted.operation == operation.id:
                             register.submitted = None
+                            self.coordination.refresh(task)
                         touched.add(task)
                 case ClaimBody(task):
                     self._register(task).claims.pop(operation.id, None)
@@ -188,7 +196,10 @@ class View:
                     token = Token(operation.epoch, body.round)
                     self._register(task).round(token).reports.pop(operation.id, None)
                     touched.add(task)
+                case _ if isinstance(body, CoordinationBody | ActBody):
+                    touched.update(self.coordination.void(operation, body))
         self.members.freeze(author, seq)
+        touched.update(self.coordination.freeze(author))
         return touched
 
     def _void_release(self, register: TaskRegister, author: PublicKey, operation: Operation) -> None:
@@ -255,4 +266,4 @@ class View:
                 round_now = None if top is None else list(top)
                 tasks.append([task, 0, register.submitted.operation, round_now, claim, released, register.failures()])
         frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
-        return encode([self.pool, self.members.all(), frozen, tasks])
+        return encode([self.pool, self.members.all(), frozen, tasks, self.coordination.state()])

@@ -21,15 +21,24 @@ from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
 
 class Submitted(NamedTuple):
-    """Who asked for the task, and what for."""
+    """Who asked for the task, and what for.
+
+    Attributes:
+        delegate: who asked in the author's name, or None.
+    """
 
     operation: OperationId
     author: PublicKey
     spec: TaskSpec
+    delegate: PublicKey | None = None
 
 
 class StandingClaim(NamedTuple):
-    """A claim operation of a member."""
+    """A claim operation of a member.
+
+    Attributes:
+        principal: in whose name the author claims, or None. The author holds the claim all the same, and reports.
+    """
 
     operation: OperationId
     author: PublicKey
@@ -37,6 +46,12 @@ class StandingClaim(NamedTuple):
     purpose: Purpose
     bid: int
     reason: str
+    principal: PublicKey | None = None
+
+    @property
+    def entitled(self) -> PublicKey:
+        """Whose right the claim rests on."""
+        return self.author if self.principal is None else self.principal
 
 
 class Grant(NamedTuple):
