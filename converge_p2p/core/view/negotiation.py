@@ -27,6 +27,7 @@ class ProposalView(NamedTuple):
     Attributes:
         depth: how many proposals stand before it in the chain.
         accepted_by, rejected_by: parties, sorted. The author is in neither.
+        delegated: those of them whose answer a delegate gave; their own would go before it.
     """
 
     id: OperationId
@@ -36,6 +37,7 @@ class ProposalView(NamedTuple):
     terms: bytes
     accepted_by: tuple[PublicKey, ...]
     rejected_by: tuple[PublicKey, ...]
+    delegated: tuple[PublicKey, ...]
 
 
 class SessionView(NamedTuple):
@@ -78,11 +80,11 @@ class _Party:
 
     Attributes:
         sides: link → the proposal it is for, and whether a delegate said so.
-        answers: proposal → accepted or rejected; the first answer counts.
+        answers: proposal → accepted or rejected, and whether a delegate said so; the first answer counts.
     """
 
     sides: dict[OperationId | None, tuple[OperationId, bool]] = field(default_factory=dict)
-    answers: dict[OperationId, bool] = field(default_factory=dict)
+    answers: dict[OperationId, tuple[bool, bool]] = field(default_factory=dict)
 
 
 class Negotiations:
@@ -215,7 +217,7 @@ def _answer(
     proposal = made.get(answer.proposal)
     if (proposal is not None and proposal[0] in who) or answer.proposal in party.answers:
         return
-    party.answers[answer.proposal] = answer.accepts
+    party.answers[answer.proposal] = (answer.accepts, delegated)
     if answer.accepts:
         party.sides.setdefault(answer.prev, (answer.proposal, delegated))
 
@@ -240,9 +242,14 @@ def _chain(
                 depth,
                 body.terms,
                 tuple(name for name in others if parties[name].sides.get(body.prev, (None,))[0] == operation),
-                tuple(name for name in others if parties[name].answers.get(operation) is False),
+                tuple(name for name in others if parties[name].answers.get(operation, _NONE)[0] is False),
+                tuple(name for name in others if parties[name].answers.get(operation, _NONE)[1]),
             )
         level, depth = [child for operation in level for child in following.get(operation, ())], depth + 1
+
+
+_NONE = (None, False)
+"""No answer."""
 
 
 def _side(party: _Party, proposal: ProposalView) -> OperationId | None:
