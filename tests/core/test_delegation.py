@@ -47,11 +47,8 @@ class Trust(Table):
         """Acts that count."""
         delegations = self.coordination.delegations
         given = delegations.get(self.given.id)
-        return (
-            []
-            if given is None
-            else [one.operation for one in delegations.acts(given) if delegations.covers(given, one)]
-        )
+        acts = [] if given is None else delegations.acts(given)
+        return [act.operation for act in acts if given is not None and delegations.covers(given, act)]
 
     def submitter(self, task: TaskId) -> bytes | None:
         view = self.view.task(task)
@@ -67,7 +64,7 @@ def test_a_delegate_submits_as_its_principal() -> None:
     trust.act(SubmitFor(spec_of()))
     assert trust.submitter(trust.task_of_ann) == trust.ann.key
     assert trust.ask(trust.dan, ActFor(trust.given.id, SubmitFor(spec_of()))) is None
-    with pytest.raises(Conflict, match="another key"):
+    with pytest.raises(Conflict, match="different task"):
         trust.ask(trust.dan, ActFor(trust.given.id, SubmitFor(spec_of(priority=1))))
 
 
@@ -83,7 +80,7 @@ def test_the_principals_own_submit_goes_first_whichever_came_first() -> None:
         assert view.spec.priority == 1
 
 
-def test_when_the_principals_own_submit_is_void_the_delegates_stands() -> None:
+def test_who_forks_loses_its_own_submit_and_its_delegates_and_nobody_elses() -> None:
     trust = Trust()
     trust.sign(trust.dan, ActBody(trust.given.id, SubmitBody(spec_of(priority=2))))
     ben_given = trust.do(trust.ben, GiveDelegation(trust.dan.key, ALL))

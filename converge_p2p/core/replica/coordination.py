@@ -299,11 +299,12 @@ class CoordinationCommands:
             raise NotAuthorised("the delegator is not an active member of the pool")
         check_epoch("the delegation", given.until_epoch, epoch)
         check_time("the delegation", given.expires_ms, wall_ms)
+        length = self._length_of(self._key)
+        if given.revoked_at is not None and given.revoked_at <= length:
+            raise NotAuthorised("the delegation is revoked")
         inner = self._inner(command.what, given.delegator, epoch, wall_ms)
         if inner is None:
             return None
-        # an act comes at the end of the own chain, so any cut there is lies below it
-        length = self._length_of(self._key)
         act = Act(OperationId(b""), given.id, self._key, length, epoch, inner)
         if not self._view.coordination.delegations.covers(given, act):
             raise NotAuthorised(
