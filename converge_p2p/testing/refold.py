@@ -20,6 +20,7 @@ from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import pool_id
 from converge_p2p.core.oplog.bodies import Body, Genesis, Phase, ReportBody, VoteBody
+from converge_p2p.core.oplog.motions import OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, sign_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
@@ -164,6 +165,8 @@ class _Rewriter:
                         for ballot in ballots
                     )
                 )
+            case OpinionBody(motion, choice):
+                return OpinionBody(self._new(motion), choice)
             case _:
                 return body
 
@@ -175,4 +178,6 @@ def _references(operation: Operation) -> list[OperationId]:
             names.extend(grants)
         case VoteBody(ballots):
             names.extend(OperationId(ballot.ref) for ballot in ballots if ballot.phase is Phase.GRANT)
+        case OpinionBody(motion):
+            names.append(motion)
     return names

@@ -33,6 +33,7 @@ from converge_p2p.core.oplog.bodies import (
     encode_body,
     kind_of,
 )
+from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
 from converge_p2p.core.oplog.operation import (
     OPERATION_TAG,
     author_of,
@@ -104,6 +105,9 @@ bodies: st.SearchStrategy[Body] = st.one_of(
         st.lists(hashes.map(OperationId), max_size=4, unique=True).map(tuple),
     ),
     st.lists(ballots, min_size=1, max_size=4, unique_by=lambda item: item[:3]).map(tuple).map(VoteBody),
+    st.builds(dispute_result, hashes.map(TaskId), texts),
+    st.builds(move_change, st.just(()), pools, texts),
+    st.builds(OpinionBody, hashes.map(OperationId), st.integers(0, limits.MOTION_OPTIONS_MAX - 1)),
 )
 
 

@@ -6,6 +6,7 @@ Knows: one small pool in which everything happens once. `generate.py` writes wha
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from converge_p2p.core.codec import decode, encode, encode_value
@@ -50,6 +51,7 @@ from converge_p2p.core.oplog.coordination import (
 )
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
 from converge_p2p.core.oplog.log import Missing
+from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import Operation, sign_operation
 from converge_p2p.core.replica.wire import (
     Digest,
@@ -138,6 +140,14 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     tell("release of a claim that holds nothing", carol, ReleaseBody(task, -1))
     tell("claim to cancel", alice, ClaimBody(task, Purpose.CANCEL, 0, "not needed"))
     tell("claim to settle a failure", bob, ClaimBody(task, Purpose.FAIL, 0, "every attempt failed"))
+    motion = tell("motion to expel a member", alice, move_change((carol.identity.public_key,), None, "fails often"))
+    tell("opinion: for it", bob, OpinionBody(motion.id, YES))
+    terms = replace(spec, quorum=1, electors=spec.electors[:1], whitelist=())
+    tell("motion to change the terms", bob, move_change((), terms))
+    tell("motion that a result is wrong", carol, dispute_result(task, "twelve is not the number"))
+    other = TaskValue(Outcome.COMPLETED, carol.identity.public_key, encode_value({"tokens": 13}))
+    rivals = tell("motion on rival reports", bob, dispute_rivals(task, (value.hash, other.hash)))
+    tell("opinion: the second value", alice, OpinionBody(rivals.id, 1))
     _coordinate(tell, task, alice, bob, carol)
     tell("leave", carol, LeaveBody())
     return pool, told

@@ -17,10 +17,19 @@ from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
 from converge_p2p.core.oplog import coordination_codec
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
+from converge_p2p.core.oplog.fields import HASH_BYTES
 from converge_p2p.core.oplog.fields import check_shape as _shape
 from converge_p2p.core.oplog.fields import hash_field as _hash
 from converge_p2p.core.oplog.fields import round_field as _round
 from converge_p2p.core.oplog.fields import text_field as _text
+from converge_p2p.core.oplog.motions import (
+    MotionBody,
+    OpinionBody,
+    decode_motion,
+    decode_opinion,
+    encode_motion,
+    encode_opinion,
+)
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
 
@@ -35,6 +44,8 @@ class Kind(IntEnum):
     RELEASE = 5
     REPORT = 6
     VOTE = 7
+    MOTION = 8
+    OPINION = 9
     AUCTION = 20
     BID = 21
     POLL_OPEN = 22
@@ -70,11 +81,28 @@ class Phase(IntEnum):
 
 
 class Purpose(IntEnum):
-    """Why somebody claims: to work, to settle a cancellation, or to settle a failure after the last retry."""
+    """Why somebody claims.
+
+    To work, to settle a cancellation, to settle a failure after the last retry; or, an elector, to found the next epoch.
+    """
 
     WORK = 0
     CANCEL = 1
     FAIL = 2
+    EPOCH = 3
+
+
+class Cut(NamedTuple):
+    """How much of an author somebody holds; in an epoch, where the data of a removed author ends.
+
+    Attributes:
+        length: its operations from this number on are not held, or have no effect.
+        head: id of the last operation before, None if length is 0.
+    """
+
+    author: PublicKey
+    length: int
+    head: OperationId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +137,16 @@ class ClaimBody:
     """The author stands for a task, in every round until it releases.
 
     It names no round: a claim that could would let anybody start a round of a thousand million.
+
+    Attributes:
+        ref: to found an epoch: id of the motion that asked for it, 32 bytes; otherwise empty.
     """
 
     task: TaskId
     purpose: Purpose = Purpose.WORK
     bid: int = 0
     reason: str = ""
+    ref: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +177,7 @@ class Ballot(NamedTuple):
         lock: GRANT only: the highest value the elector accepted, or None.
         expired: GRANT only: the round whose holder ran out of time on this elector's clock, if that is why it grants a
             later one; else None.
+        held: a promise for the next epoch only: how much of each author that it removes the elector holds, sorted.
     """
 
     phase: Phase
@@ -153,6 +186,7 @@ class Ballot(NamedTuple):
     ref: bytes
     lock: Lock | None = None
     expired: int | None = None
+    held: tuple[Cut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +219,14 @@ Body = (
     | ReleaseBody
     | ReportBody
     | VoteBody
+    | MotionBody
+    | OpinionBody
     | CoordinationBody
     | ActBody
 )
+
+VOTES = (VoteBody, OpinionBody)
+"""Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused."""
 
 
 def kind_of(body: Body) -> Kind:
@@ -206,14 +245,18 @@ def encode_body(body: Body) -> list[Any]:
             return []
         case SubmitBody(task):
             return task.to_body()
-        case ClaimBody(task_id, purpose, bid, reason):
-            return [task_id, int(purpose), bid, reason]
+        case ClaimBody(task_id, purpose, bid, reason, ref):
+            return [task_id, int(purpose), bid, reason, ref]
         case ReleaseBody(task_id, number, failed, reason):
             return [task_id, number, failed, reason]
         case ReportBody(task_id, number, value, grants):
             return [task_id, number, int(value.outcome), value.worker, value.result, list(grants)]
         case VoteBody(ballots):
             return [_encode_ballot(ballot) for ballot in ballots]
+        case MotionBody():
+            return encode_motion(body)
+        case OpinionBody():
+            return encode_opinion(body)
         case ActBody(delegation, inner):
             return [delegation, int(kind_of(inner)), encode_body(inner)]
         case _:
@@ -237,7 +280,8 @@ def decode_body(kind: int, body: Any) -> Body:
 def _encode_ballot(ballot: Ballot) -> list[Any]:
     lock = ballot.lock
     plain = None if lock is None else [lock.token.epoch, lock.token.round, lock.value]
-    return [int(ballot.phase), ballot.task, ballot.round, ballot.ref, plain, ballot.expired]
+    held = [list(cut) for cut in ballot.held]
+    return [int(ballot.phase), ballot.task, ballot.round, ballot.ref, plain, ballot.expired, held]
 
 
 def _genesis(body: list[Any]) -> Genesis:
@@ -264,11 +308,13 @@ def _submit(body: list[Any]) -> SubmitBody:
 
 
 def _claim(body: list[Any]) -> ClaimBody:
-    _shape("claim", body, bytes, int, int, str)
-    task, purpose, bid, reason = body
-    if purpose not in (0, 1, 2) or not -(2**53) <= bid <= 2**53:
+    _shape("claim", body, bytes, int, int, str, bytes)
+    task, purpose, bid, reason, ref = body
+    if purpose not in (0, 1, 2, 3) or not -(2**53) <= bid <= 2**53:
         raise CodecError("a claim has an unknown purpose or a bid out of range")
-    return ClaimBody(TaskId(_hash("a task id", task)), Purpose(purpose), bid, _text(reason))
+    if len(ref) != (HASH_BYTES if purpose == Purpose.EPOCH else 0):
+        raise CodecError("a claim to found an epoch names a motion, and no other claim does")
+    return ClaimBody(TaskId(_hash("a task id", task)), Purpose(purpose), bid, _text(reason), ref)
 
 
 def _release(body: list[Any]) -> ReleaseBody:
@@ -306,9 +352,9 @@ def _vote(body: list[Any]) -> VoteBody:
 
 
 def _ballot(item: Any) -> Ballot:
-    if type(item) is not list or len(item) != 6:
-        raise CodecError("a ballot is an array of six")
-    phase, task, number, ref, plain, expired = item
+    if type(item) is not list or len(item) != 7:
+        raise CodecError("a ballot is an array of seven")
+    phase, task, number, ref, plain, expired, held = item
     if type(phase) is not int or phase not in (0, 1, 2):
         raise CodecError("a ballot has an unknown phase")
     lock = None
@@ -321,6 +367,8 @@ def _ballot(item: Any) -> Ballot:
         lock = Lock(Token(epoch, _round(locked_round)), ValueHash(_hash("a value hash", value)))
     if expired is not None and (phase != Phase.GRANT or _round(expired) >= _round(number)):
         raise CodecError("only a grant names an expired round, and one below its own")
+    if held and phase != Phase.GRANT:
+        raise CodecError("only a grant says what is held of others")
     return Ballot(
         Phase(phase),
         TaskId(_hash("a task id", task)),
@@ -328,6 +376,7 @@ def _ballot(item: Any) -> Ballot:
         _hash("the reference of a ballot", ref),
         lock,
         expired,
+        read_cuts(held) if held != [] else (),
     )
 
 
@@ -342,6 +391,30 @@ def _act(body: list[Any]) -> ActBody:
     return ActBody(OperationId(_hash("a delegation", delegation)), inner)
 
 
+def read_cuts(items: Any) -> tuple[Cut, ...]:
+    """Read an array of `[author, length, head]`, sorted, one for each author.
+
+    Raises:
+        CodecError: not of that shape, or too many.
+    """
+    if type(items) is not list or len(items) > limits.MOTION_EXPELLED_MAX:
+        raise CodecError(f"at most {limits.MOTION_EXPELLED_MAX} authors are cut at a time")
+    cuts = []
+    for item in items:
+        match item:
+            case [bytes() as author, int() as length, None | bytes() as head] if (
+                type(length) is int and 0 <= length <= limits.SEQ_MAX and (head is None) == (length == 0)
+            ):
+                name = None if head is None else OperationId(_hash("the head of a cut", head))
+                cuts.append(Cut(PublicKey(_hash("the author of a cut", author)), length, name))
+            case _:
+                raise CodecError("a cut is an array of author, length and head")
+    authors = [cut.author for cut in cuts]
+    if authors != sorted(set(authors)):
+        raise CodecError("cuts are sorted by author, one for each")
+    return tuple(cuts)
+
+
 _KINDS: dict[type, Kind] = {
     Genesis: Kind.GENESIS,
     JoinBody: Kind.JOIN,
@@ -351,6 +424,8 @@ _KINDS: dict[type, Kind] = {
     ReleaseBody: Kind.RELEASE,
     ReportBody: Kind.REPORT,
     VoteBody: Kind.VOTE,
+    MotionBody: Kind.MOTION,
+    OpinionBody: Kind.OPINION,
     ActBody: Kind.ACT,
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
 }
@@ -363,6 +438,8 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.RELEASE: _release,
     Kind.REPORT: _report,
     Kind.VOTE: _vote,
+    Kind.MOTION: decode_motion,
+    Kind.OPINION: decode_opinion,
     Kind.ACT: _act,
     **coordination_codec.DECODERS,
 }

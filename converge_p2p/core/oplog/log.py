@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
-from converge_p2p.core.oplog.bodies import VoteBody
+from converge_p2p.core.oplog.bodies import VOTES
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.oplog.parking import Parking
@@ -32,7 +32,8 @@ class Chain:
     Attributes:
         ids, signed: the common prefix.
         hlc: clock of the last of them.
-        frozen_at: sequence number from which the author is frozen, or None.
+        frozen_at: sequence number from which the author is frozen, or None: because it forked, or was removed.
+        cut: sequence number from which the data of a removed author is not kept at all, or None.
         loose: what stands at or above `frozen_at`, on any branch.
         votes, data: sums over the ids of the loose votes, and of the other loose operations.
         data_count: how many loose operations are not votes.
@@ -42,6 +43,7 @@ class Chain:
     signed: list[bytes] = field(default_factory=list)
     hlc: int = 0
     frozen_at: int | None = None
+    cut: int | None = None
     loose: dict[OperationId, bytes] = field(default_factory=dict)
     votes: FrontierSum = field(default_factory=FrontierSum)
     data: FrontierSum = field(default_factory=FrontierSum)
@@ -70,7 +72,7 @@ class Chain:
     def add_loose(self, operation: Operation) -> None:
         """Keep an operation beside the chain."""
         self.loose[operation.id] = operation.signed
-        if isinstance(operation.body, VoteBody):
+        if isinstance(operation.body, VOTES):
             self.votes.replace(None, operation.id)
         else:
             self.data.replace(None, operation.id)
@@ -125,6 +127,9 @@ class OperationLog:
         self._hashes: dict[PublicKey, bytes] = {}
         self._known: dict[OperationId, bytes] = {}
         self._parking = Parking()
+        self._cuts: dict[PublicKey, int] = {}
+        self.epoch = 0
+        """The last epoch whose rules are known here; operations that name a later one wait."""
 
     def __len__(self) -> int:
         """How many operations are held, parked ones not counted."""
@@ -185,6 +190,7 @@ class OperationLog:
             if len(self.chains) >= limits.AUTHORS_PER_POOL_MAX:
                 raise RemoteViolation("authors_full", "the pool has too many authors")
             chain = self.chains[author] = Chain()
+            chain.cut = chain.frozen_at = self._cuts.get(author)
             insort(self._authors, author)
         try:
             self._place(chain, operation, result)
@@ -212,7 +218,7 @@ class OperationLog:
         return (
             operation.seq == len(chain)
             and operation.prev == chain.head
-            and operation.epoch == 0
+            and operation.epoch <= self.epoch
             and all(dep in self._known for dep in operation.deps)
         )
 
@@ -250,8 +256,11 @@ class OperationLog:
 
     def _keep_loose(self, chain: Chain, operation: Operation, result: Inserted, *, proof: bool = False) -> None:
         # votes are never refused: a certificate that somebody counted must not be un-made for somebody else
-        if not proof and chain.overflowing and not isinstance(operation.body, VoteBody):
-            raise RemoteViolation("loose_full", "a forked author has too many operations")
+        if not isinstance(operation.body, VOTES):
+            if chain.cut is not None and operation.seq >= chain.cut:
+                raise RemoteViolation("removed", "the author was removed from the pool")
+            if chain.overflowing and not proof:
+                raise RemoteViolation("loose_full", "a forked author has too many operations")
         chain.add_loose(operation)
         self._hold(operation)
         result.loose.append(operation)
@@ -265,12 +274,51 @@ class OperationLog:
                 continue
 
     def _next_due(self, chain: Chain, author: PublicKey) -> Operation | None:
-        if chain.frozen_at is not None:
+        if chain.frozen_at is not None and len(chain) >= chain.frozen_at:
             # whatever waits stands above the prefix, so it is loose now
             return self._parking.any(author)
         for operation in self._parking.at(author, len(chain) - 1):
             return operation
         return next((item for item in self._parking.at(author, len(chain)) if self._follows(chain, item)), None)
+
+    def know_epoch(self, number: int) -> None:
+        """The rules of an epoch are known: operations that name it wait no longer."""
+        self.epoch = number
+        self._parking.wake_all()
+
+    def cut(self, author: PublicKey, length: int) -> list[Operation]:
+        """Remove an author's data operations from a sequence number on, for good. Its votes stay, as loose operations.
+
+        Returns:
+            What was part of its chain or loose, and is data: it has no effect any more.
+        """
+        self._cuts[author] = min(length, self._cuts.get(author, length))
+        chain = self.chains.get(author)
+        if chain is None:
+            return []
+        chain.cut = self._cuts[author]
+        gone = [self._decoded(signed) for signed in chain.signed[chain.cut :]]
+        del chain.ids[chain.cut :], chain.signed[chain.cut :]
+        chain.hlc = self._decoded(chain.signed[-1]).hlc if chain.signed else 0
+        chain.frozen_at = chain.cut if chain.frozen_at is None else min(chain.cut, chain.frozen_at)
+        gone.extend(self._take_loose(chain))
+        voided = []
+        for operation in gone:
+            if isinstance(operation.body, VOTES) or operation.seq < chain.cut:
+                chain.add_loose(operation)
+            else:
+                del self._known[operation.id]
+                voided.append(operation)
+        self._sum_up(author)
+        return voided
+
+    def _take_loose(self, chain: Chain) -> list[Operation]:
+        operations = [self._decoded(signed) for signed in chain.loose.values()]
+        chain.loose, chain.votes, chain.data, chain.data_count = {}, FrontierSum(), FrontierSum(), 0
+        return operations
+
+    def _decoded(self, signed: bytes) -> Operation:
+        return decode_operation(signed, self.pool, trusted=True)
 
     def unpark(self) -> Inserted:
         """Try the parked operations of one author again, after others arrived that they name in deps.

@@ -114,6 +114,10 @@ class Parking:
         if waiters:
             self._woken.update(dict.fromkeys(waiters.values()))
 
+    def wake_all(self) -> None:
+        """Something changed that anything here may have waited for."""
+        self._woken.update(dict.fromkeys(self._authors))
+
     @property
     def woken(self) -> bool:
         """Whether anybody was woken."""

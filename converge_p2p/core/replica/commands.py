@@ -12,7 +12,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NotAuthorised, NotFound
 from converge_p2p.core.governance.admission import admits
 from converge_p2p.core.governance.models import compile_rules
-from converge_p2p.core.model.pool import pool_id
+from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskSpec, TaskState, TaskValue, task_id
 from converge_p2p.core.oplog.bodies import (
     Body,
@@ -24,11 +24,12 @@ from converge_p2p.core.oplog.bodies import (
     ReleaseBody,
     SubmitBody,
 )
+from converge_p2p.core.oplog.motions import MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.proposer import Proposer
-from converge_p2p.core.types import PoolId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.fold import View
-from converge_p2p.core.view.register import TaskRegister
+from converge_p2p.core.view.tasks import TaskRegister
 
 
 class Commands:
@@ -74,6 +75,10 @@ class Commands:
                 return self._cancel(command)
             case ev.Leave():
                 return LeaveBody()
+            case ev.Move(motion):
+                return self._move(motion)
+            case ev.Say(motion, choice):
+                return self._say(motion, choice)
             case _:
                 assert_never(command)
 
@@ -119,6 +124,46 @@ class Commands:
             return None
         self._submitting[task] = command.spec
         return SubmitBody(command.spec)
+
+    def _move(self, motion: MotionBody) -> MotionBody:
+        if motion.motion is not MotionKind.CHANGE:
+            register = self._view.registers.get(TaskId(motion.subject))
+            if register is None or register.submitted is None:
+                raise NotFound(f"no task {motion.subject.hex()[:12]} in this pool")
+            return motion
+        terms = motion.change.terms
+        if terms is not None:
+            try:
+                compile_rules(terms)
+            except CodecError as error:
+                raise LocalError(str(error)) from error
+            if terms.name != self._terms.name or terms.nonce != self._terms.nonce:
+                raise LocalError("the name and the nonce of a pool never change", hint="keep those of its terms")
+        if set(motion.change.expelled) & set((terms or self._terms).electors):
+            raise LocalError("an elector can be expelled only by terms that no longer name it as an elector")
+        return motion
+
+    @property
+    def _terms(self) -> PoolSpec:
+        assert self._view.spec is not None
+        return self._view.spec
+
+    def _say(self, name: OperationId, choice: int) -> OpinionBody | None:
+        motion = self._view.motions.get(name)
+        if motion is None:
+            raise NotFound(f"no motion {name.hex()[:12]} in this pool")
+        if self._key not in self._view.electors:
+            raise NotAuthorised("only electors have a say in motions")
+        if not 0 <= choice < len(motion.options):
+            raise LocalError(f"the motion has {len(motion.options)} options, numbered from 0")
+        epoch = self._view.epochs.number
+        if motion.task is None and motion.epoch != epoch:
+            raise Conflict(
+                f"the motion was moved in epoch {motion.epoch}, and epoch {epoch} has begun", hint="move it again"
+            )
+        if choice in self._view.motions.opinion(name, epoch, self._key):
+            return None
+        return OpinionBody(name, choice)
 
     def _open_register(self, task: TaskId) -> TaskRegister:
         register = self._view.registers.get(task)

@@ -1,6 +1,6 @@
 """Who may write into a pool at all.
 
-Knows: the founding terms. Must not know: chains, or anything that arrives later.
+Knows: the terms of each epoch. Must not know: chains, or anything that arrives later.
 Source: `docs/protocol.md`, validation.
 """
 
@@ -14,17 +14,17 @@ from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.view.fold import View
 
 
-def check_author(view: View, operation: Operation) -> None:
-    """Refuse what can never have an effect, by the founding terms alone, so that all nodes refuse the same.
+def check_author(view: View, operation: Operation, *, known: bool) -> None:
+    """Refuse what can never have an effect, by the terms of the epoch it names, so that all nodes refuse the same.
 
     Args:
-        view: the fold; only what the founding operation says is asked of it.
+        view: the fold; only its epochs are asked, which are the same everywhere.
         operation: one whose signature was verified.
+        known: whether something of the author is held.
 
     Raises:
-        RemoteViolation: reason bad_genesis, no_genesis or not_member.
+        RemoteViolation: reason bad_genesis, no_genesis, no_epoch, no_chain or not_member.
     """
-    spec = view.spec
     if isinstance(operation.body, Genesis):
         if not view.is_genesis(operation):
             raise RemoteViolation("bad_genesis", "the operation does not found this pool")
@@ -33,14 +33,25 @@ def check_author(view: View, operation: Operation) -> None:
         except CodecError as error:
             raise RemoteViolation("bad_genesis", str(error)) from error
         return
-    if spec is None:
+    if not len(view.epochs):
         raise RemoteViolation("no_genesis", "the pool's founding terms are not known here yet")
     author = operation.author
     if author == view.creator:
         if operation.seq == 0:
             raise RemoteViolation("bad_genesis", "the creator's first operation is the founding of the pool")
-    elif author not in view.electors:
-        if not admits(spec, author):
+        return
+    if known or view.epochs.was_elector(author, operation.epoch):
+        # whether each of its operations has an effect is decided in the fold
+        return
+    epoch = view.epochs.find(operation.epoch)
+    if epoch is None:
+        # it may be right, and comes again with the next comparison of frontiers; a stranger may not fill the parking
+        raise RemoteViolation("no_epoch", "a stranger names an epoch that is not known here yet")
+    if operation.seq:
+        if epoch.number == 0 and not admits(epoch.spec, author):
             raise RemoteViolation("not_member", "the pool does not admit the author")
-        if operation.seq == 0 and not isinstance(operation.body, JoinBody):
-            raise RemoteViolation("not_member", "the author's first operation is not a join")
+        return
+    if not isinstance(operation.body, JoinBody):
+        raise RemoteViolation("not_member", "the author's first operation is not a join")
+    if not admits(epoch.spec, author):
+        raise RemoteViolation("not_member", "the pool does not admit the author")

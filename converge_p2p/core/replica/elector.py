@@ -13,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.model.pool import PoolPolicy
-from converge_p2p.core.oplog.bodies import Ballot, Lock, Phase, Purpose, Token
+from converge_p2p.core.oplog.bodies import Ballot, Cut, Lock, Phase, Purpose, Token
+from converge_p2p.core.replica.ranking import best_claim, eligible, last_held
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
-from converge_p2p.core.view.register import RoundVotes, StandingClaim, TaskRegister
+from converge_p2p.core.view.register import NOBODY, Register, RoundVotes
+from converge_p2p.core.view.tasks import TaskRegister
 
 LATENCY_FACTOR = 4
 """The grant timer is at least so many times what certificates take lately."""
@@ -26,7 +28,7 @@ LATENCY_FACTOR = 4
 
 @dataclass(slots=True)
 class Promises:
-    """What this elector signed about one task.
+    """What this elector signed about one subject.
 
     Attributes:
         promised: highest granted round: endorsing and accepting below it is over.
@@ -39,18 +41,22 @@ class Promises:
     endorsed: dict[Token, ValueHash] = field(default_factory=dict)
     accepted: dict[Token, ValueHash] = field(default_factory=dict)
 
-    @property
-    def lock(self) -> Lock | None:
-        """The highest accepted value."""
-        if not self.accepted:
+    def lock(self, epoch: int | None) -> Lock | None:
+        """The highest value accepted in an epoch: what came before it is in the lock the epoch began with.
+
+        Args:
+            epoch: None takes all of them (only the simulator does, to show what that breaks).
+        """
+        tokens = [token for token in self.accepted if epoch is None or token.epoch == epoch]
+        if not tokens:
             return None
-        token = max(self.accepted)
+        token = max(tokens)
         return Lock(token, self.accepted[token])
 
-    @property
-    def highest(self) -> Token | None:
-        """The highest round it said anything in; it grants only above."""
-        return max((*self.granted, *self.endorsed, *self.accepted), default=None)
+    def highest(self, epoch: int) -> Token | None:
+        """The highest round of an epoch it said anything in; it grants only above."""
+        said = (*self.granted, *self.endorsed, *self.accepted)
+        return max((token for token in said if token.epoch == epoch), default=None)
 
     def note(self, epoch: int, ballot: Ballot) -> None:
         """Remember an own ballot, at the moment it is cast or read back."""
@@ -97,11 +103,19 @@ class Wait:
 
 
 class Elector:
-    """The votes of the local identity in one pool."""
+    """The votes of the local identity in one pool. It remembers them also while it is no elector."""
 
-    def __init__(self, key: PublicKey, view: View) -> None:
+    def __init__(self, key: PublicKey, view: View, held: Callable[[PublicKey], Cut]) -> None:
+        """Begin without votes.
+
+        Args:
+            key: the local identity.
+            view: the fold.
+            held: how much of an author's chain is held here.
+        """
         self._key = key
         self._view = view
+        self._held = held
         self.promises: dict[TaskId, Promises] = {}
         self._latency_ms = 0
         """How long certificates take lately, from the own grant: rises at once, falls slowly."""
@@ -112,33 +126,44 @@ class Elector:
             self.promises.setdefault(ballot.task, Promises()).note(epoch, ballot)
 
     def forget(self, task: TaskId) -> None:
-        """Drop what was signed about a settled task: an elector never votes on it again."""
+        """Drop what was signed about a settled subject: an elector never votes on it again."""
         self.promises.pop(task, None)
 
+    @property
+    def sealed(self) -> bool:
+        """Whether it promised the next epoch: that ended its votes on tasks in this one."""
+        change = self._view.next_change
+        mine = self.promises.get(change.id)
+        return mine is not None and any(token.epoch == change.now for token in mine.granted)
+
     def consider(
-        self, register: TaskRegister, patience: Patience, now_ms: int, wait: Callable[[Wait], None]
+        self, register: Register, patience: Patience, now_ms: int, wait: Callable[[Wait], None]
     ) -> list[Ballot]:
-        """Return the ballots that are due for a task now.
+        """Return the ballots that are due for a subject now.
 
         Args:
-            register: the task.
+            register: the subject.
             patience: its local timers.
             now_ms: monotonic clock.
             wait: called for each timer that has to be set.
         """
         self._measure(register, patience, now_ms)
-        if register.settled is not None or register.submitted is None:
+        if not register.is_open or self._key not in self._view.electors:
+            return []
+        protocol = self._view.epochs.protocol
+        sealed = protocol.seal_at_promise and isinstance(register, TaskRegister) and self.sealed
+        if sealed and protocol.seal_stops_votes:
             return []
         mine = self.promises.get(register.id) or Promises()
         ballots: list[Ballot] = []
         self._endorse_and_accept(register, mine, ballots)
-        grant = self._grant(register, mine, patience, wait)
+        grant = None if sealed else self._grant(register, mine, patience, wait)
         if grant is not None:
             patience.granted_ms = now_ms
             ballots.append(grant)
         return ballots
 
-    def _measure(self, register: TaskRegister, patience: Patience, now_ms: int) -> None:
+    def _measure(self, register: Register, patience: Patience, now_ms: int) -> None:
         """Learn how long a certificate takes, so that a busy machine or a slow link does not open round after round."""
         if patience.granted_ms is None or patience.grant_timer is None:
             return
@@ -149,10 +174,13 @@ class Elector:
 
     # ------------------------------------------------------------ endorse and accept
 
-    def _endorse_and_accept(self, register: TaskRegister, mine: Promises, ballots: list[Ballot]) -> None:
-        protocol = register.counting.protocol
-        endorse = register.counting.rules.endorse if protocol.endorse_phase else None
+    def _endorse_and_accept(self, register: Register, mine: Promises, ballots: list[Ballot]) -> None:
+        counting = register.counting(register.now)
+        protocol = counting.protocol
+        endorse = counting.rules.endorse if protocol.endorse_phase else None
         for token, votes in register.voted.items():
+            if token.epoch != register.now:
+                continue
             if protocol.fence_accepts and mine.promised is not None and token < mine.promised:
                 continue
             if token in mine.accepted:
@@ -162,7 +190,7 @@ class Elector:
                 value = self._first_valid(register, token, votes)
             else:
                 for candidate, voters in votes.endorsed.items():
-                    if register.counting.enough(endorse, voters, votes.endorsed):
+                    if counting.enough(endorse, voters, votes.endorsed):
                         value = candidate
                 if value is None and token not in mine.endorsed:
                     phase, value = Phase.ENDORSE, self._first_valid(register, token, votes)
@@ -172,29 +200,34 @@ class Elector:
                 (mine.accepted if phase is Phase.ACCEPT else mine.endorsed)[token] = value
 
     @staticmethod
-    def _first_valid(register: TaskRegister, token: Token, votes: RoundVotes) -> ValueHash | None:
-        holder = register.certified_claim(token)
-        for report in votes.reports.values() if holder is not None else ():
+    def _first_valid(register: Register, token: Token, votes: RoundVotes) -> ValueHash | None:
+        holder, certified = register.certified_claim(token), register.certified_id(token)
+        if certified is None and register.counting(token.epoch).protocol.claims_need_promises:
+            return None
+        for report in votes.reports.values():
             # reports of others are passed over before they cost anything
-            if holder is not None and report.author == holder.author and register.valid(token, report):
+            if holder is not None and report.author != holder.author and token.round:
+                continue
+            if register.valid(token, report):
                 return report.value
         return None
 
     # ------------------------------------------------------------ grant
 
     def _grant(
-        self, register: TaskRegister, mine: Promises, patience: Patience, wait: Callable[[Wait], None]
+        self, register: Register, mine: Promises, patience: Patience, wait: Callable[[Wait], None]
     ) -> Ballot | None:
-        token = self._next_round(register, mine, patience)
+        token = self._next_round(register, mine, patience, wait)
         if token is None:
             self._wait_again(register, mine, patience, wait)
             return None
-        claim = self._best_claim(register, token)
+        claim = best_claim(self._view, register, token)
         if claim is None:
             return None
         policy = self._policy()
+        granter = _granter(register, token)
         others = any(grant.elector != self._key for grant in self._round(register, token).grants.values())
-        alone = len(self._view.electors) == 1
+        alone = len(self._view.electors) == 1 or granter is not None
         if not (patience.hold_off_over or others or alone or policy.hold_off_ms == 0):
             if not patience.holding_off:
                 patience.holding_off = True
@@ -204,14 +237,23 @@ class Elector:
         self._await_certificate(token, patience, wait)
         expired = patience.expired
         tells = expired is not None and expired.epoch == token.epoch and expired < token
+        by_epoch = self._view.epochs.protocol.lock_by_epoch
+        several = isinstance(register, TaskRegister) and register.speculative
         return Ballot(
             Phase.GRANT,
             register.id,
             token.round,
-            claim.operation,
-            mine.lock,
+            NOBODY if several else claim.operation,
+            mine.lock(register.now if by_epoch else None),
             expired.round if expired is not None and tells else None,
+            self._held_of_expelled(register, claim.ref),
         )
+
+    def _held_of_expelled(self, register: Register, motion: bytes) -> tuple[Cut, ...]:
+        """In a promise for the next epoch, how much is held of each author that it removes: there they are cut."""
+        if not isinstance(register, EpochRegister):
+            return ()
+        return tuple(self._held(author) for author in register.motions[OperationId(motion)].expelled)
 
     def _await_certificate(self, token: Token, patience: Patience, wait: Callable[[Wait], None]) -> None:
         delay = max(self._policy().grant_timer_ms, LATENCY_FACTOR * self._latency_ms) << min(token.round, 8)
@@ -219,37 +261,47 @@ class Elector:
         wait(Wait("grant", min(delay, limits.GRANT_TIMER_MS_MAX)))
 
     def _wait_again(
-        self, register: TaskRegister, mine: Promises, patience: Patience, wait: Callable[[Wait], None]
+        self, register: Register, mine: Promises, patience: Patience, wait: Callable[[Wait], None]
     ) -> None:
         """Set the grant timer that a restart forgot: otherwise a split vote with nobody else to come lasts for ever."""
-        last, top = mine.highest, register.top
+        last, top = mine.highest(register.now), register.top
         if last is None or last != mine.promised or (top is not None and top > last):
             return
         if patience.grant_timer != last and register.certified_id(last) is None:
             self._await_certificate(last, patience, wait)
 
-    def _next_round(self, register: TaskRegister, mine: Promises, patience: Patience) -> Token | None:
+    def _next_round(
+        self, register: Register, mine: Promises, patience: Patience, wait: Callable[[Wait], None]
+    ) -> Token | None:
         """The round this elector may grant now, or None. Nobody may open a round beyond it."""
-        highest, top = mine.highest, register.top
+        highest, top = mine.highest(register.now), register.top
         if top is not None and (highest is None or top > highest):
             # more than f electors are ahead; where they already made a certificate, another promise adds nothing
-            return None if register.certified_id(top) is not None else top
-        if highest is None:
-            return Token(0, 0)
-        current = highest if top is None else max(highest, top)
+            if register.certified_id(top) is None:
+                return top
+            current = top
+        elif highest is None:
+            current = Token(register.now, 0)
+            granter = _granter(register, current)
+            if granter in (None, self._key):
+                return current
+            # everybody else promised this round to the granter; they only watch whether it speaks
+            if patience.grant_timer != current and best_claim(self._view, register, current) is not None:
+                self._await_certificate(current, patience, wait)
+        else:
+            current = highest
+        following = Token(current.epoch, current.round + 1)
         if patience.expired is not None and patience.expired >= current:
-            return Token(current.epoch, current.round + 1)
+            return following
         # a certificate that came after all ends the impatience
         stalled = patience.stalled is not None and patience.stalled >= current
         if stalled and register.certified_id(current) is None:
-            return Token(current.epoch, current.round + 1)
-        if self._round_is_over(register, current):
-            return Token(current.epoch, current.round + 1)
-        return None
+            return following
+        return following if self._round_is_over(register, current) else None
 
-    def _round_is_over(self, register: TaskRegister, token: Token) -> bool:
+    def _round_is_over(self, register: Register, token: Token) -> bool:
         """Whether the log itself shows that nothing more can come of a round, or that it may be superseded."""
-        rules, votes = register.counting.rules, self._round(register, token)
+        rules, votes = register.counting(token.epoch).rules, self._round(register, token)
         holder = register.certified_claim(token)
         if holder is not None:
             if (holder.author, token) in register.releases:
@@ -270,48 +322,18 @@ class Elector:
             rules.grant.reachable(everybody - voters) for voters in votes.granted.values()
         )
 
-    def _cancel_waits(self, register: TaskRegister, token: Token) -> bool:
+    def _cancel_waits(self, register: Register, token: Token) -> bool:
         """Whether somebody wants to cancel and had no round for it yet. One that had it and vanished waits its turn."""
-        had = _last_held(register, token)
+        had = last_held(register, token)
         return any(
             claim.purpose is Purpose.CANCEL
             and (claim.author, claim.purpose) not in had
-            and self._eligible(register, claim)
+            and eligible(self._view, register, claim)
             for claim in register.claims.values()
         )
 
-    def _best_claim(self, register: TaskRegister, token: Token) -> StandingClaim | None:
-        """The claim to grant a round to, by the pool's assignment rule, the same for all who know the same claims."""
-        claims = [claim for claim in register.claims.values() if self._eligible(register, claim)]
-        if not claims:
-            return None
-        had = _last_held(register, token)
-        best = min(claims, key=lambda claim: _rank(register, claim, token, had))
-        votes, rules = self._round(register, token), register.counting.rules
-        spoken = {voter for claim, voters in votes.granted.items() if claim != best.operation for voter in voters}
-        if spoken and not rules.grant.reachable(spoken):
-            # the best claim can no longer win this round: help the one that is ahead instead of splitting further
-            ahead = [claim for claim in claims if votes.granted.get(claim.operation)]
-            if ahead:
-                return max(ahead, key=lambda claim: (len(votes.granted[claim.operation]), claim.operation))
-        return best
-
-    def _eligible(self, register: TaskRegister, claim: StandingClaim) -> bool:
-        submitted, members = register.submitted, self._view.members
-        if submitted is None or not register.stands(claim) or not members.active(claim.author):
-            return False
-        exhausted = register.exhausted(self._policy().max_retries)
-        match claim.purpose:
-            case Purpose.CANCEL:
-                return claim.entitled == submitted.author
-            case Purpose.FAIL:
-                return exhausted and (claim.author == submitted.author or claim.author in self._view.electors)
-            case Purpose.WORK:
-                able = set(submitted.spec.required_capabilities) <= set(members.capabilities(claim.author))
-                return able and not exhausted
-
     @staticmethod
-    def _round(register: TaskRegister, token: Token) -> RoundVotes:
+    def _round(register: Register, token: Token) -> RoundVotes:
         return register.rounds.get(token) or RoundVotes()
 
     def _policy(self) -> PoolPolicy:
@@ -319,22 +341,6 @@ class Elector:
         return self._view.spec.policy
 
 
-def _last_held(register: TaskRegister, token: Token) -> dict[tuple[PublicKey, Purpose], Token]:
-    """Who held a round before this one, for what, and the last such round."""
-    had: dict[tuple[PublicKey, Purpose], Token] = {}
-    for held, claim in register.held_rounds():
-        if held < token:
-            who = (claim.author, claim.purpose)
-            had[who] = max(held, had.get(who, held))
-    return had
-
-
-def _rank(
-    register: TaskRegister, claim: StandingClaim, token: Token, had: dict[tuple[PublicKey, Purpose], Token]
-) -> tuple[bool, Token, int, bytes, OperationId]:
-    order = {Purpose.CANCEL: 0, Purpose.FAIL: 1, Purpose.WORK: 2}[claim.purpose]
-    # whoever had its chance comes after everybody who had none, and then they take turns: a canceller or a worker
-    # that died may not keep a round from those who live
-    turn = had.get((claim.author, claim.purpose), Token(-1, -1))
-    tie = tagged_hash("claim-rank", register.id, token.round.to_bytes(8, "big"), claim.author)
-    return register.reported_twice(claim.author), turn, order, tie, claim.operation
+def _granter(register: Register, token: Token) -> PublicKey | None:
+    """Who alone grants a round of the fast path, or None."""
+    return register.granter(token) if isinstance(register, TaskRegister) else None

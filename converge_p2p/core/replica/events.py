@@ -15,6 +15,7 @@ from typing import Final
 
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
+from converge_p2p.core.oplog.motions import MotionBody
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId
 
 
@@ -170,7 +171,26 @@ class Leave:
     """Command: leave the pool."""
 
 
-Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Command: put a motion to the electors. One that is an elector itself says yes to its own change at once."""
+
+    motion: MotionBody
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Command of an elector: its opinion on a motion. A yes cannot be taken back.
+
+    Attributes:
+        choice: `NO`, `YES`, or the index of an option.
+    """
+
+    motion: OperationId
+    choice: int
+
+
+Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say
 Event = Restored | Received | SyncReceived | PeerUp | PeerDown | TimerFired | Persisted | Command
 
 
@@ -283,6 +303,26 @@ class MembersChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class MotionMoved:
+    """A motion is known here, and can be voted on."""
+
+    motion: OperationId
+
+
+@dataclass(frozen=True, slots=True)
+class EpochInstalled:
+    """The next epoch is certified and in force here.
+
+    Attributes:
+        number: of the epoch.
+        elector: whether the local identity votes in it.
+    """
+
+    number: int
+    elector: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ForkDetected:
     """An author signed two operations with one sequence number, and is frozen from there."""
 
@@ -312,4 +352,15 @@ class Rejected:
         return self.reason in NEVER_HONEST
 
 
-Notice = PoolReady | Acknowledged | TaskChanged | ClaimWon | ClaimLost | MembersChanged | ForkDetected | Rejected
+Notice = (
+    PoolReady
+    | Acknowledged
+    | TaskChanged
+    | ClaimWon
+    | ClaimLost
+    | MembersChanged
+    | MotionMoved
+    | EpochInstalled
+    | ForkDetected
+    | Rejected
+)

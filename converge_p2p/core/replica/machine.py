@@ -25,6 +25,7 @@ from converge_p2p.core.oplog.bodies import (
     Ballot,
     Body,
     ClaimBody,
+    Cut,
     Genesis,
     JoinBody,
     LeaveBody,
@@ -33,6 +34,7 @@ from converge_p2p.core.oplog.bodies import (
     VoteBody,
 )
 from converge_p2p.core.oplog.log import Inserted, OperationLog
+from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import (
     Operation,
     decode_operation,
@@ -59,15 +61,15 @@ from converge_p2p.core.replica.wire import (
     decode_message,
     encode_message,
 )
-from converge_p2p.core.types import OperationId, PeerId, PoolId, TaskId
+from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
-from converge_p2p.core.view.register import TaskRegister
+from converge_p2p.core.view.register import Register
 
 DIGEST_PEERS_MAX = 8
 DIGEST_SOON_MS = 700
 GENESIS_RETRY_MS = 1000
 VOTE_PAUSE_MS = 20
-EPOCH = 0
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ class Replica:
         self.pool = pool
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
-        self._elector: Elector | None = None
+        self._elector = Elector(identity.public_key, self.view, self._held)
         self._proposer = Proposer(identity.public_key, self._emit)
         self._sessions = Sessions(self.log, self._send)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit)
@@ -136,9 +138,14 @@ class Replica:
         return self.view.spec is not None
 
     @property
+    def epoch(self) -> int:
+        """The number of the epoch whose rules hold here; 0 before the founding is known."""
+        return max(0, self.view.epochs.number)
+
+    @property
     def is_elector(self) -> bool:
-        """Whether the local identity votes."""
-        return self._elector is not None
+        """Whether the local identity votes now."""
+        return self.identity.public_key in self.view.electors
 
     @property
     def peers(self) -> list[PeerId]:
@@ -200,16 +207,16 @@ class Replica:
     def _finish_turn(self) -> None:
         """Let proposer and elector act on what changed, then hand out what is to be stored."""
         dirty, self._dirty = self._dirty, {}
-        for task in dirty:
-            register = self.view.registers.get(task)
-            if register is not None and not self._watch.closed(task):
+        for name in dirty:
+            register = self.view.subject(name)
+            if register is not None and not self._watch.closed(name):
                 self._propose(register)
-                self._watch.look(register, stands_to_fail=self._proposer.stands(task, Purpose.FAIL))
-                if self._elector is not None:
-                    self._undecided[task] = None
-        if self._elector is not None and self._undecided and not self._votes_in_flight:
+                self._watch.look(register, stands=self._proposer.stands(name, _duty(register)))
+                if self.is_elector:
+                    self._undecided[name] = None
+        if self._undecided and not self._votes_in_flight:
             if self._now.mono_ms >= self._next_vote_ms:
-                self._vote(self._elector)
+                self._vote()
             elif not self._vote_timer:
                 self._vote_timer = True
                 self._set_timer(TimerKey(TimerKind.VOTE), self._next_vote_ms - self._now.mono_ms)
@@ -246,7 +253,7 @@ class Replica:
                 continue
             try:
                 operation = decode_operation(signed, self.pool)
-                check_author(self.view, operation)
+                check_author(self.view, operation, known=self.log.held(operation.author) > 0)
                 self._insert(operation, peer)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(peer, violation.reason))
@@ -279,6 +286,7 @@ class Replica:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         if inserted.accepted or inserted.loose:
             self._digest_soon()
+            self._install_epochs()
 
     def _apply(self, operation: Operation) -> None:
         """Fold an operation that became part of a chain."""
@@ -286,26 +294,40 @@ class Replica:
         if author == self.identity.public_key:
             self._note_own(operation)
         was_member = self.view.members.has(author) if isinstance(body, JoinBody | LeaveBody) else False
-        touched = self.view.apply(operation)
-        if isinstance(body, Genesis) and self.ready:
-            self._begin()
-        elif isinstance(body, JoinBody | LeaveBody):
-            is_member = self.view.members.has(author)
-            if is_member != was_member:
-                self._emit(ev.MembersChanged(Identity.from_public_key(author).id, is_member))
-        elif isinstance(touched, tuple):
-            self._touch(*touched)
-        elif touched is not None:
-            self._touch(touched)
+        self._touch(*self.view.apply(operation))
+        match body:
+            case Genesis() if self.ready:
+                self._emit(ev.PoolReady())
+            case JoinBody() | LeaveBody():
+                is_member = self.view.members.has(author)
+                if is_member != was_member:
+                    self._emit(ev.MembersChanged(Identity.from_public_key(author).id, is_member))
+            case MotionBody() if self.view.motions.get(operation.id) is not None:
+                self._emit(ev.MotionMoved(operation.id))
+
+    def _install_epochs(self) -> None:
+        """Put every epoch in force that is certified by now, one after the other."""
+        while (epoch := self.view.try_install()) is not None:
+            before = self.view.changes_at(epoch.number).id
+            self._watch.forget(before)
+            self._elector.forget(before)
+            for cut in epoch.cuts:
+                was_member = self.view.members.has(cut.author)
+                self._touch(*self.view.cut(cut, self.log.cut(cut.author, cut.length)))
+                if was_member:
+                    self._emit(ev.MembersChanged(Identity.from_public_key(cut.author).id, joined=False))
+            self.log.know_epoch(epoch.number)
+            self._touch(*self.view.open, self.view.next_change.id)
+            self._emit(ev.EpochInstalled(epoch.number, self.is_elector))
+
+    def _held(self, author: PublicKey) -> Cut:
+        length = self.log.length(author)
+        entry = self.log.entry(author)
+        return Cut(author, length, None if entry is None or not length else entry.head)
 
     def _touch(self, *tasks: TaskId) -> None:
         for task in tasks:
             self._dirty[task] = None
-
-    def _begin(self) -> None:
-        if self.identity.public_key in self.view.electors:
-            self._elector = Elector(self.identity.public_key, self.view)
-        self._emit(ev.PoolReady())
 
     def _note_own(self, operation: Operation) -> None:
         """An own operation that did not come through `_sign`: read back, or learned from others after a loss."""
@@ -317,8 +339,7 @@ class Replica:
 
     def _remember(self, epoch: int, body: Body) -> None:
         if isinstance(body, VoteBody):
-            if self._elector is not None:
-                self._elector.note_own(epoch, body.ballots)
+            self._elector.note_own(epoch, body.ballots)
         else:
             self._proposer.note_own(epoch, body)
 
@@ -330,8 +351,12 @@ class Replica:
                 self._absorb(self.log.insert(operation), None)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(None, f"store_{violation.reason}"))
+        while self.log.has_parked():
+            self._absorb(self.log.unpark(), None)
         self._fresh.clear()
         self._touch(*self.view.open)
+        if self.ready:
+            self._touch(self.view.next_change.id)
 
     # ------------------------------------------------------------ sync
 
@@ -375,16 +400,19 @@ class Replica:
         body = self._commands.body_for(command)
         if body is not None:
             self._sign(body)
-        if isinstance(command, ev.Report):
-            self._touch(command.task)
+        match command:
+            case ev.Report(task):
+                self._touch(task)
+            case ev.Move(motion) if motion.motion is MotionKind.CHANGE and self.is_elector:
+                self._sign(OpinionBody(self._own[-1].id, YES))
 
     def _sign(self, body: Body) -> Operation:
         hlc = next_hlc(self._now.wall_ms, self._tip.hlc)
         operation = sign_operation(
-            self.identity, self.pool, body, seq=self._tip.seq, prev=self._tip.head, epoch=EPOCH, hlc=hlc
+            self.identity, self.pool, body, seq=self._tip.seq, prev=self._tip.head, epoch=self.epoch, hlc=hlc
         )
         self._tip.seq, self._tip.head, self._tip.hlc = operation.seq + 1, operation.id, hlc
-        self._remember(EPOCH, body)
+        self._remember(self.epoch, body)
         self._own.append(operation)
         return operation
 
@@ -409,27 +437,41 @@ class Replica:
         self._fresh = [signed for signed in self._fresh if signed not in own]
         self._effects.append(ev.Publish(tuple(operation.signed for operation in operations)))
 
-    def _vote(self, elector: Elector) -> None:
+    def _vote(self) -> None:
         """Cast every ballot that is due, under as few signatures as possible.
 
-        While an own vote is being written the next ones collect (group commit): `_undecided` keeps their tasks. So they
-        do for a moment after a vote on several tasks: under load a signature then carries many ballots, and a single
-        task is never kept waiting.
+        While an own vote is being written the next ones collect (group commit): `_undecided` keeps their subjects. So
+        they do for a moment after a vote on several tasks: under load a signature then carries many ballots, and a
+        single task is never kept waiting.
         """
-        tasks, self._undecided = self._undecided, {}
+        subjects, self._undecided = self._undecided, {}
         ballots: list[Ballot] = []
-        for task in tasks:
-            register = self.view.registers.get(task)
-            if register is None or register.settled is not None:
-                elector.forget(task)
-                continue
-            due = elector.consider(
-                register, self._watch.patience(task), self._now.mono_ms, functools.partial(self._wait, task)
-            )
-            elector.note_own(EPOCH, tuple(due))
-            ballots.extend(due)
+        for name in subjects:
+            register = self.view.subject(name)
+            if not isinstance(register, EpochRegister):
+                ballots.extend(self._due(name, register))
         if len({ballot.task for ballot in ballots}) > 1:
             self._next_vote_ms = self._now.mono_ms + VOTE_PAUSE_MS
+        self._cast(ballots)
+        # a promise for the next epoch ends the votes in this one, so it stands behind them in the chain
+        for name in subjects:
+            register = self.view.subject(name)
+            if isinstance(register, EpochRegister):
+                self._cast(self._due(name, register))
+
+    def _due(self, name: TaskId, register: Register | None) -> list[Ballot]:
+        if register is None or register.settled is not None:
+            if not isinstance(register, EpochRegister):
+                # that of an epoch is kept until the epoch is in force: till then the elector stays sealed
+                self._elector.forget(name)
+            return []
+        due = self._elector.consider(
+            register, self._watch.patience(name), self._now.mono_ms, functools.partial(self._wait, name)
+        )
+        self._elector.note_own(self.epoch, tuple(due))
+        return due
+
+    def _cast(self, ballots: list[Ballot]) -> None:
         for part in _vote_parts(ballots):
             self._sign(VoteBody(part))
             self._votes_in_flight += 1
@@ -441,7 +483,7 @@ class Replica:
     def _set_timer(self, key: TimerKey, delay_ms: int) -> None:
         self._effects.append(SetTimer(key, self._now.mono_ms + delay_ms))
 
-    def _propose(self, register: TaskRegister) -> None:
+    def _propose(self, register: Register) -> None:
         report = self._proposer.consider(register)
         if report is not None:
             self._sign(report)
@@ -460,11 +502,14 @@ class Replica:
         if key.kind is TimerKind.VOTE:
             self._vote_timer = False
             return
-        register = None if key.task is None else self.view.registers.get(key.task)
+        register = None if key.task is None else self.view.subject(key.task)
         if register is None:
             return
-        if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, Purpose.FAIL):
-            self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
+        if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, _duty(register)):
+            if isinstance(register, EpochRegister):
+                self._sign(ClaimBody(register.id, Purpose.EPOCH, 0, "", min(register.motions)))
+            else:
+                self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
         self._touch(register.id)
 
     def _some_peers(self) -> list[PeerId]:
@@ -478,3 +523,8 @@ class Replica:
 def _vote_parts(ballots: list[Ballot]) -> list[tuple[Ballot, ...]]:
     size = limits.BALLOTS_PER_VOTE_MAX
     return [tuple(ballots[start : start + size]) for start in range(0, len(ballots), size)]
+
+
+def _duty(register: Register) -> Purpose:
+    """What somebody has to stand for if nobody else does."""
+    return Purpose.EPOCH if isinstance(register, EpochRegister) else Purpose.FAIL

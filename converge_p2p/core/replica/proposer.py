@@ -14,7 +14,9 @@ from converge_p2p.core.model.task import Outcome, TaskValue
 from converge_p2p.core.oplog.bodies import Body, ClaimBody, Purpose, ReleaseBody, ReportBody, Token
 from converge_p2p.core.replica.events import ClaimLost, ClaimWon, Notice
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
-from converge_p2p.core.view.register import Grant, StandingClaim, TaskRegister, highest_lock
+from converge_p2p.core.view.changes import EpochRegister
+from converge_p2p.core.view.register import NOBODY, Grant, Register, StandingClaim
+from converge_p2p.core.view.tasks import TaskRegister
 
 
 class Proposer:
@@ -43,57 +45,81 @@ class Proposer:
         """Whether a claim of this identity stands."""
         return purpose in self._standing.get(task, ())
 
-    def holds(self, register: TaskRegister) -> Token | None:
+    def holds(self, register: Register) -> Token | None:
         """The round this identity holds, or None."""
-        holder, top = register.holder, register.top
-        return top if holder is not None and holder.author == self._key else None
+        return register.top if self._held_claim(register) is not None else None
 
-    def consider(self, register: TaskRegister) -> ReportBody | None:
+    def _held_claim(self, register: Register) -> StandingClaim | None:
+        """The own claim that may propose in the top round."""
+        top = register.top
+        if top is None or register.settled is not None:
+            return None
+        if register.certified_id(top) != NOBODY:
+            holder = register.holder
+            return holder if holder is not None and holder.author == self._key else None
+        assert isinstance(register, TaskRegister)
+        own = [claim for claim in register.claims.values() if claim.author == self._key and register.stands(claim)]
+        wanted = [claim for claim in own if claim.purpose is not Purpose.WORK]
+        return min(wanted, key=_by_purpose, default=None) or next(
+            (claim for claim in register.workers() if claim.author == self._key), None
+        )
+
+    def consider(self, register: Register) -> ReportBody | None:
         """Return the report that is due now, and tell the application what became of its claim."""
         task = register.id
         if register.settled is not None:
             self._settled(register)
             return None
-        token, holder = self.holds(register), register.holder
-        if token is None or holder is None:
+        token, claim = register.top, self._held_claim(register)
+        if token is None or claim is None:
             # an open round alone takes nothing away: only a certificate for somebody else does
-            if holder is not None:
+            if register.holder is not None:
                 self._lost(task, "somebody else holds the claim now")
             return None
         if token in self._reported.get(task, ()):
             return None
-        grants = self._quorum(register, token, holder)
+        grants = self._quorum(register, token)
         if not grants:
             return None
-        value = self._value(register, token, holder, grants)
+        value = self._value(register, token, claim, grants)
         if value is None:
             return None
         return ReportBody(task, token.round, value, tuple(sorted(grants)))
 
-    def _quorum(self, register: TaskRegister, token: Token, holder: StandingClaim) -> dict[OperationId, Grant]:
-        """Just enough promises for the claim, each elector's once."""
+    def _quorum(self, register: Register, token: Token) -> dict[OperationId, Grant]:
+        """Just enough promises for the round's claim, each elector's once.
+
+        A lock that nobody can justify would make the proposal void, so promises with one are left out; a true one is
+        justified as soon as the endorsements behind it are here.
+        """
         votes, chosen = register.rounds[token], dict[OperationId, Grant]()
-        electors: set[PublicKey] = set()
+        certified, electors = register.certified_id(token), set[PublicKey]()
+        protocol = register.counting(token.epoch).protocol
         for vote in sorted(votes.grants):
             grant = votes.grants[vote]
-            if grant.claim == holder.operation and grant.elector not in electors:
-                electors.add(grant.elector)
-                chosen[vote] = grant
-                if register.counting.enough(register.counting.rules.grant, electors, votes.granted):
-                    return chosen
+            if grant.claim != certified or grant.elector in electors or not register.usable(token, grant, protocol):
+                continue
+            electors.add(grant.elector)
+            chosen[vote] = grant
+            if register.confirms(token, electors, votes):
+                return chosen
         return {}
 
     def _value(
-        self, register: TaskRegister, token: Token, holder: StandingClaim, grants: dict[OperationId, Grant]
+        self, register: Register, token: Token, claim: StandingClaim, grants: dict[OperationId, Grant]
     ) -> TaskValue | None:
-        lock = highest_lock(list(grants.values()))
-        if lock is not None and register.counting.protocol.lock_rule:
-            return register.values.get(lock.value) if register.justified(lock) else None
-        match holder.purpose:
+        lock = register.binding_lock(token, grants.values())
+        if lock is not None and register.counting(token.epoch).protocol.lock_rule:
+            return register.values.get(lock.value)
+        match claim.purpose:
             case Purpose.CANCEL:
-                return TaskValue(Outcome.CANCELLED, self._key, encode_value({"reason": holder.reason}))
+                return TaskValue(Outcome.CANCELLED, self._key, encode_value({"reason": claim.reason}))
             case Purpose.FAIL:
-                return TaskValue(Outcome.FAILED, self._key, encode_value({"error": holder.reason}))
+                return TaskValue(Outcome.FAILED, self._key, encode_value({"error": claim.reason}))
+            case Purpose.EPOCH:
+                assert isinstance(register, EpochRegister)
+                epoch = register.propose(claim, grants)
+                return None if epoch is None else TaskValue(Outcome.COMPLETED, self._key, epoch.to_bytes())
             case Purpose.WORK:
                 done = self.finished.get(register.id)
                 if done is None and self._won.get(register.id) != token:
@@ -106,7 +132,7 @@ class Proposer:
         if token is not None:
             self._emit(ClaimLost(task, token.epoch, token.round, reason))
 
-    def _settled(self, register: TaskRegister) -> None:
+    def _settled(self, register: Register) -> None:
         task, value = register.id, register.value
         done = self.finished.get(task)
         if value is not None and (done is None or done.hash != register.settled):
@@ -116,3 +142,7 @@ class Proposer:
             self.finished.pop(task, None)
             self._reported.pop(task, None)
             self._standing.pop(task, None)
+
+
+def _by_purpose(claim: StandingClaim) -> tuple[int, int]:
+    return int(claim.purpose), claim.seq

@@ -16,9 +16,15 @@ from converge_p2p.core.model.task import TaskState
 from converge_p2p.core.oplog.bodies import Purpose, Token
 from converge_p2p.core.replica.elector import Patience
 from converge_p2p.core.replica.events import Notice, TaskChanged, TimerKey, TimerKind
+from converge_p2p.core.replica.ranking import eligible
 from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
-from converge_p2p.core.view.register import StandingClaim, TaskRegister
+from converge_p2p.core.view.register import Register, StandingClaim
+from converge_p2p.core.view.tasks import TaskRegister
+
+FOUNDING_PATIENCE = 4
+"""Whoever may found the next epoch has so many grant timers' time for it, doubled with each round."""
 
 
 @dataclass(slots=True)
@@ -26,7 +32,7 @@ class _Local:
     """What is known here and now about an open task, beside the fold.
 
     Attributes:
-        closing: the timer runs after which this node stands for settling a failure.
+        closing: the timer runs after which this node stands for settling a failure, or for founding an epoch.
         shown: what the application was told last.
     """
 
@@ -68,25 +74,25 @@ class TaskWatch:
         """Whether the task is settled and the application was told."""
         return task in self._closed
 
-    def look(self, register: TaskRegister, *, stands_to_fail: bool) -> None:
-        """Set the timers a changed task needs, and tell the application if it looks different.
+    def look(self, register: Register, *, stands: bool) -> None:
+        """Set the timers a changed subject needs, and tell the application if a task looks different.
 
         Args:
-            register: the task.
-            stands_to_fail: whether this node stands for settling its failure already.
+            register: the subject.
+            stands: whether this node stands already for what its timer would ask of it: to settle a task's failure, or
+                to found the next epoch.
         """
-        if register.submitted is None:
-            return
-        if register.settled is None:
+        if register.is_open:
             self._watch_holder(register)
-            if not stands_to_fail:
-                self._watch_failure(register)
-        self._show(register)
+            if not stands:
+                self._watch_turn(register)
+        if isinstance(register, TaskRegister) and register.submitted is not None:
+            self._show(register)
 
-    def fired(self, kind: TimerKind, register: TaskRegister) -> bool:
-        """A timer of a task is due. Returns whether this node should now stand for settling the failure."""
+    def fired(self, kind: TimerKind, register: Register) -> bool:
+        """A timer of a subject is due. Returns whether this node should now stand: see `look`."""
         local = self._local.get(register.id)
-        if local is None or register.settled is not None:
+        if local is None or not register.is_open:
             return False
         patience = local.patience
         if kind is TimerKind.HOLD_OFF:
@@ -99,8 +105,12 @@ class TaskWatch:
                 patience.expired = patience.claim_timer
         elif kind is TimerKind.CLOSE:
             local.closing = False
-            return self._needs_closing(register)
+            return self._needs_somebody(register)
         return False
+
+    def forget(self, subject: TaskId) -> None:
+        """An epoch was installed: its register needs no timers any more."""
+        self._local.pop(subject, None)
 
     def expired(self, task: TaskId) -> bool:
         """Whether the time of whoever holds the task is over on the local clock."""
@@ -119,48 +129,55 @@ class TaskWatch:
         assert self._view.spec is not None
         return self._view.spec.policy
 
-    def _watch_holder(self, register: TaskRegister) -> None:
+    def _watch_holder(self, register: Register) -> None:
         """Measure the holder's time on the local clock, from when its certificate was first seen."""
         top = register.top
-        if top is None or register.certified_id(top) is None or register.submitted is None:
+        if top is None or register.certified_id(top) is None:
             return
         patience = self._of(register.id).patience
         if patience.claim_timer == top:
             return
         patience.claim_timer = top
-        base = register.submitted.spec.claim_ttl_ms or self._policy().claim_ttl_ms
-        ttl = min(base << min(top.round, limits.CLAIM_TTL_DOUBLINGS_MAX), limits.CLAIM_TTL_MS_MAX)
+        ttl = min(self._base_ttl_ms(register) << min(top.round, limits.CLAIM_TTL_DOUBLINGS_MAX), limits.CLAIM_TTL_MS_MAX)
         self._set_timer(TimerKey(TimerKind.CLAIM, register.id), ttl)
 
-    def _watch_failure(self, register: TaskRegister) -> None:
-        """When no retry is left, somebody has to stand for settling the failure: one after the other."""
-        submitted, me = register.submitted, self._key
-        if submitted is None or not self._needs_closing(register):
+    def _base_ttl_ms(self, register: Register) -> int:
+        policy = self._policy()
+        if isinstance(register, TaskRegister) and register.submitted is not None:
+            return register.submitted.spec.claim_ttl_ms or policy.claim_ttl_ms
+        return FOUNDING_PATIENCE * policy.grant_timer_ms
+
+    def _watch_turn(self, register: Register) -> None:
+        """When a failure is to be settled or an epoch to be founded, somebody has to stand: one after the other."""
+        if not self._needs_somebody(register):
             return
+        electors, me, first = self._view.electors, self._key, None
+        if isinstance(register, TaskRegister) and register.submitted is not None:
+            first = register.submitted.author
         local = self._of(register.id)
-        if local.closing or (me != submitted.author and me not in self._view.electors):
+        if local.closing or (me != first and me not in electors):
             return
         local.closing = True
         others = sorted(
-            self._view.electors - {submitted.author}, key=lambda key: tagged_hash("close-rank", register.id, key)
+            (elector for elector in electors if elector != first),
+            key=lambda key: tagged_hash("close-rank", register.id, key),
         )
-        turn = 0 if me == submitted.author else 1 + others.index(me)
+        turn = 0 if me == first else (first is not None) + others.index(me)
         self._set_timer(TimerKey(TimerKind.CLOSE, register.id), turn * 2 * self._policy().grant_timer_ms)
 
-    def _needs_closing(self, register: TaskRegister) -> bool:
-        if not register.exhausted(self._policy().max_retries):
+    def _needs_somebody(self, register: Register) -> bool:
+        if isinstance(register, TaskRegister) and not register.exhausted():
             return False
         superseded = {claim.operation for token, claim in register.held_rounds() if token != register.top}
         return not any(
-            self._may_close(register, claim) and claim.operation not in superseded for claim in register.claims.values()
+            self._may_stand(register, claim) and claim.operation not in superseded for claim in register.claims.values()
         )
 
-    def _may_close(self, register: TaskRegister, claim: StandingClaim) -> bool:
-        """Whether a claim is one to settle the failure, of somebody entitled: a stranger may not keep others off."""
-        if claim.purpose is not Purpose.FAIL or not register.stands(claim) or register.submitted is None:
-            return False
-        entitled = claim.author == register.submitted.author or claim.author in self._view.electors
-        return entitled and self._view.members.active(claim.author)
+    def _may_stand(self, register: Register, claim: StandingClaim) -> bool:
+        """Whether a claim does what is needed, and is of somebody entitled: a stranger may not keep others off."""
+        if isinstance(register, EpochRegister):
+            return eligible(self._view, register, claim)
+        return claim.purpose is Purpose.FAIL and eligible(self._view, register, claim)
 
     def _show(self, register: TaskRegister) -> None:
         local = self._of(register.id)

@@ -54,7 +54,7 @@ class AuctionView(NamedTuple):
         reveals: bidder → amount, of named bids that were opened.
         unrevealed: bidders that were named and have not opened their bid. Once settled, that is on their record.
         passed_over: bidders that opened their bid and whom the auctioneer did not name when it settled.
-        ranking: best first, as far as it is settled. Frozen bidders are left out.
+        ranking: best first, as far as it is settled. Frozen and removed bidders are left out.
         winner, price: None until settled, and while `missing` is not 0.
         missing: bids the settlement rests on that are not here yet.
     """
@@ -149,7 +149,7 @@ class Auctions:
         return self._tasks.get(auction)
 
     def forget_shown(self) -> None:
-        """Somebody was frozen, which can change any outcome."""
+        """Somebody was frozen or removed, which can change any outcome."""
         self._shown.clear()
 
     # ------------------------------------------------------------ reading
@@ -194,14 +194,14 @@ class Auctions:
         revealed = self._reveals.by_author(auction)
         reveals = {bidder: revealed[bidder].content.amount for bidder in commits if bidder in revealed}
         decides = () if settled is None else settled.content
-        frozen = self._members.frozen()
+        gone = self._members.frozen().keys() | self._members.expelled().keys()
         missing = sum(
             named.get(bidder) == known.get(bidder, named.get(bidder)) and bidder not in revealed
             for bidder in decides
-            if bidder in named and bidder != auctioneer and bidder not in frozen
+            if bidder in named and bidder != auctioneer and bidder not in gone
         )
         ranking = _rank(auction, opened.rule, [
-            RankedBid(bidder, reveals[bidder]) for bidder in decides if bidder in reveals and bidder not in frozen
+            RankedBid(bidder, reveals[bidder]) for bidder in decides if bidder in reveals and bidder not in gone
         ])  # fmt: skip
         won = bool(ranking) and not missing
         return AuctionView(

@@ -34,7 +34,8 @@ from converge_p2p.core.view.delegation import Act, Delegations
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.negotiation import Negotiations
 from converge_p2p.core.view.polls import Polls
-from converge_p2p.core.view.register import StandingClaim, Submitted, TaskRegister
+from converge_p2p.core.view.register import StandingClaim
+from converge_p2p.core.view.tasks import Submitted, TaskRegister
 
 
 class Coordination:
@@ -126,6 +127,11 @@ class Coordination:
             touched.update(dict.fromkeys(self._tasks_under(delegation)))
         return self._refresh(touched)
 
+    def expel(self, author: PublicKey, epoch: int) -> None:
+        """An author was removed by an epoch: nobody acts in its name from there on."""
+        self.auctions.forget_shown()
+        self.delegations.expel(author, epoch)
+
     # ------------------------------------------------------------ acts about tasks
 
     def _add_act(self, act: Act) -> tuple[TaskId, ...]:
@@ -196,12 +202,12 @@ class Coordination:
 
     def refresh(self, task: TaskId) -> None:
         """Make what acts do to a task anew: after a change of what counts, or of the task's own submit."""
-        acts, register = self._acts.get(task, {}), self._registers.get(task)
-        if register is not None and register.submitted is not None and register.submitted.delegate is not None:
-            register.submitted = None
-        for operation in sorted(acts):
-            if isinstance(acts[operation].inner, SubmitBody):
-                self._count_submit(task, acts[operation])
+        register, found = self._registers.get(task), None
+        for _, act in sorted(self._acts.get(task, {}).items()):
+            found = self._submitted_by(act) if found is None else found
+        now = None if register is None else register.submitted
+        if (now is None or now.delegate is not None) and now != found:
+            self._register_of(task).set_submitted(found)
         self._refresh_claims(task)
 
     def _refresh_claims(self, task: TaskId) -> None:
@@ -218,22 +224,28 @@ class Coordination:
             self._refresh_claims(task)
 
     def _count_submit(self, task: TaskId, act: Act) -> bool:
-        principal = self.delegations.principal(act)
-        if principal is None or not isinstance(act.inner, SubmitBody):
+        submitted = self._submitted_by(act)
+        if submitted is None:
             return False
         register = self._register_of(task)
         now = register.submitted
         # the submitter's own submit goes before a delegate's; of several delegates' the least id stands
         if now is not None and (now.delegate is None or now.operation < act.operation):
             return False
-        register.submitted = Submitted(act.operation, principal, act.inner.spec, act.author)
+        register.set_submitted(submitted)
         return True
+
+    def _submitted_by(self, act: Act) -> Submitted | None:
+        principal = self.delegations.principal(act)
+        if principal is None or not isinstance(act.inner, SubmitBody):
+            return None
+        return Submitted(act.operation, principal, act.inner.spec, act.author)
 
     def _count_claim(self, task: TaskId, act: Act) -> None:
         principal = self.delegations.principal(act)
         if principal is not None and isinstance(act.inner, ClaimBody):
             self._register_of(task).claims[act.operation] = StandingClaim(
-                act.operation, act.author, act.seq, Purpose.CANCEL, 0, act.inner.reason, principal
+                act.operation, act.author, act.seq, Purpose.CANCEL, 0, act.inner.reason, principal=principal
             )
         elif task in self._registers:
             self._registers[task].claims.pop(act.operation, None)

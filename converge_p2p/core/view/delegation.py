@@ -71,6 +71,7 @@ class Delegations:
         self._topic_of = topic_of
         self._given: dict[OperationId, DelegationView] = {}
         self._by_delegator: dict[PublicKey, dict[OperationId, None]] = {}
+        self._expelled: dict[PublicKey, int] = {}
         self._revoked: FirstOfAuthor[OperationId, int] = FirstOfAuthor()
         self._acts: dict[tuple[OperationId, PublicKey], dict[tuple[Scope, bytes], Act]] = {}
 
@@ -109,6 +110,10 @@ class Delegations:
     def _is_delegator(self, author: PublicKey, delegation: OperationId) -> bool:
         given = self._given.get(delegation)
         return given is not None and given.delegator == author
+
+    def expel(self, author: PublicKey, epoch: int) -> None:
+        """An author was removed by an epoch."""
+        self._expelled.setdefault(author, epoch)
 
     def add_act(self, operation: Operation, body: ActBody) -> Act | None:
         """Note an act, whether or not its delegation is known.
@@ -172,6 +177,9 @@ class Delegations:
             # whoever forked can revoke nothing any more, so nobody acts in its name either
             return False
         if not given.epoch <= act.epoch <= given.until_epoch:
+            return False
+        if act.epoch >= self._expelled.get(given.delegator, limits.SEQ_MAX + 1):
+            # what was done in the name of a member before it was removed stands, like what it did itself
             return False
         if given.revoked_at is not None and act.seq >= given.revoked_at:
             return False

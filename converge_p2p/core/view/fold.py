@@ -1,4 +1,4 @@
-"""The fold of a pool: operations in, members and task registers out.
+"""The fold of a pool: operations in, members, epochs and registers out.
 
 Knows: which operations have an effect. Must not know: where operations come from, or time.
 Source: `docs/protocol.md`, fold. Every effect is judged by the author's own chain and the epoch the operation names,
@@ -7,10 +7,12 @@ never by "the state right now", so that acceptance does not depend on the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from converge_p2p.core.codec import encode
+from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
@@ -18,10 +20,13 @@ from converge_p2p.core.oplog.bodies import (
     ActBody,
     Ballot,
     ClaimBody,
+    Cut,
     Genesis,
     JoinBody,
     LeaveBody,
+    Lock,
     Phase,
+    Purpose,
     ReleaseBody,
     ReportBody,
     SubmitBody,
@@ -29,11 +34,16 @@ from converge_p2p.core.oplog.bodies import (
     VoteBody,
 )
 from converge_p2p.core.oplog.coordination import CoordinationBody
+from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordination
+from converge_p2p.core.view.epochs import Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.members import Members
-from converge_p2p.core.view.register import Counting, Grant, StandingClaim, Submitted, TaskRegister
+from converge_p2p.core.view.motions import Motions
+from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
+from converge_p2p.core.view.tasks import Submitted, TaskRegister
 
 
 class View:
@@ -41,70 +51,152 @@ class View:
 
     def __init__(self, pool: PoolId, protocol: ProtocolRules = ALL_RULES) -> None:
         self.pool = pool
-        self.spec: PoolSpec | None = None
         self.creator: PublicKey | None = None
         self.genesis = b""
         """The signed founding operation, kept apart so that a creator that forks cannot take it away."""
         self.members = Members()
+        self.motions = Motions()
+        self.epochs = Epochs(pool, protocol)
         self.registers: dict[TaskId, TaskRegister] = {}
+        self.changes: dict[TaskId, EpochRegister] = {}
+        """The registers of the epochs, by what votes on them name; the last is that of the next epoch."""
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
         self.coordination = Coordination(pool, self.members, self.registers, self._register)
-        self._protocol = protocol
-        self._counting: Counting | None = None
-        self._electors: frozenset[PublicKey] = frozenset()
 
-    # ------------------------------------------------------------ applying
+    # ------------------------------------------------------------ epochs
 
     @property
-    def counting(self) -> Counting:
-        """How votes are counted. Only after the genesis."""
-        assert self._counting is not None
-        return self._counting
+    def spec(self) -> PoolSpec | None:
+        """The terms that hold now; None until the founding is known."""
+        return self.epochs.current.spec if len(self.epochs) else None
 
     @property
     def electors(self) -> frozenset[PublicKey]:
-        """Who votes."""
-        return self._electors
+        """Who votes now."""
+        return self.epochs.current.electors if len(self.epochs) else frozenset()
+
+    def subject(self, name: TaskId) -> Register | None:
+        """The register that votes on a subject are counted in, or None if nothing of it is known."""
+        return self.registers.get(name) or self.changes.get(name)
+
+    @property
+    def next_change(self) -> EpochRegister:
+        """The register of the next epoch. Only after the founding."""
+        return self.changes[epoch_subject(self.pool, self.epochs.number + 1)]
+
+    def changes_at(self, number: int) -> EpochRegister:
+        """The register that made an epoch, from 1, or makes the next."""
+        return self.changes[epoch_subject(self.pool, number)]
+
+    def try_install(self) -> Epoch | None:
+        """Install the next epoch, if it is certified and everything it is made of is here. One at a time.
+
+        The caller then takes back what the authors it cuts off did (see `cut`).
+        """
+        found = self.next_change.installable() if len(self.epochs) else None
+        if found is None:
+            return None
+        value, promised = found
+        try:
+            rules = compile_rules(value.spec)
+        except CodecError:
+            # more than f electors lied: no honest one endorses terms that cannot be safe
+            return None
+        return self._open(
+            self.epochs.add(
+                value.spec, rules, value=self.next_change.value, promised=promised, cuts=value.cuts
+            )
+        )
+
+    def _open(self, epoch: Epoch) -> Epoch:
+        following = epoch.number + 1
+        subject = epoch_subject(self.pool, following)
+        self.changes[subject] = EpochRegister(
+            subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
+        )
+        rules = epoch.counting.rules
+        self.motions.open_epoch(epoch.number, Electorate(epoch.electors, rules.epoch, rules.accept))
+        founders = epoch.electors if self.creator is None or epoch.number else epoch.electors | {self.creator}
+        self.members.found(founders, epoch.number)
+        return epoch
+
+    def _carried(self, epoch: Epoch) -> Mapping[OperationId, Change]:
+        """The changes that were carried in an epoch and can be made."""
+        changes = {}
+        for motion in self.motions.carried_changes(epoch.number):
+            spec = motion.terms or epoch.spec
+            if not set(motion.expelled) & set(spec.electors):
+                changes[motion.id] = Change(motion.expelled, spec)
+        return changes
+
+    def _locks_justified(self, promised: Mapping[PublicKey, int]) -> bool:
+        """Whether all that these electors accepted in the present epoch, before those seqs, was endorsed by a quorum."""
+        number = self.epochs.number
+        for task in self.open:
+            register = self.registers[task]
+            for token, votes in register.rounds.items():
+                if token.epoch != number:
+                    continue
+                for value, voters in votes.accepted.items():
+                    before = any(vote.seq < promised.get(elector, -1) for elector, vote in voters.items())
+                    if before and not register.justified(Lock(token, value)):
+                        return False
+        return True
+
+    def cut(self, cut: Cut, voided: list[Operation]) -> set[TaskId]:
+        """Take back the data operations of a removed author beyond its cut. Votes stay."""
+        touched = self._take_back(cut.author, cut.length, voided)
+        self.members.expel(cut.author, cut.length)
+        self.coordination.expel(cut.author, self.epochs.number)
+        return touched
+
+    # ------------------------------------------------------------ applying
 
     def is_genesis(self, operation: Operation) -> bool:
         """Whether the operation founds this pool: the pool's id commits to it."""
         body = operation.body
         return isinstance(body, Genesis) and operation.seq == 0 and pool_id(operation.author, body.spec) == self.pool
 
-    def apply(self, operation: Operation) -> TaskId | tuple[TaskId, ...] | None:
+    def apply(self, operation: Operation) -> tuple[TaskId, ...]:
         """Apply an operation that became part of its author's chain; called in chain order.
 
         Returns:
-            The tasks it concerns.
+            The subjects it concerns.
         """
         body, author = operation.body, operation.author
-        if isinstance(body, VoteBody):
-            return self._apply_votes(operation, body)
-        if isinstance(body, Genesis):
-            self._apply_genesis(operation, body)
-            return None
-        if isinstance(body, JoinBody):
-            if self.spec is not None and (author in self._electors or admits(self.spec, author)):
-                self.members.change(author, operation.seq, True, body.capabilities)
-            return None
-        if not self.members.has(author):
-            return None
-        if isinstance(body, LeaveBody):
-            self.members.change(author, operation.seq, False, ())
-            return None
+        match body:
+            case VoteBody():
+                return self._apply_votes(operation, body)
+            case OpinionBody():
+                return self._apply_opinion(operation)
+            case Genesis():
+                self._apply_genesis(operation, body)
+                return ()
+            case JoinBody():
+                epoch = self.epochs.find(operation.epoch)
+                if epoch is not None and (author in epoch.electors or admits(epoch.spec, author)):
+                    self.members.change(author, operation.seq, True, body.capabilities)
+                return ()
+        if not self.members.has_at(author, operation.epoch):
+            return ()
+        match body:
+            case LeaveBody():
+                self.members.change(author, operation.seq, False, ())
+                return ()
+            case MotionBody():
+                self.motions.add_motion(operation)
+                return (self.next_change.id,)
         if isinstance(body, CoordinationBody | ActBody):
             return self.coordination.apply(operation, body)
-        return self._apply_data(operation)
+        return (self._apply_data(operation),)
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
-        if self.spec is not None or not self.is_genesis(operation):
+        if len(self.epochs) or not self.is_genesis(operation):
             return
         rules = compile_rules(body.spec)
-        self.spec, self.creator, self.genesis = body.spec, operation.author, operation.signed
-        self._counting = Counting(rules, self._protocol)
-        self._electors = frozenset(body.spec.electors)
-        self.members.found(self._electors | {operation.author})
+        self.creator, self.genesis = operation.author, operation.signed
+        self._open(self.epochs.add(body.spec, rules))
 
     def _apply_data(self, operation: Operation) -> TaskId:
         body, author = operation.body, operation.author
@@ -113,12 +205,12 @@ class View:
                 register = self._register(task_id(self.pool, author, spec.key))
                 if register.submitted is None or register.submitted.delegate is not None:
                     # the author's chain decides between two submits with one key: the first stands
-                    register.submitted = Submitted(operation.id, author, spec)
+                    register.set_submitted(Submitted(operation.id, author, spec))
                     self.coordination.refresh(register.id)
                 return register.id
-            case ClaimBody(task, purpose, bid, reason):
-                self._register(task).claims[operation.id] = StandingClaim(
-                    operation.id, author, operation.seq, purpose, bid, reason
+            case ClaimBody(task, purpose, bid, reason, ref):
+                self._claimed(task, purpose, operation.epoch).claims[operation.id] = StandingClaim(
+                    operation.id, author, operation.seq, purpose, bid, reason, ref
                 )
                 return task
             case ReleaseBody(task, number, failed, _):
@@ -128,44 +220,56 @@ class View:
                 register.releases.setdefault((author, token), {})[operation.id] = failed
                 return task
             case ReportBody(task):
-                self._register(task).add_report(Token(operation.epoch, body.round), operation.id, author, body)
+                token = Token(operation.epoch, body.round)
+                self._voted_on(task, operation.epoch).add_report(token, operation.id, author, body)
                 return task
         raise AssertionError(f"not a data operation: {body!r}")
 
+    def _apply_opinion(self, operation: Operation) -> tuple[TaskId, ...]:
+        motion = self.motions.add_opinion(operation)
+        return () if motion is None else (self.next_change.id,)
+
     def _apply_votes(self, operation: Operation, body: VoteBody) -> tuple[TaskId, ...]:
-        if operation.author not in self._electors:
+        epoch = self.epochs.find(operation.epoch)
+        if epoch is None or operation.author not in epoch.electors:
             return ()
         for ballot in body.ballots:
             self._apply_ballot(operation, ballot)
         return tuple({ballot.task: None for ballot in body.ballots})
 
     def _apply_ballot(self, operation: Operation, ballot: Ballot) -> None:
-        register = self._register(ballot.task)
+        register = self._voted_on(ballot.task, operation.epoch)
         token, elector = Token(operation.epoch, ballot.round), operation.author
         match ballot.phase:
             case Phase.GRANT:
                 # the reference is a claim operation; a grant of an unknown claim counts once the claim is known
-                register.add_grant(
-                    token, operation.id, Grant(elector, OperationId(ballot.ref), ballot.lock, ballot.expired)
+                grant = Grant(
+                    elector, OperationId(ballot.ref), ballot.lock, ballot.expired, operation.seq, ballot.held
                 )
+                register.add_grant(token, operation.id, grant)
             case Phase.ENDORSE:
                 register.add_endorsement(token, elector, ValueHash(ballot.ref))
             case Phase.ACCEPT:
-                register.add_accept(token, elector, ValueHash(ballot.ref), operation.id)
+                register.add_accept(token, elector, ValueHash(ballot.ref), Vote(operation.seq, operation.id))
                 if register.settled is not None:
                     self.open.pop(register.id, None)
 
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
         """Apply an operation of a frozen author: votes count under the electorate they name, data does not.
 
-        The content of a reported value is remembered all the same: a certificate may rest on it.
+        The content of a reported value is remembered all the same: a certificate may rest on it. So is that of a motion.
         """
-        body = operation.body
-        if isinstance(body, VoteBody):
-            return self._apply_votes(operation, body)
-        if isinstance(body, ReportBody):
-            self._register(body.task).add_value(body.value)
-            return (body.task,)
+        match operation.body:
+            case VoteBody() as body:
+                return self._apply_votes(operation, body)
+            case OpinionBody():
+                return self._apply_opinion(operation)
+            case ReportBody(task) as body:
+                self._voted_on(task, operation.epoch).add_value(body.value)
+                return (task,)
+            case MotionBody():
+                self.motions.add_void_motion(operation)
+                return (self.next_change.id,)
         return ()
 
     def void(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
@@ -174,6 +278,13 @@ class View:
         Args:
             voided: its operations from `seq` on that were applied.
         """
+        touched = self._take_back(author, seq, voided)
+        self.members.freeze(author, seq)
+        self.epochs.frozen.add(author)
+        touched.update(self.coordination.freeze(author))
+        return touched
+
+    def _take_back(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
         touched: set[TaskId] = set()
         for operation in voided:
             body = operation.body
@@ -183,23 +294,22 @@ class View:
                     register = self.registers.get(task)
                     if register is not None and register.submitted is not None:
                         if register.submitted.operation == operation.id:
-                            register.submitted = None
+                            register.set_submitted(None)
                             self.coordination.refresh(task)
                         touched.add(task)
-                case ClaimBody(task):
-                    self._register(task).claims.pop(operation.id, None)
+                case ClaimBody(task, purpose):
+                    self._claimed(task, purpose, operation.epoch).claims.pop(operation.id, None)
                     touched.add(task)
                 case ReleaseBody(task):
                     self._void_release(self._register(task), author, operation)
                     touched.add(task)
                 case ReportBody(task):
                     token = Token(operation.epoch, body.round)
-                    self._register(task).round(token).reports.pop(operation.id, None)
+                    self._voted_on(task, operation.epoch).round(token).reports.pop(operation.id, None)
                     touched.add(task)
                 case _ if isinstance(body, CoordinationBody | ActBody):
                     touched.update(self.coordination.void(operation, body))
-        self.members.freeze(author, seq)
-        touched.update(self.coordination.freeze(author))
+        self.motions.void(author, seq, voided)
         return touched
 
     def _void_release(self, register: TaskRegister, author: PublicKey, operation: Operation) -> None:
@@ -209,10 +319,20 @@ class View:
                 del register.releases[key]
         register.withdrawn.get(author, set()).discard(operation.seq)
 
+    def _voted_on(self, name: TaskId, epoch: int) -> Register:
+        """The register of a subject, by the epoch that is named: each epoch votes on the one after it."""
+        change = self.changes.get(name)
+        if change is not None and change.number == epoch + 1:
+            return change
+        return self._register(name)
+
+    def _claimed(self, name: TaskId, purpose: Purpose, epoch: int) -> Register:
+        return self._voted_on(name, epoch) if purpose is Purpose.EPOCH else self._register(name)
+
     def _register(self, task: TaskId) -> TaskRegister:
         register = self.registers.get(task)
         if register is None:
-            register = self.registers[task] = TaskRegister(task, self.counting)
+            register = self.registers[task] = TaskRegister(task, self.epochs)
             self.open[task] = None
         return register
 
@@ -266,4 +386,9 @@ class View:
                 round_now = None if top is None else list(top)
                 tasks.append([task, 0, register.submitted.operation, round_now, claim, released, register.failures()])
         frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
-        return encode([self.pool, self.members.all(), frozen, tasks, self.coordination.state()])
+        expelled = [[author, length] for author, length in sorted(self.members.expelled().items())]
+        epoch = [self.epochs.number, self.epochs.current.hash] if len(self.epochs) else None
+        coordination = self.coordination.state()
+        return encode(
+            [self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks, coordination]
+        )

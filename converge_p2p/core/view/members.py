@@ -1,13 +1,15 @@
 """Who belongs to the pool.
 
 Knows: joins and leaves of each author, in the order of its own chain. Must not know: tasks.
-Source: `docs/protocol.md`, membership. Electors and the creator are members from the genesis on.
+Source: `docs/protocol.md`, membership. Electors are members from their first epoch on, the creator from the genesis on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from converge_p2p.core import limits
 from converge_p2p.core.types import PublicKey
 
 
@@ -26,13 +28,15 @@ class Members:
     """The members of a pool."""
 
     def __init__(self) -> None:
-        self._founders: frozenset[PublicKey] = frozenset()
+        self._founders: dict[PublicKey, int] = {}
         self._records: dict[PublicKey, MemberRecord] = {}
         self._frozen: dict[PublicKey, int] = {}
+        self._expelled: dict[PublicKey, int] = {}
 
-    def found(self, founders: frozenset[PublicKey]) -> None:
-        """Set the members that the genesis names."""
-        self._founders = founders
+    def found(self, founders: Collection[PublicKey], epoch: int) -> None:
+        """Set the members that an epoch names: its electors, and in the first one the creator."""
+        for founder in founders:
+            self._founders.setdefault(founder, epoch)
 
     def change(self, author: PublicKey, seq: int, joined: bool, capabilities: tuple[str, ...]) -> None:
         """Note a join or leave; called in chain order."""
@@ -42,16 +46,33 @@ class Members:
     def freeze(self, author: PublicKey, seq: int) -> None:
         """Void what an author that forked did from `seq` on."""
         self._frozen[author] = seq
+        self._drop_from(author, seq)
+
+    def expel(self, author: PublicKey, length: int) -> None:
+        """End the membership of a removed author, and void what it did from `length` on."""
+        self._expelled[author] = length
+        self._drop_from(author, length)
+
+    def _drop_from(self, author: PublicKey, seq: int) -> None:
         record = self._records.get(author)
         if record is not None:
             record.changes = [change for change in record.changes if change[0] < seq]
 
-    def has(self, author: PublicKey) -> bool:
-        """Whether the author is a member now."""
+    def has_at(self, author: PublicKey, epoch: int) -> bool:
+        """Whether the author is a member at the end of what is known of its chain, for an operation of an epoch.
+
+        An elector is a member from its first epoch on, and the creator from the first, until their own chain says that
+        they leave. An expelled author is judged like anybody else here: what it did beyond its cut never gets so far.
+        """
         record = self._records.get(author)
         if record is not None and record.changes:
             return record.changes[-1][1]
-        return author in self._founders
+        first = self._founders.get(author)
+        return first is not None and first <= epoch
+
+    def has(self, author: PublicKey) -> bool:
+        """Whether the author is a member now."""
+        return author not in self._expelled and self.has_at(author, limits.EPOCH_MAX)
 
     def active(self, author: PublicKey) -> bool:
         """Whether the author is a member and not frozen."""
@@ -66,6 +87,10 @@ class Members:
         """Frozen authors, and from which seq."""
         return self._frozen
 
+    def expelled(self) -> dict[PublicKey, int]:
+        """Removed authors, and from which seq their data is void."""
+        return self._expelled
+
     def all(self) -> list[PublicKey]:
         """Every member, sorted."""
-        return sorted(author for author in self._founders | set(self._records) if self.has(author))
+        return sorted(author for author in self._founders.keys() | set(self._records) if self.has(author))

@@ -1,7 +1,8 @@
-"""One task as a register: the claims, promises, reports and votes about it, and what follows from them.
+"""A register: the promises, proposals and votes about one subject, and what follows from them.
 
-Knows: how votes of one task are counted. Must not know: clocks, the network, or what the local node wants.
-Source: `docs/protocol.md`, task register; CASPaxos (arXiv 1802.07000) for a register per key without a log.
+Knows: how votes on one subject are counted, in rounds of several epochs. Must not know: clocks, the network, what a
+subject is about (see `tasks` and `changes`), or what the local node wants.
+Source: `docs/protocol.md`, registers; CASPaxos (arXiv 1802.07000) for a register per key without a log.
 
 Everything here is a set that grows (or loses the data operations of an author that forked), and everything derived is
 a function of those sets. That is why the order of arrival does not matter.
@@ -9,28 +10,19 @@ a function of those sets. That is why the order of arrival does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from converge_p2p.core.governance.formula import Threshold
-from converge_p2p.core.governance.models import ProtocolRules, Ruleset
-from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue
-from converge_p2p.core.oplog.bodies import Lock, Purpose, ReportBody, Token
+from converge_p2p.core.governance.models import ProtocolRules
+from converge_p2p.core.model.task import TaskValue
+from converge_p2p.core.oplog.bodies import Cut, Lock, Purpose, ReportBody, Token
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.epochs import Counting, Epochs
 
-
-class Submitted(NamedTuple):
-    """Who asked for the task, and what for.
-
-    Attributes:
-        delegate: who asked in the author's name, or None.
-    """
-
-    operation: OperationId
-    author: PublicKey
-    spec: TaskSpec
-    delegate: PublicKey | None = None
+NOBODY = OperationId(bytes(32))
+"""What a grant names where a round is opened for several workers at once."""
 
 
 class StandingClaim(NamedTuple):
@@ -46,6 +38,7 @@ class StandingClaim(NamedTuple):
     purpose: Purpose
     bid: int
     reason: str
+    ref: bytes = b""
     principal: PublicKey | None = None
 
     @property
@@ -58,13 +51,17 @@ class Grant(NamedTuple):
     """A promise: the elector grants the round to a claim, and tells the highest value it accepted.
 
     Attributes:
+        seq: its position in the elector's chain.
         expired: the round whose holder ran out of time on the elector's clock, if that is why it grants this one.
+        held: in a promise for the next epoch, how much of each author that it removes the elector holds.
     """
 
     elector: PublicKey
     claim: OperationId
     lock: Lock | None
     expired: int | None = None
+    seq: int = 0
+    held: tuple[Cut, ...] = ()
 
 
 class Proposal(NamedTuple):
@@ -76,6 +73,13 @@ class Proposal(NamedTuple):
     grants: tuple[OperationId, ...]
 
 
+class Vote(NamedTuple):
+    """Where a vote stands: the position in the elector's chain, and the operation."""
+
+    seq: int
+    operation: OperationId
+
+
 @dataclass(slots=True)
 class RoundVotes:
     """Everything about one (epoch, round)."""
@@ -84,26 +88,11 @@ class RoundVotes:
     granted: dict[OperationId, set[PublicKey]] = field(default_factory=dict)
     reports: dict[OperationId, Proposal] = field(default_factory=dict)
     endorsed: dict[ValueHash, set[PublicKey]] = field(default_factory=dict)
-    accepted: dict[ValueHash, dict[PublicKey, OperationId]] = field(default_factory=dict)
+    accepted: dict[ValueHash, dict[PublicKey, Vote]] = field(default_factory=dict)
 
 
-class Counting(NamedTuple):
-    """How votes are counted in an epoch."""
-
-    rules: Ruleset
-    protocol: ProtocolRules
-
-    def enough(
-        self, threshold: Threshold, voters: Collection[PublicKey], options: Mapping[Any, Collection[PublicKey]]
-    ) -> bool:
-        """Whether the voters for one option decide, given the voters for each option."""
-        if self.protocol.count_members:
-            return threshold.satisfied_by(voters)
-        return 2 * len(voters) > len({voter for option in options.values() for voter in option})
-
-
-class TaskRegister:
-    """The register of one task."""
+class Register(ABC):
+    """The register of one subject."""
 
     __slots__ = (
         "_certified",
@@ -112,24 +101,22 @@ class TaskRegister:
         "certificate",
         "claims",
         "conflict",
-        "counting",
+        "epochs",
         "expired",
         "id",
         "releases",
         "rounds",
         "settled",
         "settled_token",
-        "submitted",
         "top_granted",
         "values",
         "voted",
         "withdrawn",
     )
 
-    def __init__(self, task: TaskId, counting: Counting) -> None:
-        self.id = task
-        self.counting = counting
-        self.submitted: Submitted | None = None
+    def __init__(self, subject: TaskId, epochs: Epochs) -> None:
+        self.id = subject
+        self.epochs = epochs
         self.claims: dict[OperationId, StandingClaim] = {}
         self.withdrawn: dict[PublicKey, set[int]] = {}
         """Seqs of the releases of each author: earlier claims of it no longer stand."""
@@ -144,12 +131,41 @@ class TaskRegister:
         self.settled: ValueHash | None = None
         self.settled_token: Token | None = None
         self.certificate: dict[PublicKey, OperationId] = {}
-        """The accepts that settled the task: elector → vote operation."""
+        """The accepts that settled the subject: elector → vote operation."""
         self.conflict = False
         """Two values were certified. Cannot happen with at most f lying electors."""
         self._certified: dict[Token, OperationId] = {}
         self._proposed: dict[tuple[Token, PublicKey], ValueHash] = {}
         self._doubled: set[PublicKey] = set()
+
+    # ------------------------------------------------------------ what a subject is about
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether the subject may be voted on: it was asked for, and nothing is settled."""
+
+    @abstractmethod
+    def counting(self, epoch: int) -> Counting:
+        """How the votes of an epoch are counted."""
+
+    @property
+    @abstractmethod
+    def now(self) -> int:
+        """The epoch in which the subject is voted on now."""
+
+    @abstractmethod
+    def allows(self, token: Token, report: Proposal, claim: StandingClaim, value: TaskValue) -> bool:
+        """Whether a claimant may propose this value where no lock binds it."""
+
+    def initial_lock(self, epoch: int) -> Lock | None:
+        """The lock that every elector of an epoch begins with, from the promises the epoch was made of."""
+        return None
+
+    def confirms(self, token: Token, voters: Collection[PublicKey], votes: RoundVotes) -> bool:
+        """Whether the promises of these electors are enough in a round."""
+        counting = self.counting(token.epoch)
+        return counting.enough(counting.rules.grant, voters, votes.granted)
 
     # ------------------------------------------------------------ adding
 
@@ -172,9 +188,18 @@ class TaskRegister:
             self.top_granted[grant.elector] = token
         if grant.expired is not None:
             self.expired.setdefault(Token(token.epoch, grant.expired), set()).add(grant.elector)
-        if self.counting.enough(self.counting.rules.grant, voters, votes.granted):
+        if self.confirms(token, voters, votes):
             # two certificates in one round need lying electors; the smaller id is kept so that all replicas agree
             self._certified[token] = min(grant.claim, self._certified.get(token, grant.claim))
+
+    def recount(self) -> None:
+        """Count the promises of first rounds again, after something changed on which it depends who may grant them."""
+        for token, votes in self.voted.items():
+            if token.round == 0:
+                enough = [claim for claim, voters in votes.granted.items() if self.confirms(token, voters, votes)]
+                self._certified.pop(token, None)
+                if enough:
+                    self._certified[token] = min(enough)
 
     def add_report(self, token: Token, operation: OperationId, author: PublicKey, report: ReportBody) -> None:
         """Note a proposal and the content of its value."""
@@ -198,15 +223,18 @@ class TaskRegister:
         votes = self.voted[token] = self.round(token)
         votes.endorsed.setdefault(value, set()).add(elector)
 
-    def add_accept(self, token: Token, elector: PublicKey, value: ValueHash, vote: OperationId) -> None:
-        """Count an accept; enough of them settle the task for ever."""
+    def add_accept(self, token: Token, elector: PublicKey, value: ValueHash, vote: Vote) -> None:
+        """Count an accept; enough of them settle the subject for ever."""
         votes = self.round(token)
         voters = votes.accepted.setdefault(value, {})
-        voters[elector] = vote
-        if not self.counting.enough(self.counting.rules.accept, voters, votes.accepted):
+        # a liar may say it twice; the smaller is kept so that all replicas agree
+        voters[elector] = min(vote, voters.get(elector, vote))
+        counting = self.counting(token.epoch)
+        if not counting.enough(counting.rules.accept, voters, votes.accepted):
             return
         if self.settled is None:
-            self.settled, self.settled_token, self.certificate = value, token, dict(voters)
+            self.settled, self.settled_token = value, token
+            self.certificate = {voter: said.operation for voter, said in voters.items()}
             self._forget_the_way()
         elif self.settled != value:
             self.conflict = True
@@ -231,9 +259,9 @@ class TaskRegister:
 
     @property
     def top(self) -> Token | None:
-        """The highest round that more than f electors granted, at it or above."""
-        faults = self.counting.rules.faults
-        tokens = self.top_granted.values()
+        """The highest round of the present epoch that more than f electors granted, at it or above."""
+        now, faults = self.now, self.counting(self.now).rules.faults
+        tokens = [token for token in self.top_granted.values() if token.epoch == now]
         if len(tokens) <= faults:
             return None
         return max(tokens) if faults == 0 else sorted(tokens, reverse=True)[faults]
@@ -249,7 +277,7 @@ class TaskRegister:
 
     @property
     def holder(self) -> StandingClaim | None:
-        """The claim that holds the highest round, unless its author released it or the task is settled."""
+        """The claim that holds the highest round, unless its author released it or the subject is settled."""
         token = self.top
         if token is None or self.settled is not None:
             return None
@@ -258,51 +286,12 @@ class TaskRegister:
             return None
         return claim
 
-    @property
-    def state(self) -> TaskState:
-        """The derived state."""
-        value = self.value
-        if value is not None:
-            return value.outcome.state
-        if self.settled is not None:
-            # settled on a value whose content is still on its way: nobody has to take it up again
-            return TaskState.ASSIGNED
-        holder = self.holder
-        return TaskState.ASSIGNED if holder is not None and holder.purpose is Purpose.WORK else TaskState.PENDING
-
     def held_rounds(self) -> Iterator[tuple[Token, StandingClaim]]:
         """Every round whose holder is known."""
         for token, claim in self._certified.items():
             standing = self.claims.get(claim)
             if standing is not None:
                 yield token, standing
-
-    def attempts(self) -> int:
-        """Rounds in which work was certified."""
-        return sum(1 for _, claim in self.held_rounds() if claim.purpose is Purpose.WORK)
-
-    def failures(self) -> int:
-        """Rounds of work that failed, or that more than f electors saw run out of time.
-
-        A round that was merely superseded (its promises came too late, say) is nobody's failure.
-        """
-        count = 0
-        for token, claim in self.held_rounds():
-            if claim.purpose is not Purpose.WORK:
-                continue
-            release = self.releases.get((claim.author, token))
-            if release is not None:
-                count += any(release.values())
-            elif len(self.expired.get(token, ())) > self.counting.rules.faults:
-                count += 1
-        return count
-
-    def exhausted(self, default_retries: int) -> bool:
-        """Whether only a failure (or the value of a lock) may still be settled."""
-        if self.submitted is None:
-            return False
-        allowed = self.submitted.spec.max_retries
-        return self.failures() > (default_retries if allowed is None else allowed)
 
     def stands(self, claim: StandingClaim) -> bool:
         """Whether a claim was not withdrawn."""
@@ -316,14 +305,36 @@ class TaskRegister:
 
     def justified(self, lock: Lock) -> bool:
         """Whether a lock counts: a quorum endorsed its value in its round (where there is an endorse phase)."""
-        endorse = self.counting.rules.endorse
-        if endorse is None or not self.counting.protocol.endorse_phase:
+        counting = self.counting(lock.token.epoch)
+        endorse = counting.rules.endorse
+        if endorse is None or not counting.protocol.endorse_phase:
             return True
         votes = self.rounds.get(lock.token)
         if votes is None:
             return False
         voters = votes.endorsed.get(lock.value, set())
-        return self.counting.enough(endorse, voters, votes.endorsed)
+        return counting.enough(endorse, voters, votes.endorsed)
+
+    def usable(self, token: Token, grant: Grant, protocol: ProtocolRules) -> bool:
+        """Whether a proposal may rest on a promise: its lock, if it carries one, is of an earlier round and justified."""
+        lock = grant.lock
+        if lock is None or not protocol.lock_by_epoch or lock.token.epoch != token.epoch:
+            return True
+        return lock.token < token and self.justified(lock)
+
+    def binding_lock(self, token: Token, grants: Iterable[Grant]) -> Lock | None:
+        """The lock that promises of a round carry, or that the epoch began with; None leaves the value free.
+
+        Locks of another epoch do not count: what mattered of them is in the epoch's initial lock.
+        """
+        locks = [grant.lock for grant in grants if grant.lock is not None]
+        protocol = self.counting(token.epoch).protocol
+        initial = self.initial_lock(token.epoch) if protocol.initial_locks else None
+        if not protocol.lock_by_epoch:
+            every = locks if initial is None else [*locks, initial]
+            return max(every, key=lambda lock: lock.token.round, default=None)
+        own = [lock for lock in locks if lock.token.epoch == token.epoch]
+        return max(own) if own else initial
 
     def valid(self, token: Token, report: Proposal) -> bool:
         """Whether a proposal may be endorsed: it rests on a quorum of promises and obeys their highest lock.
@@ -334,34 +345,36 @@ class TaskRegister:
         if value is None:
             return False
         named = [votes.grants[vote] for vote in report.grants if vote in votes.grants]
+        claim = self._claim_behind(token, report, named)
+        if claim is None:
+            return False
+        protocol = self.counting(token.epoch).protocol
+        lock = self.binding_lock(token, named)
+        if lock is None or not protocol.lock_rule:
+            return self.allows(token, report, claim, value)
+        if not protocol.check_value_against_lock:
+            return True
+        # whoever endorsed an epoch saw that the locks it begins with are justified
+        return lock.value == report.value and all(self.usable(token, grant, protocol) for grant in named)
+
+    def _claim_behind(self, token: Token, report: Proposal, named: list[Grant]) -> StandingClaim | None:
+        """The claim a proposal rests on, if the promises it names are a quorum for it."""
+        votes, protocol = self.rounds[token], self.counting(token.epoch).protocol
+        if not (protocol.check_named_grants and protocol.claims_need_promises):
+            return self.claim_of(report.author)
         if len(named) != len(report.grants) or len({grant.claim for grant in named}) != 1:
-            return False
+            return None
+        if not self.confirms(token, {grant.elector for grant in named}, votes):
+            return None
+        if named[0].claim == NOBODY:
+            return self.claim_of(report.author)
         claim = self.claims.get(named[0].claim)
-        if claim is None or claim.author != report.author:
-            return False
-        if not self.counting.enough(self.counting.rules.grant, {grant.elector for grant in named}, votes.granted):
-            return False
-        lock = highest_lock(named)
-        if lock is None or not self.counting.protocol.lock_rule:
-            return self._free_value_allowed(claim, value)
-        return lock.value == report.value and self.justified(lock)
+        return claim if claim is not None and claim.author == report.author else None
 
-    def _free_value_allowed(self, claim: StandingClaim, value: TaskValue) -> bool:
-        if value.worker != claim.author:
-            return False
-        match claim.purpose:
-            case Purpose.WORK:
-                return value.outcome is not Outcome.CANCELLED
-            case Purpose.CANCEL:
-                return value.outcome is Outcome.CANCELLED
-            case Purpose.FAIL:
-                return value.outcome is Outcome.FAILED
-
-
-def highest_lock(grants: Collection[Grant]) -> Lock | None:
-    """The lock of the highest round among promises, or None if none carries one."""
-    locks = [grant.lock for grant in grants if grant.lock is not None]
-    return max(locks, key=lambda lock: lock.token) if locks else None
+    def claim_of(self, author: PublicKey) -> StandingClaim | None:
+        """A claim of an author, where a round names no claimant: the last one."""
+        claims = [claim for claim in self.claims.values() if claim.author == author]
+        return max(claims, key=lambda claim: claim.seq, default=None)
 
 
 _BEFORE_ALL = Token(-1, -1)

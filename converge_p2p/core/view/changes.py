@@ -1,0 +1,139 @@
+"""The register of the next epoch: who proposes it, what it is made of, and when it can be installed.
+
+Knows: the promises for an epoch, and which value may be proposed. Must not know: clocks, or how a motion is voted on.
+Source: `docs/protocol.md`, epochs. A promise is a grant in this register; it ends the elector's votes in the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from converge_p2p.core.errors import CodecError
+from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.model.task import Outcome, TaskValue
+from converge_p2p.core.oplog.bodies import Purpose, Token
+from converge_p2p.core.types import OperationId, PublicKey, TaskId
+from converge_p2p.core.view.epochs import Counting, Epochs, EpochValue
+from converge_p2p.core.view.register import Grant, Proposal, Register, StandingClaim
+
+
+class Change(NamedTuple):
+    """What a carried motion asks for.
+
+    Attributes:
+        expelled: authors to remove, sorted.
+        spec: the terms of the next epoch.
+    """
+
+    expelled: tuple[PublicKey, ...]
+    spec: PoolSpec
+
+
+class EpochRegister(Register):
+    """The register of one epoch number, voted on by the electors of the epoch before."""
+
+    __slots__ = ("_carried", "_locks_justified", "number", "promises")
+
+    def __init__(
+        self,
+        subject: TaskId,
+        number: int,
+        epochs: Epochs,
+        carried: Callable[[], Mapping[OperationId, Change]],
+        locks_justified: Callable[[Mapping[PublicKey, int]], bool],
+    ) -> None:
+        """Make the register of an epoch.
+
+        Args:
+            subject: what votes on it name.
+            number: of the epoch.
+            epochs: those installed so far.
+            carried: gives the changes that were carried in the epoch before, by motion.
+            locks_justified: whether everything that these electors accepted before those seqs was endorsed by a quorum.
+        """
+        super().__init__(subject, epochs)
+        self.number = number
+        self.promises: dict[OperationId, Grant] = {}
+        """Every promise, kept after settlement too: the epoch is made of them."""
+        self._carried = carried
+        self._locks_justified = locks_justified
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a change was carried and the next epoch is not certified."""
+        return self.settled is None and bool(self._carried())
+
+    @property
+    def now(self) -> int:
+        """The epoch whose electors vote."""
+        return self.number - 1
+
+    @property
+    def motions(self) -> Mapping[OperationId, Change]:
+        """The changes that may be proposed."""
+        return self._carried()
+
+    def counting(self, epoch: int) -> Counting:
+        """How its votes are counted."""
+        return self.epochs[epoch].changing
+
+    def add_grant(self, token: Token, vote: OperationId, grant: Grant) -> None:
+        """Count a promise, and keep it."""
+        self.promises[vote] = grant
+        super().add_grant(token, vote, grant)
+
+    # ------------------------------------------------------------ the value
+
+    def propose(self, claim: StandingClaim, grants: Mapping[OperationId, Grant]) -> EpochValue | None:
+        """The value that a claim may propose on these promises, or None if they do not fit it."""
+        change = self._carried().get(OperationId(claim.ref))
+        if change is None:
+            return None
+        cuts = []
+        for author in change.expelled:
+            held = [cut for grant in grants.values() for cut in grant.held if cut.author == author]
+            if len(held) != len(grants):
+                return None
+            cuts.append(max(held, key=lambda cut: (cut.length, cut.head or b"")))
+        before = self.epochs[self.number - 1].hash
+        return EpochValue(
+            self.number, before, OperationId(claim.ref), change.spec, tuple(cuts), tuple(sorted(grants))
+        )
+
+    def allows(self, token: Token, report: Proposal, claim: StandingClaim, value: TaskValue) -> bool:
+        """Whether the value is the change its claim named, on the promises its report names."""
+        if claim.purpose is not Purpose.EPOCH or value.worker != claim.author or value.outcome is not Outcome.COMPLETED:
+            return False
+        named = {vote: self.promises[vote] for vote in report.grants if vote in self.promises}
+        expected = self.propose(claim, named)
+        if expected is None or len(named) != len(report.grants) or expected.to_bytes() != value.result:
+            return False
+        return self.fit(named.values())
+
+    def fit(self, promises: Collection[Grant]) -> bool:
+        """Whether an epoch may be made of these promises: what their electors accepted before them is justified."""
+        if any(grant.elector in self.epochs.frozen for grant in promises):
+            return False
+        return self._locks_justified({grant.elector: grant.seq for grant in promises})
+
+    def installable(self) -> tuple[EpochValue, dict[PublicKey, int]] | None:
+        """The value that was certified and who promised it, at which seq, once all of that is here.
+
+        An elector that promised several times is sealed from the first of the promises named.
+        """
+        value = self.value
+        if value is None:
+            return None
+        try:
+            epoch = EpochValue.from_bytes(value.result)
+        except CodecError:
+            return None
+        promised: dict[PublicKey, int] = {}
+        for vote in epoch.promises:
+            grant = self.promises.get(vote)
+            if grant is None:
+                return None
+            promised[grant.elector] = min(grant.seq, promised.get(grant.elector, grant.seq))
+        return epoch, promised
+

@@ -1,0 +1,211 @@
+"""The chain of epochs of a pool: who decides, under which rules, and what the next epoch inherits.
+
+Knows: the content of an epoch's value, and the epochs installed so far. Must not know: how votes are counted on a
+subject (see `register`), or tasks.
+Source: `docs/protocol.md`, epochs; reconfiguration as in Lamport, Malkhi and Zhou, Vertical Paxos (2009), with one
+register for each epoch number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from converge_p2p.core import limits
+from converge_p2p.core.codec import decode, encode, tagged_hash
+from converge_p2p.core.errors import CodecError
+from converge_p2p.core.governance.formula import Threshold
+from converge_p2p.core.governance.models import ProtocolRules, Ruleset
+from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.model.task import TaskValue
+from converge_p2p.core.oplog.bodies import Cut, read_cuts
+from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+
+_HASH = 32
+
+
+class Counting(NamedTuple):
+    """How votes on a subject are counted in an epoch."""
+
+    rules: Ruleset
+    protocol: ProtocolRules
+
+    def enough(
+        self, threshold: Threshold, voters: Collection[PublicKey], options: Mapping[Any, Collection[PublicKey]]
+    ) -> bool:
+        """Whether the voters for one option decide, given the voters for each option."""
+        if self.protocol.count_members:
+            return threshold.satisfied_by(voters)
+        return 2 * len(voters) > len({voter for option in options.values() for voter in option})
+
+
+@dataclass(frozen=True, slots=True)
+class EpochValue:
+    """What the register of an epoch is settled on.
+
+    Attributes:
+        number: of the epoch it founds, from 1.
+        before: 32 bytes that name the epoch before: the hash of its value; of epoch 0 the pool's id.
+        motion: the carried motion that asked for the change.
+        spec: the terms from now on.
+        cuts: the removed authors, sorted, and where their data ends.
+        promises: the votes with the promises that this epoch starts from, sorted.
+        key_commit: commitment to the content key of a private pool, else empty.
+    """
+
+    number: int
+    before: bytes
+    motion: OperationId
+    spec: PoolSpec
+    cuts: tuple[Cut, ...]
+    promises: tuple[OperationId, ...]
+    key_commit: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes: the result of the register's value."""
+        cuts = [[cut.author, cut.length, cut.head] for cut in self.cuts]
+        return encode(
+            [self.number, self.before, self.motion, self.spec.to_body(), cuts, list(self.promises), self.key_commit]
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> EpochValue:
+        """Read the bytes of a value.
+
+        Raises:
+            CodecError: not of that shape, or out of bounds.
+        """
+        match decode(data):
+            case [
+                int() as number,
+                bytes() as before,
+                bytes() as motion,
+                list() as spec,
+                list() as cuts,
+                list() as promises,
+                bytes() as key_commit,
+            ] if (
+                1 <= number <= limits.EPOCH_MAX
+                and len(before) == len(motion) == _HASH
+                and len(promises) <= limits.ELECTORS_MAX
+                and all(type(item) is bytes and len(item) == _HASH for item in promises)
+                and promises == sorted(set(promises))
+                and len(key_commit) in (0, _HASH)
+            ):
+                names = tuple(OperationId(item) for item in promises)
+                terms = PoolSpec.from_body(spec)
+                return cls(number, before, OperationId(motion), terms, read_cuts(cuts), names, key_commit)
+        raise CodecError("an epoch value is an array of seven: number, before, motion, terms, cuts, promises, key")
+
+
+def epoch_subject(pool: PoolId, number: int) -> TaskId:
+    """The subject that votes on epoch `number` name: it stands where a task's id stands in votes on a task."""
+    return TaskId(tagged_hash("epoch", pool, number.to_bytes(8, "big")))
+
+
+@dataclass(slots=True)
+class Epoch:
+    """An epoch that was certified, or the first.
+
+    Attributes:
+        number: from 0.
+        hash: what the next epoch names as the one before.
+        spec: its terms.
+        counting: how votes on tasks are counted.
+        changing: how votes on the next epoch are counted.
+        electors: who votes.
+        promised: the electors whose promises it starts from, and the seq of each in the elector's chain.
+        cuts: authors removed by it.
+        value: what its register was settled on; None for the first.
+    """
+
+    number: int
+    hash: bytes
+    spec: PoolSpec
+    counting: Counting
+    changing: Counting
+    electors: frozenset[PublicKey]
+    promised: Mapping[PublicKey, int] = field(default_factory=dict)
+    cuts: tuple[Cut, ...] = ()
+    value: TaskValue | None = None
+
+
+class Epochs:
+    """The epochs installed so far, one after the other."""
+
+    def __init__(self, pool: PoolId, protocol: ProtocolRules) -> None:
+        """Begin with none: the first comes from the founding operation."""
+        self.protocol = protocol
+        self._pool = pool
+        self._epochs: list[Epoch] = []
+        self._subjects: dict[TaskId, int] = {}
+        self._electors: dict[PublicKey, int] = {}
+        self.frozen: set[PublicKey] = set()
+        """Authors that are known to have forked."""
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def __getitem__(self, number: int) -> Epoch:
+        return self._epochs[number]
+
+    @property
+    def current(self) -> Epoch:
+        """The last one. Only after the founding."""
+        return self._epochs[-1]
+
+    @property
+    def number(self) -> int:
+        """The number of the last one; -1 before the founding."""
+        return len(self._epochs) - 1
+
+    def add(
+        self,
+        spec: PoolSpec,
+        rules: Ruleset,
+        *,
+        value: TaskValue | None = None,
+        promised: Mapping[PublicKey, int] | None = None,
+        cuts: tuple[Cut, ...] = (),
+    ) -> Epoch:
+        """Install the next epoch."""
+        number = len(self._epochs)
+        electors = frozenset(spec.electors)
+        epoch = Epoch(
+            number,
+            self._pool if value is None else value.hash,
+            spec,
+            Counting(rules, self.protocol),
+            Counting(_changing(rules), self.protocol),
+            electors,
+            dict(promised or {}),
+            cuts,
+            value,
+        )
+        self._epochs.append(epoch)
+        self._subjects[epoch_subject(self._pool, number + 1)] = number + 1
+        for elector in electors:
+            self._electors.setdefault(elector, number)
+        return epoch
+
+    def changes(self, subject: TaskId) -> int | None:
+        """The number of the epoch a subject is about, or None if it is none that can be voted on yet."""
+        return self._subjects.get(subject)
+
+    def was_elector(self, author: PublicKey, number: int) -> bool:
+        """Whether the author was an elector in this epoch or before it."""
+        first = self._electors.get(author)
+        return first is not None and first <= number
+
+    def find(self, number: int) -> Epoch | None:
+        """An epoch, or None if it is not installed here."""
+        return self._epochs[number] if 0 <= number < len(self._epochs) else None
+
+
+def _changing(rules: Ruleset) -> Ruleset:
+    """The rules of the register of the next epoch: one formula for every step, so that any two of them meet."""
+    alone = len(rules.epoch.electors) == 1
+    return Ruleset(
+        rules.epoch, None if alone else rules.epoch, rules.epoch, rules.epoch, rules.faults, trusted=rules.trusted
+    )

@@ -1,0 +1,212 @@
+"""The register of a task: who asked for it, who stands for it, how it ended.
+
+Knows: submits, failures and retries, and which value a claimant may propose. Must not know: clocks, or what the local
+node wants.
+Source: `docs/protocol.md`, task register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from converge_p2p.core.codec import tagged_hash
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue
+from converge_p2p.core.oplog.bodies import Lock, Purpose, Token
+from converge_p2p.core.types import OperationId, PublicKey, TaskId
+from converge_p2p.core.view.epochs import Counting, Epochs
+from converge_p2p.core.view.register import NOBODY, Proposal, Register, RoundVotes, StandingClaim
+
+
+class Submitted(NamedTuple):
+    """Who asked for the task, and what for.
+
+    Attributes:
+        delegate: who asked in the author's name, or None.
+    """
+
+    operation: OperationId
+    author: PublicKey
+    spec: TaskSpec
+    delegate: PublicKey | None = None
+
+
+class TaskRegister(Register):
+    """The register of one task."""
+
+    __slots__ = ("submitted",)
+
+    def __init__(self, task: TaskId, epochs: Epochs) -> None:
+        super().__init__(task, epochs)
+        self.submitted: Submitted | None = None
+
+    def set_submitted(self, submitted: Submitted | None) -> None:
+        """Note the submit, or take it back. Who may grant the first round alone depends on it."""
+        self.submitted = submitted
+        self.recount()
+
+    # ------------------------------------------------------------ how it is voted on
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its submit is known and it is not settled."""
+        return self.submitted is not None and self.settled is None
+
+    @property
+    def now(self) -> int:
+        """The present epoch."""
+        return self.epochs.number
+
+    def counting(self, epoch: int) -> Counting:
+        """How the votes of an epoch are counted."""
+        return self.epochs[epoch].counting
+
+    def confirms(self, token: Token, voters: Collection[PublicKey], votes: RoundVotes) -> bool:
+        """Whether these promises are enough: in round 0 of the fast path, one by whom everybody promised it to."""
+        granter = self.granter(token)
+        if granter is not None:
+            return granter in voters
+        return super().confirms(token, voters, votes)
+
+    def granter(self, token: Token) -> PublicKey | None:
+        """Who alone may grant a round: round 0, where the pool takes the fast path.
+
+        Nothing was accepted before the first round of an epoch, so that everybody's promise for it says nothing but the
+        lock the epoch began with. The submitter grants if it is an elector, otherwise whom rendezvous hashing names.
+        """
+        epoch = self.epochs[token.epoch]
+        if token.round or self.submitted is None or not epoch.spec.policy.fast_path:
+            return None
+        if self.submitted.author in epoch.electors:
+            return self.submitted.author
+        number = token.epoch.to_bytes(8, "big")
+        return min(epoch.electors, key=lambda elector: tagged_hash("granter", self.id, number, elector))
+
+    def initial_lock(self, epoch: int) -> Lock | None:
+        """The highest value that an elector whose promise an epoch is made of had accepted before it promised.
+
+        An honest elector accepts only what a quorum endorsed, and whoever endorsed the epoch saw that. What a forked
+        elector says besides counts only if a quorum did endorse it.
+        """
+        best: Lock | None = None
+        for token, votes in self.rounds.items():
+            if token.epoch >= epoch:
+                continue
+            promised = self.epochs[token.epoch + 1].promised
+            for value, voters in votes.accepted.items():
+                lock = Lock(token, value)
+                if best is not None and lock <= best:
+                    continue
+                before = [elector for elector, vote in voters.items() if vote.seq < promised.get(elector, -1)]
+                if not before:
+                    continue
+                if self.epochs.frozen.issuperset(before) and not self.justified(lock):
+                    continue
+                best = lock
+        return best
+
+    # ------------------------------------------------------------ reading
+
+    @property
+    def top(self) -> Token | None:
+        """The highest round granted; on the fast path the granter's word alone opens the first."""
+        top, first = super().top, Token(self.now, 0)
+        if top is None and first in self._certified:
+            return first
+        return top
+
+    @property
+    def speculative(self) -> int:
+        """How many may work on it at once without a claim certificate; 0: one, and with it."""
+        return self.counting(self.now).rules.speculative
+
+    @property
+    def state(self) -> TaskState:
+        """The derived state."""
+        value = self.value
+        if value is not None:
+            return value.outcome.state
+        if self.settled is not None:
+            # settled on a value whose content is still on its way: nobody has to take it up again
+            return TaskState.ASSIGNED
+        if self.is_open_to_several:
+            return TaskState.ASSIGNED
+        holder = self.holder
+        return TaskState.ASSIGNED if holder is not None and holder.purpose is Purpose.WORK else TaskState.PENDING
+
+    @property
+    def is_open_to_several(self) -> bool:
+        """Whether the top round was opened for several workers and somebody stands for the work."""
+        top = self.top
+        if top is None or self.certified_id(top) != NOBODY:
+            return False
+        return any(claim.purpose is Purpose.WORK and self.stands(claim) for claim in self.claims.values())
+
+    def workers(self) -> list[StandingClaim]:
+        """Whose work a round that is open to several is meant for: the first of those who stand, by rank."""
+        standing = [
+            claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim)
+        ]
+        standing.sort(key=lambda claim: (self.reported_twice(claim.author), tagged_hash("several", self.id, claim.author)))
+        return standing[: self.speculative]
+
+    def attempts(self) -> int:
+        """Rounds in which work was certified."""
+        held = sum(1 for _, claim in self.held_rounds() if claim.purpose is Purpose.WORK)
+        return held + sum(1 for claim in self._certified.values() if claim == NOBODY)
+
+    def failures(self) -> int:
+        """Rounds of work that failed, or that more than f electors saw run out of time.
+
+        A round that was merely superseded (its promises came too late, say) is nobody's failure.
+        """
+        count = 0
+        for token, claim_id in self._certified.items():
+            claim = self.claims.get(claim_id)
+            if claim is None and claim_id != NOBODY:
+                continue
+            if claim is not None and claim.purpose is not Purpose.WORK:
+                continue
+            release = None if claim is None else self.releases.get((claim.author, token))
+            if release is not None:
+                count += any(release.values())
+            elif len(self.expired.get(token, ())) > self.counting(token.epoch).rules.faults:
+                count += 1
+        return count
+
+    def exhausted(self) -> bool:
+        """Whether only a failure (or the value of a lock) may still be settled."""
+        if self.submitted is None:
+            return False
+        allowed = self.submitted.spec.max_retries
+        return self.failures() > (self.epochs.current.spec.policy.max_retries if allowed is None else allowed)
+
+    # ------------------------------------------------------------ the rules of a proposal
+
+    def allows(self, token: Token, report: Proposal, claim: StandingClaim, value: TaskValue) -> bool:
+        """Whether a claimant may propose this value where no lock binds it: its own work, as its purpose says."""
+        if value.worker != claim.author:
+            return False
+        if self.counting(token.epoch).rules.speculative and not self._entitled(claim):
+            return False
+        match claim.purpose:
+            case Purpose.WORK:
+                return value.outcome is not Outcome.CANCELLED
+            case Purpose.CANCEL:
+                return value.outcome is Outcome.CANCELLED
+            case Purpose.FAIL:
+                return value.outcome is Outcome.FAILED
+            case Purpose.EPOCH:
+                return False
+
+    def _entitled(self, claim: StandingClaim) -> bool:
+        """Where no promise names a claimant, whether the claim is of somebody who may make it at all."""
+        if self.submitted is None:
+            return False
+        match claim.purpose:
+            case Purpose.CANCEL:
+                return claim.author == self.submitted.author
+            case Purpose.FAIL:
+                return self.exhausted()
+            case _:
+                return True
