@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 RETRY_MS = 4
 TRIES_MAX = 50
-EPOCH = 0
 
 
 class Liar:
@@ -90,7 +89,7 @@ class Liar:
         if claim is None or votes is None:
             return None
         by_elector = {grant.elector: vote for vote, grant in votes.grants.items() if grant.claim == claim}
-        need = register.counting.rules.grant.need
+        need = register.counting(notice.epoch).rules.grant.need
         electors = sorted(by_elector)
         if len(electors) < need:
             return None
@@ -128,7 +127,7 @@ class Liar:
         task = rng.choice(tasks)
         number = rng.randint(0, 6)
         register = machine.replica.view.registers[task]
-        someone = rng.choice(sorted(register.counting.rules.grant.electors))
+        someone = rng.choice(sorted(machine.replica.view.electors))
         grants = sorted({vote for votes in register.rounds.values() for vote in votes.grants})
         named = tuple(sorted(rng.sample(grants, min(len(grants), rng.randint(0, 4)))))
         values = sorted(register.values)
@@ -160,7 +159,7 @@ class Liar:
             after = decode_operation(log.read(key, length - 1, length)[0], log.pool, trusted=True)
         seq, prev, hlc = (0, None, 0) if after is None else (after.seq + 1, after.id, after.hlc)
         back = self._world.rng.choice((1, 1, 1, 10**9))
-        operation = sign_operation(machine.identity, log.pool, body, seq=seq, prev=prev, epoch=EPOCH, hlc=hlc + back)
+        operation = sign_operation(machine.identity, log.pool, body, seq=seq, prev=prev, epoch=machine.replica.epoch, hlc=hlc + back)
         self._world.ledger.signed(operation)
         return operation
 

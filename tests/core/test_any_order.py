@@ -88,7 +88,7 @@ class Script:
         if kind == 0:
             return author.sign(SubmitBody(TaskSpec(b"%d" % pick.randrange(2), "work", encode_value(pick.random()))))
         if kind <= 2:
-            self.claims.append(claim(author, task, pick.choice(list(Purpose))))
+            self.claims.append(claim(author, task, pick.choice((Purpose.WORK, Purpose.CANCEL, Purpose.FAIL))))
             return self.claims[-1]
         if kind == 3:
             return release(author, task, number - 1, failed=pick.random() < 0.5)

@@ -11,7 +11,7 @@ from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import OperationId
-from converge_p2p.core.view.register import TaskRegister
+from converge_p2p.core.view.tasks import TaskRegister
 
 QUICK = PoolPolicy(hold_off_ms=0, grant_timer_ms=100, claim_ttl_ms=1000, max_retries=1)
 
@@ -243,7 +243,7 @@ def test_exhausted_retries_leave_only_a_claim_to_fail(case: Case) -> None:
         released = release(case.worker, case.task, number, failed=True)
         operation = claim(case.worker, case.task)
         case.give(released, operation)
-    assert case.elector.view.registers[case.task].exhausted(QUICK.max_retries)
+    assert case.elector.view.registers[case.task].exhausted()
     assert ev.TimerKind.CLOSE in timers(case.effects)
     voted = case.give(claim(case.rival, case.task), claim(case.rival, case.task, Purpose.FAIL))
     assert voted == [], "no more work, and a stranger cannot settle the failure"

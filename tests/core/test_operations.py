@@ -17,6 +17,7 @@ from converge_p2p.core.oplog.bodies import (
     Ballot,
     Body,
     ClaimBody,
+    Cut,
     Genesis,
     JoinBody,
     Kind,
@@ -81,6 +82,9 @@ tasks = st.builds(
     deadline_ms=st.integers(0, 2**53 - 1),
     evaluator=texts,
 )
+cuts = st.lists(
+    st.builds(Cut, hashes.map(PublicKey), st.integers(1, 99), hashes.map(OperationId)), max_size=3, unique_by=lambda cut: cut.author
+).map(lambda held: tuple(sorted(held)))
 locks = st.builds(Lock, st.builds(Token, st.integers(0, 9), rounds), hashes.map(ValueHash))
 task_ids = hashes.map(TaskId)
 ballots = st.one_of(
@@ -95,7 +99,14 @@ bodies: st.SearchStrategy[Body] = st.one_of(
     st.builds(JoinBody, names, st.binary(max_size=20)),
     st.just(LeaveBody()),
     tasks.map(SubmitBody),
-    st.builds(ClaimBody, hashes.map(TaskId), st.sampled_from(Purpose), st.integers(-(2**53), 2**53), texts),
+    st.builds(
+        ClaimBody,
+        hashes.map(TaskId),
+        st.sampled_from([Purpose.WORK, Purpose.CANCEL, Purpose.FAIL]),
+        st.integers(-(2**53), 2**53),
+        texts,
+    ),
+    st.builds(ClaimBody, hashes.map(TaskId), st.just(Purpose.EPOCH), st.just(0), texts, hashes),
     st.builds(ReleaseBody, hashes.map(TaskId), rounds | st.just(-1), st.booleans(), texts),
     st.builds(
         ReportBody,

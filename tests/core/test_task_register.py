@@ -10,7 +10,7 @@ from converge_p2p.core.model.task import Outcome, TaskState
 from converge_p2p.core.oplog.bodies import JoinBody, LeaveBody, Phase, Purpose, Token
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import TaskId
-from converge_p2p.core.view.register import TaskRegister
+from converge_p2p.core.view.tasks import TaskRegister
 
 R0, R1 = Token(0, 0), Token(0, 1)
 
@@ -276,10 +276,10 @@ def test_failed_releases_use_up_the_retries() -> None:
     case = Case(policy=PoolPolicy(max_retries=1))
     for number in (0, 1):
         case.claimed(case.worker, number)
-        assert not case.register.exhausted(1)
+        assert not case.register.exhausted()
         case.add(release(case.worker, case.task, number, failed=True))
     assert case.register.failures() == 2
-    assert case.register.exhausted(1)
+    assert case.register.exhausted()
 
 
 def test_a_release_by_somebody_else_releases_nothing(case: Case) -> None:

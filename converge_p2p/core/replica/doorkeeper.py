@@ -40,8 +40,8 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         if operation.seq == 0:
             raise RemoteViolation("bad_genesis", "the creator's first operation is the founding of the pool")
         return
-    if known or view.epochs.was_elector(author, operation.epoch):
-        # whether each of its operations has an effect is decided in the fold
+    if (operation.seq and known) or view.epochs.was_elector(author, operation.epoch):
+        # its first operation was looked at; whether each of the others has an effect is decided in the fold
         return
     epoch = view.epochs.find(operation.epoch)
     if epoch is None:

@@ -205,8 +205,8 @@ class Elector:
         if certified is None and register.counting(token.epoch).protocol.claims_need_promises:
             return None
         for report in votes.reports.values():
-            # reports of others are passed over before they cost anything
-            if holder is not None and report.author != holder.author and token.round:
+            # reports of others are passed over before they cost anything; only a lying granter has two holders
+            if holder is not None and report.author != holder.author and _granter(register, token) is None:
                 continue
             if register.valid(token, report):
                 return report.value
@@ -276,9 +276,11 @@ class Elector:
         """The round this elector may grant now, or None. Nobody may open a round beyond it."""
         highest, top = mine.highest(register.now), register.top
         if top is not None and (highest is None or top > highest):
-            # more than f electors are ahead; where they already made a certificate, another promise adds nothing
             if register.certified_id(top) is None:
                 return top
+            if _granter(register, top) is None:
+                # more than f electors are ahead and made a certificate: another promise adds nothing
+                return None
             current = top
         elif highest is None:
             current = Token(register.now, 0)

@@ -60,6 +60,7 @@ class View:
         self.registers: dict[TaskId, TaskRegister] = {}
         self.changes: dict[TaskId, EpochRegister] = {}
         """The registers of the epochs, by what votes on them name; the last is that of the next epoch."""
+        self._next_change: EpochRegister | None = None
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
         self.coordination = Coordination(pool, self.members, self.registers, self._register)
@@ -83,7 +84,8 @@ class View:
     @property
     def next_change(self) -> EpochRegister:
         """The register of the next epoch. Only after the founding."""
-        return self.changes[epoch_subject(self.pool, self.epochs.number + 1)]
+        assert self._next_change is not None
+        return self._next_change
 
     def changes_at(self, number: int) -> EpochRegister:
         """The register that made an epoch, from 1, or makes the next."""
@@ -112,7 +114,7 @@ class View:
     def _open(self, epoch: Epoch) -> Epoch:
         following = epoch.number + 1
         subject = epoch_subject(self.pool, following)
-        self.changes[subject] = EpochRegister(
+        self._next_change = self.changes[subject] = EpochRegister(
             subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
         )
         rules = epoch.counting.rules
