@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pool_kit import Author, feed
 
 from converge_p2p.core.errors import Conflict, LocalError, NotAuthorised, NotFound
+from converge_p2p.core.oplog.bodies import Cut
 from converge_p2p.core.oplog.coordination import (
     AuctionCloseBody,
     AuctionOpenBody,
@@ -271,6 +272,20 @@ def test_a_bidder_that_forks_keeps_nobody_waiting_and_wins_nothing() -> None:
     auction.settle()
     assert auction.now.winner == auction.eve.key
     auction.sign(other, AuctionOpenBody(auction.task_id))
+    assert (auction.now.winner, auction.now.missing) == (auction.dan.key, 0)
+
+
+def test_a_bidder_that_is_removed_keeps_nobody_waiting_and_wins_nothing() -> None:
+    auction = Auction()
+    auction.bid(auction.dan, 5)
+    auction.bid(auction.eve, 3)
+    auction.close()
+    auction.reveal(auction.dan, 5)
+    auction.reveal(auction.eve, 3)
+    auction.settle()
+    assert auction.now.winner == auction.eve.key
+    length = auction.replica.log.length(auction.eve.key)
+    auction.view.cut(Cut(auction.eve.key, length, auction.eve.prev), [])
     assert (auction.now.winner, auction.now.missing) == (auction.dan.key, 0)
 
 

@@ -274,6 +274,19 @@ def test_nobody_acts_for_somebody_who_forked() -> None:
     assert trust.submitter(trust.task_of_ann) is None
 
 
+def test_nobody_acts_for_a_removed_member_from_the_epoch_on_that_removed_it() -> None:
+    trust = Trust(ALL, until_epoch=5)
+    acts = [ActBody(trust.given.id, SubmitBody(spec_of(b"%d" % epoch))) for epoch in range(3)]
+    before = trust.dan.sign(acts[0])
+    trust.view.apply(before)
+    trust.coordination.expel(trust.ann.key, 1)
+    # what was done in its name under the old epoch stands, also where it arrives only now
+    late = trust.dan.sign(acts[1])
+    trust.view.apply(late)
+    trust.view.apply(trust.dan.sign(acts[2], epoch=1))
+    assert trust.acts == [before.id, late.id]
+
+
 def test_a_delegate_that_forks_takes_its_acts_back() -> None:
     trust = Trust()
     kept = trust.act(SubmitFor(spec_of(b"kept")))
