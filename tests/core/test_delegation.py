@@ -297,6 +297,37 @@ def test_a_delegate_that_forks_takes_its_acts_back() -> None:
     assert trust.submitter(trust.task_of_ann) is None
 
 
+def test_of_delegates_that_contradict_each_other_the_same_one_counts_everywhere() -> None:
+    trust = Trust()
+    second = trust.do(trust.ann, GiveDelegation(trust.eve.key, ALL))
+    poll = trust.do(trust.ben, OpenPoll("?", ("a", "b")))
+    offer = trust.do(trust.ben, OpenNegotiation(b"ten", (trust.ann.key,)))
+    acts = [
+        who.sign(ActBody(given.id, what))
+        for who, given, choice in ((trust.dan, trust.given, 0), (trust.eve, second, 1))
+        for what in (
+            PollVoteBody(poll.id, choice),
+            AnswerBody(offer.id, None, offer.id, accepts=bool(choice)),
+            SubmitBody(spec_of(priority=choice)),
+        )
+    ]
+    seen = set()
+    for order in (acts, acts[3:] + acts[:3]):
+        replica = trust.pool.replica()
+        feed(replica, [*trust.pool.base, trust.given, second, poll, offer, *order])
+        votes = replica.view.coordination.polls.view(poll.id)
+        talks = replica.view.coordination.negotiations.view(offer.id)
+        task = replica.view.task(trust.task_of_ann)
+        assert votes is not None
+        assert talks is not None
+        assert task is not None
+        assert votes.votes[trust.ann.key].operation == min(acts[0].id, acts[3].id)
+        assert (talks.agreement is not None) == (acts[4].id < acts[1].id)
+        assert task.spec.priority == (0 if acts[2].id < acts[5].id else 1)
+        seen.add(replica.view.state_bytes())
+    assert len(seen) == 1
+
+
 def test_the_same_thing_is_done_once_under_a_delegation() -> None:
     trust = Trust()
     first = trust.sign(trust.dan, ActBody(trust.given.id, SubmitBody(spec_of(priority=1))))
