@@ -195,6 +195,17 @@ def test_a_delegation_for_one_topic_covers_only_tasks_of_that_topic() -> None:
     assert len(trust.acts) == 2
 
 
+def test_a_task_whose_submit_is_void_has_no_topic_any_more() -> None:
+    trust = Trust(ALL, topic=b"tea")
+    other = trust.ben.branch()
+    task = trust.task(trust.ben, topic=b"tea")
+    trust.sign(trust.dan, ActBody(trust.given.id, ClaimBody(task, Purpose.CANCEL)))
+    assert len(trust.acts) == len(trust.view.registers[task].claims) == 1
+    trust.sign(other, SubmitBody(spec_of(b"other")))
+    assert trust.acts == []
+    assert trust.view.registers[task].claims == {}
+
+
 def test_a_revocation_is_a_cut_in_the_delegates_chain() -> None:
     trust = Trust()
     before = trust.act(SubmitFor(spec_of(b"before")))
