@@ -14,10 +14,9 @@ import trio
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded, LocalError, NotFound
-from converge_p2p.core.governance.models import Democratic, Dictatorial
+from converge_p2p.core.governance.models import Stated
 from converge_p2p.core.model.decision import CreatePool
 from converge_p2p.core.model.message import Message
-from converge_p2p.core.model.pool import GovernanceKind
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView
 from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.node.handles import PoolHandle
@@ -163,10 +162,9 @@ class NodePorts:
 
     async def create(self, spec: CreatePool) -> PoolId:
         """See `PoolPort`."""
-        dictatorial = spec.governance is GovernanceKind.DICTATORIAL
         pool = await self._node.create_pool(
             spec.name,
-            governance=Dictatorial() if dictatorial else Democratic(),
+            governance=Stated(spec.governance, spec.quorum, spec.faults, spec.model),
             electors=spec.electors,
             topics=spec.topics,
             task_types=spec.task_types,

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.utils import random as random_bytes
 
-from converge_p2p.core.errors import LocalError, NotFound
-from converge_p2p.core.governance.models import Democratic, GovernanceModel
+from converge_p2p.core.errors import CodecError, LocalError, NotFound
+from converge_p2p.core.governance.custom import GovernanceModel, KeyOf
 from converge_p2p.core.identity import PUBLIC_KEY_BYTES, fingerprint
-from converge_p2p.core.model.pool import NONCE_BYTES, AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec
+from converge_p2p.core.model.pool import NONCE_BYTES, AdmissionKind, PoolPolicy, PoolSpec
 from converge_p2p.core.model.registry import IdentityRegistry
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import AgentId, PublicKey
@@ -26,6 +26,8 @@ def founding_terms(
     name: str,
     model: GovernanceModel,
     *,
+    founder: PublicKey,
+    key_of: KeyOf,
     electors: Iterable[PublicKey],
     whitelist: Iterable[PublicKey],
     topics: Iterable[Topic],
@@ -35,27 +37,38 @@ def founding_terms(
 ) -> PoolSpec:
     """Return the terms of a new pool, in canonical order and with a new nonce.
 
+    Args:
+        name, topics, task_types, admission, policy: see `Node.create_pool`.
+        model: who decides. It may name agents itself.
+        founder: who decides where neither the model nor `electors` name anybody.
+        key_of: finds the key of an agent that the model names.
+        electors: who votes, beside those that the model names.
+        whitelist: who may join.
+
     Raises:
-        LocalError: a dictatorial pool with more than one elector, or a whitelist that is not used.
+        NotFound: the model names an agent that is not known.
+        LocalError: the model does not fit the electors, or a whitelist is not used.
     """
-    keys = tuple(sorted(set(electors)))
-    if model.kind is GovernanceKind.DICTATORIAL and len(keys) != 1:
-        raise LocalError("a dictatorial pool has one elector, its leader", hint="name at most one elector")
+    try:
+        founding = model.founding(tuple(sorted(set(electors))), founder, key_of)
+    except CodecError as error:
+        raise LocalError(str(error), hint=error.hint) from error
     allowed = tuple(sorted(set(whitelist)))
     if allowed and admission is not AdmissionKind.WHITELIST:
         raise LocalError("a whitelist was given, but the admission is open", hint="choose AdmissionKind.WHITELIST")
     return PoolSpec(
         name=name,
         nonce=random_bytes(NONCE_BYTES),
-        governance=model.kind,
-        electors=keys,
-        quorum=model.quorum if isinstance(model, Democratic) else 0,
-        faults=model.faults if isinstance(model, Democratic) else 0,
+        governance=founding.governance,
+        electors=founding.electors,
+        quorum=founding.quorum,
+        faults=founding.faults,
         admission=admission,
         whitelist=allowed,
         topics=tuple(sorted({topic.to_bytes() for topic in topics})),
         task_types=tuple(sorted(set(task_types))),
         policy=policy or PoolPolicy(),
+        model=founding.model,
     )
 
 

@@ -16,7 +16,6 @@ from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound, TaskCancelled, TaskFailed
-from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView, task_id
@@ -169,12 +168,17 @@ class PoolHandle:
         return "" if self._view.spec is None else self._view.spec.governance.name.lower()
 
     @property
+    def provisional(self) -> bool:
+        """Whether two sides of a partition could decide differently here, which the founder chose to allow."""
+        return self._view.spec is not None and self._view.counting.rules.provisional
+
+    @property
     def has_quorum(self) -> bool | None:
         """Whether enough electors are connected to decide; None as long as the founding terms are not known."""
         if self._view.spec is None:
             return None
         present = self._node.connected_keys() | {self._node.public_key}
-        return compile_rules(self._view.spec).accept.satisfied_by(present)
+        return self._view.counting.rules.accept.satisfied_by(present)
 
     @property
     def is_member(self) -> bool:

@@ -17,7 +17,8 @@ from types import TracebackType
 import trio
 
 from converge_p2p.core.errors import ConvergeError, LocalError
-from converge_p2p.core.governance.models import Democratic, GovernanceModel
+from converge_p2p.core.governance.custom import GovernanceModel
+from converge_p2p.core.governance.models import Democratic
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
@@ -326,8 +327,8 @@ class Node:
         Args:
             name: for people.
             governance: who decides; None is `Democratic()`.
-            electors: agent ids that are known here, or public keys as `key:<64 digits>`, that vote; empty: this node
-                alone. For a dictatorial pool at most one, its leader.
+            electors: agent ids that are known here, or public keys as `key:<64 digits>`, that vote; empty: those that
+                the model names, or this node alone. For a dictatorial pool without a successor at most one, its leader.
             topics: what it is about.
             task_types: objectives it is for; empty: any.
             admission: who may join.
@@ -343,7 +344,9 @@ class Node:
         spec = founding_terms(
             name,
             Democratic() if governance is None else governance,
-            electors=[self._key_of(text) for text in electors] or [self.public_key],
+            founder=self.public_key,
+            key_of=self._key_of,
+            electors=[self._key_of(text) for text in electors],
             whitelist=[self._key_of(text) for text in whitelist],
             topics=[item.topic if isinstance(item, TopicHandle) else item for item in topics],
             task_types=task_types,

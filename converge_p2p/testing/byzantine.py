@@ -89,11 +89,11 @@ class Liar:
         if claim is None or votes is None:
             return None
         by_elector = {grant.elector: vote for vote, grant in votes.grants.items() if grant.claim == claim}
-        need = register.counting(notice.epoch).rules.grant.need
-        electors = sorted(by_elector)
-        if len(electors) < need:
+        electors, formula = sorted(by_elector), register.counting(notice.epoch).rules.grant
+        first, second = formula.minimal_quorum(electors), formula.minimal_quorum(reversed(electors))
+        if first is None or second is None:
             return None
-        sides = [electors[:need], electors[-need:]]
+        sides = [first, second]
         rng.shuffle(sides)
         return [tuple(sorted(by_elector[elector] for elector in side)) for side in sides]
 
@@ -159,7 +159,9 @@ class Liar:
             after = decode_operation(log.read(key, length - 1, length)[0], log.pool, trusted=True)
         seq, prev, hlc = (0, None, 0) if after is None else (after.seq + 1, after.id, after.hlc)
         back = self._world.rng.choice((1, 1, 1, 10**9))
-        operation = sign_operation(machine.identity, log.pool, body, seq=seq, prev=prev, epoch=machine.replica.epoch, hlc=hlc + back)
+        operation = sign_operation(
+            machine.identity, log.pool, body, seq=seq, prev=prev, epoch=machine.replica.epoch, hlc=hlc + back
+        )
         self._world.ledger.signed(operation)
         return operation
 

@@ -51,7 +51,7 @@ class Ledger:
         self._electors = frozenset(spec.electors)
         self._liars = frozenset(liars)
         dictatorial = spec.governance is GovernanceKind.DICTATORIAL
-        self._quorum = 1 if dictatorial else spec.quorum or len(spec.electors) // 2 + 1
+        self._quorum = 1 if dictatorial else spec.quorum or (len(spec.electors) + spec.faults) // 2 + 1
         self._ids: set[OperationId] = set()
         self._claims: dict[OperationId, tuple[PublicKey, Purpose]] = {}
         self._ballots: dict[tuple[PublicKey, TaskId, int, int, Phase], Ballot] = {}

@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--mode", choices=MODES, default="safety")
     parser.add_argument("--profile", choices=PROFILES, default="mixed")
-    parser.add_argument("--governance", choices=[kind.name.lower() for kind in GovernanceKind])
+    parser.add_argument("--governance", choices=("dictatorial", "democratic"))
     for name in ("electors", "workers", "tasks"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--ablate", choices=ABLATIONS, action="append", default=[], help="switch a rule off")

@@ -105,6 +105,7 @@ class PoolDetail(PoolItem, frozen=True):
 
     member_list: list[MemberItem] = []
     frontier: str = ""
+    decided_by: str = ""
 
 
 class StatusItem(_Answer, frozen=True):
@@ -171,11 +172,32 @@ class ShutdownItem(_Answer, frozen=True):
     stopping: bool
 
 
+class GovernanceTerms(_Request, frozen=True):
+    """What a governance model is told beside the electors. A model refuses what it does not use."""
+
+    quorum: Count = 0
+    faults: Count = 0
+    trusted: list[str] = []
+    provisional: bool = False
+    leader: str = ""
+    successor: str = ""
+    chambers: list[list[str]] = []
+    chamber_quorums: list[Count] = []
+    tie_breaker: str = ""
+    vetoers: list[str] = []
+    veto_window_s: Positive | None = None
+    silence_denies: bool = False
+    weights: dict[str, int] = {}
+    speculative: Count | None = None
+    model: str = ""
+
+
 class CreatePool(_Request, frozen=True):
     """Found a pool."""
 
     name: str
     governance: str
+    terms: GovernanceTerms = GovernanceTerms()
     electors: list[str] = []
     task_types: list[str] = []
     topics: list[str] = []

@@ -19,7 +19,7 @@ from typing import Any
 
 import trio
 
-from converge_p2p.core.governance.models import Democratic, Dictatorial, GovernanceModel
+from converge_p2p.core.governance import Democratic, Dictatorial, GovernanceModel
 from converge_p2p.core.model.task import Task
 from converge_p2p.node import Node, PoolHandle
 

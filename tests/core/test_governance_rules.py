@@ -11,7 +11,8 @@ from pool_kit import Pool, feed, rejected
 
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import admits
-from converge_p2p.core.governance.formula import Threshold, least_overlap
+from converge_p2p.core.governance.check import least_honest_overlap
+from converge_p2p.core.governance.formula import Threshold
 from converge_p2p.core.governance.models import Ruleset, check_rules, compile_rules, smallest_quorum
 from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec
 from converge_p2p.core.types import PublicKey
@@ -28,7 +29,7 @@ def spec(electors: int, **terms: object) -> PoolSpec:
 
 thresholds = st.sets(st.integers(0, 5), min_size=1, max_size=5).flatmap(
     lambda who: st.integers(1, len(who)).map(
-        lambda need: Threshold(need, frozenset(PublicKey(bytes([number]) * 32) for number in who))
+        lambda need: Threshold.flat(need, frozenset(PublicKey(bytes([number]) * 32) for number in who))
     )
 )
 
@@ -41,7 +42,7 @@ def deciding(threshold: Threshold) -> list[set[PublicKey]]:
 @settings(max_examples=150, deadline=None)
 def test_the_least_overlap_is_that_of_the_worst_two_sets(one: Threshold, other: Threshold) -> None:
     worst = min(len(left & right) for left in deciding(one) for right in deciding(other))
-    assert least_overlap(one, other) == worst
+    assert least_honest_overlap(one, other, trusted=frozenset()) == worst
 
 
 @given(thresholds, st.sets(st.sampled_from(keys(8))))
@@ -67,14 +68,14 @@ def test_a_larger_quorum_is_allowed_and_one_beyond_the_electors_is_not() -> None
 
 
 def test_whoever_grants_must_meet_whoever_accepts() -> None:
-    alone, quorum = Threshold(1, frozenset(keys(1))), Threshold(2, frozenset(keys(3)))
-    check_rules(Ruleset(quorum, quorum, quorum, 0))
+    alone, quorum = Threshold.flat(1, keys(1)), Threshold.flat(2, keys(3))
+    check_rules(Ruleset(quorum, quorum, quorum, quorum))
     with pytest.raises(CodecError, match="grant"):
-        check_rules(Ruleset(alone, quorum, quorum, 0))
+        check_rules(Ruleset(alone, quorum, quorum, quorum))
     with pytest.raises(CodecError, match="endorse"):
-        check_rules(Ruleset(quorum, Threshold(1, frozenset(keys(3))), quorum, 0))
+        check_rules(Ruleset(quorum, Threshold.flat(1, keys(3)), quorum, quorum))
     with pytest.raises(CodecError, match="share only 1"):
-        check_rules(Ruleset(quorum, quorum, quorum, 1))
+        check_rules(Ruleset(quorum, quorum, quorum, quorum, 1))
 
 
 def test_the_endorse_phase_is_left_out_only_where_it_adds_nothing_or_the_pool_says_so() -> None:
@@ -89,7 +90,7 @@ def test_the_endorse_phase_is_left_out_only_where_it_adds_nothing_or_the_pool_sa
     [
         spec(2, governance=GovernanceKind.DICTATORIAL),
         spec(1, governance=GovernanceKind.DICTATORIAL, quorum=2),
-        spec(4, faults=1),
+        spec(4, faults=1, quorum=2),
         spec(4, quorum=2),
     ],
 )

@@ -43,7 +43,7 @@ NEVER = 10**6
 
 def electorate(authors: Collection[Author], need: int, **changed: Any) -> Electorate:
     keys = frozenset(author.key for author in authors)
-    return Electorate(keys, Threshold(need, keys), Threshold(need, keys))._replace(**changed)
+    return Electorate(keys, Threshold.flat(need, keys), Threshold.flat(need, keys))._replace(**changed)
 
 
 def opinion(author: Author, motion: Operation, choice: int = YES, epoch: int = 0) -> Operation:
@@ -108,7 +108,7 @@ def test_a_yes_cannot_be_taken_back_and_a_no_can_become_a_yes(pool: Pool, motion
 def test_a_change_needs_the_rule_for_epochs_and_a_dispute_the_one_for_results(pool: Pool) -> None:
     keys = frozenset(author.key for author in pool.electors)
     motions = Motions()
-    motions.open_epoch(0, Electorate(keys, change=Threshold(3, keys), dispute=Threshold(1, keys)))
+    motions.open_epoch(0, Electorate(keys, change=Threshold.flat(3, keys), dispute=Threshold.flat(1, keys)))
     change, dispute = moved(pool, motions, move_change((STRANGER,))), moved(pool, motions)
     for motion in (change, dispute):
         motions.add_opinion(opinion(pool.electors[0], motion))

@@ -83,15 +83,33 @@ tasks = st.builds(
     evaluator=texts,
 )
 cuts = st.lists(
-    st.builds(Cut, hashes.map(PublicKey), st.integers(1, 99), hashes.map(OperationId)), max_size=3, unique_by=lambda cut: cut.author
+    st.builds(Cut, hashes.map(PublicKey), st.integers(1, 99), hashes.map(OperationId)),
+    max_size=3,
+    unique_by=lambda cut: cut.author,
 ).map(lambda held: tuple(sorted(held)))
 locks = st.builds(Lock, st.builds(Token, st.integers(0, 9), rounds), hashes.map(ValueHash))
 task_ids = hashes.map(TaskId)
 ballots = st.one_of(
     st.builds(
-        Ballot, st.just(Phase.GRANT), task_ids, st.integers(1, 9), hashes, st.none() | locks, st.none() | st.just(0)
+        Ballot,
+        st.just(Phase.GRANT),
+        task_ids,
+        st.integers(1, 9),
+        hashes,
+        st.none() | locks,
+        st.none() | st.just(0),
+        cuts,
     ),
-    st.builds(Ballot, st.sampled_from([Phase.ENDORSE, Phase.ACCEPT]), task_ids, rounds, hashes, st.none(), st.none()),
+    st.builds(
+        Ballot,
+        st.sampled_from([Phase.ENDORSE, Phase.ACCEPT]),
+        task_ids,
+        rounds,
+        hashes,
+        st.none(),
+        st.none(),
+        st.just(()),
+    ),
 )
 values = st.builds(TaskValue, st.sampled_from(Outcome), hashes.map(PublicKey), st.binary(max_size=50))
 bodies: st.SearchStrategy[Body] = st.one_of(

@@ -12,12 +12,13 @@ from converge_p2p.core.governance import Democratic, Dictatorial
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.model.registry import IdentityRegistry
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.types import PublicKey
 from converge_p2p.node.founding import find_key, founding_terms
 
 KNOWN, HEARD, STRANGER = who(1), who(2), who(3)
 
 
-def find(text: str) -> bytes:
+def find(text: str) -> PublicKey:
     registry = IdentityRegistry()
     registry.register(HEARD.id, HEARD.public_key)
     return find_key(text, [KNOWN.public_key], registry)
@@ -52,6 +53,8 @@ def test_what_is_marked_as_a_key_and_is_none_is_refused(digits: str) -> None:
 
 def make(model: Any = None, **changes: Any) -> Any:
     settings: dict[str, Any] = {
+        "founder": KNOWN.public_key,
+        "key_of": find,
         "electors": [KNOWN.public_key],
         "whitelist": [],
         "topics": [],

@@ -12,7 +12,7 @@ import trio
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import NetworkError, NotAuthorised, NotFound
-from converge_p2p.core.governance.models import Democratic, GovernanceModel
+from converge_p2p.core.governance import Democratic, GovernanceModel
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
@@ -179,15 +179,22 @@ class FakeNode:
         policy: PoolPolicy | None = None,
     ) -> FakePool:
         model = Democratic() if governance is None else governance
-        keys = {bytes.fromhex(key.removeprefix("key:")) for key in electors} or {bytes(self.public_key)}
+
+        def key_of(text: str) -> PublicKey:
+            return PublicKey(bytes.fromhex(text.removeprefix("key:")))
+
+        founding = model.founding(tuple(sorted(map(key_of, electors))), self.public_key, key_of)
         spec = PoolSpec(
             name,
             bytes(16),
-            model.kind,
-            tuple(sorted(PublicKey(key) for key in keys)),
+            founding.governance,
+            founding.electors,
+            founding.quorum,
+            founding.faults,
             topics=tuple(topic.to_bytes() for topic in topics),
             task_types=tuple(task_types),
             policy=PoolPolicy() if policy is None else policy,
+            model=founding.model,
         )
         spec.check()
         pool = FakePool(self.identity, spec, pool_id(self.public_key, spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,10 @@ def test_client_commands_load_neither_libp2p_nor_an_event_loop() -> None:
         (["pol", "ls"], "Did you mean 'pool'?"),
         (["pool", "creat", "x"], "Did you mean 'create'?"),
         (["task", "submit", "demo"], "Missing argument 'OBJECTIVE'"),
-        (["pool", "create", "x", "--governance", "anarchic"], "'anarchic' is not one of 'democratic', 'dictatorial'"),
+        (
+            ["pool", "create", "x", "--governance", "anarchic"],
+            "'anarchic' is not one of 'democratic', 'dictatorial'",
+        ),
         (["--home"], "requires an argument"),
     ],
 )
@@ -130,3 +134,15 @@ def test_a_table_keeps_its_columns_whatever_a_cell_holds() -> None:
     assert len(shown.splitlines()) == 3
     assert "\x1b" not in shown
     assert table(("A",), [], empty="none") == "none"
+
+
+def page_commands() -> list[list[str]]:
+    page = (ROOT / "docs" / "governance.md").read_text(encoding="utf-8")
+    return [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("converge-node ")]
+
+
+@pytest.mark.parametrize("words", page_commands(), ids=lambda words: words[2])
+def test_every_command_of_the_governance_page_is_understood(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke([*words, "--home", str(tmp_path)]) == ExitCode.UNREACHABLE, capsys.readouterr().err

@@ -117,6 +117,71 @@ async def test_a_pool_is_created_with_everything_that_was_asked_for(bench_of: Ca
         assert sorted(pool.governance for pool in bench.node.pools.values()) == ["democratic", "dictatorial"]
 
 
+@pytest.mark.parametrize(
+    ("options", "decided_by"),
+    [
+        (["democratic", "--elector", OTHER.id, "--elector", "{node}", "--quorum", "2"], "2 of 2"),
+        (
+            ["dictatorial", "--leader", "{node}", "--successor", OTHER.id],
+            "(2 of 2) and (1 of 2); only what leader or successor decided",
+        ),
+        (["bicameral", "--chamber", "{node}", "--chamber", f"{OTHER.id},{{node}}"], "{short} and (2 of 2)"),
+        (
+            ["veto", "--vetoer", OTHER.id, "--veto-window", "2.5"],
+            "{short}; 1 may deny, waited for 2.5 s",
+        ),
+        (["veto", "--vetoer", OTHER.id, "--silence-denies"], "{short}; 1 may deny, waited for without end"),
+        (
+            ["empirical", "--weight", "{node}=3", "--elector", OTHER.id, "--speculative", "4"],
+            "3 of [{weights}]; up to 4 workers on a task",
+        ),
+        (
+            ["democratic", "--elector", OTHER.id, "--elector", "{node}", "--quorum", "1", "--provisional"],
+            "1 of 2; PROVISIONAL: two sides could decide differently",
+        ),
+    ],
+)
+async def test_every_governance_is_founded_and_shown(
+    bench_of: Callable[[], Any], options: list[str], decided_by: str
+) -> None:
+    async with bench_of() as bench:
+        bench.node.fake_peers = [FakePeer(OTHER)]
+        words = [option.replace("{node}", bench.node.id) for option in options]
+        code, data = await bench.json("pool", "create", "demo", "--governance", *words)
+        assert code == 0
+        weights = {bench.node.public_key: f"3×{bench.node.id[:12]}", OTHER.public_key: OTHER.id[:12]}
+        shown = decided_by.format(short=bench.node.id[:12], weights=", ".join(weights[key] for key in sorted(weights)))
+        assert (data["governance"], data["decided_by"]) == (options[0], shown)
+        code, out, _ = await bench.run("pool", "show", "demo")
+        assert code == 0
+        assert shown in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["democratic", "--successor", OTHER.id], "democratic governance does not use successor"),
+        (["bicameral", "--chamber", OTHER.id], "two chambers, not 1"),
+        (
+            ["bicameral", "--chamber", OTHER.id, "--chamber", OTHER.id, "--chamber-quorum", "1"],
+            "quorum for each chamber",
+        ),
+        (["veto"], "at least one vetoer"),
+        (["custom", "--model", "nobody-knows"], "'nobody-knows' is not registered here"),
+        (["empirical", "--weight", "me"], "expected AGENT=N"),
+    ],
+)
+async def test_terms_that_a_model_cannot_use_are_refused_with_the_reason(
+    bench_of: Callable[[], Any], options: list[str], message: str
+) -> None:
+    async with bench_of() as bench:
+        bench.node.fake_peers = [FakePeer(OTHER)]
+        code, _, err = await bench.run("pool", "create", "demo", "--governance", *options)
+        assert code != 0
+        assert message in err
+        assert not bench.node.pools
+
+
 async def test_the_default_governance_is_a_setting(bench_of: Callable[[], Any]) -> None:
     async with bench_of() as bench:
         (bench.home / "config.toml").write_text('[governance]\ndefault = "dictatorial"\n')

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import governance_story
 import pool_story
 
 from converge_p2p.core.codec import encode, tagged_hash
@@ -251,6 +252,7 @@ FILES = {
     "topics.json": topics,
     "messages.json": messages,
     "descriptors.json": descriptors,
+    "governance.json": governance_story.governance,
     "operations.json": lambda: pool_story.operations(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
 }

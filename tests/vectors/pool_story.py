@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from converge_p2p.core.codec import decode, encode, encode_value
+from converge_p2p.core.codec import decode, encode, encode_value, tagged_hash
 from converge_p2p.core.identity import SIGNATURE_BYTES, Identity
 from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue, task_id
@@ -49,21 +49,24 @@ from converge_p2p.core.oplog.coordination import (
     Scope,
     bid_commitment,
 )
-from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
-from converge_p2p.core.oplog.log import Missing
+from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex
+from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
 from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import Operation, sign_operation
+from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
+    Comparison,
     Digest,
-    FrontierPage,
+    Entries,
     GenesisWanted,
     LooseWanted,
     Operations,
+    Part,
     SyncMessage,
     Want,
     encode_message,
 )
-from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 
 HLC_START = 1_700_000_000_000 << 16
 
@@ -228,25 +231,59 @@ def sync_messages() -> list[tuple[str, SyncMessage]]:
     one, other = told[0][1], told[1][1]
     entry = FrontierEntry(one.author, 1, one.id)
     frozen = FrontierEntry(other.author, 0, None, bytes(32))
+    whole = tuple(sorted((entry, frozen), key=lambda item: item.author))
+    ranges = Comparison(
+        b"\x10", (Part(b"\x10\x01", bytes(range(16))), Part(b"\x80", None), Part(b"\x81", bytes(16)), Part(b"", ()))
+    )
     return [
         ("digest", Digest(bytes(range(32)))),
-        ("frontier, an answer is asked for", FrontierPage((entry, frozen), b"", b"", True)),
-        ("frontier of a range", FrontierPage((), bytes(32), b"\xff" * 32, False)),
+        ("comparison, the whole of a small frontier", Comparison(b"", (Part(b"", whole),))),
+        ("comparison of ranges: fingerprints, one passed over, no entries", ranges),
         ("want", Want((Missing(one.author, 0, 5),), (LooseWanted(other.author, bytes(range(32))),))),
         ("operations, last of an answer", Operations((one.signed, other.signed), True)),
         ("no operations", Operations((), False)),
         ("genesis wanted", GenesisWanted()),
+        ("entries, others were left out", Entries(whole, True)),
     ]
+
+
+def _split() -> dict[str, Any]:
+    """Entries of more authors than are sent whole, and the comparison that a node begins with."""
+    log = OperationLog(PoolId(bytes(32)))
+    authors = [PublicKey(tagged_hash("split", bytes([number]))) for number in range(70)]
+    for author in authors:
+        log.chains[author] = Chain([OperationId(author)])
+        log.index.put(author, FrontierEntry(author, 1, OperationId(author)).hash)
+    # at the peer, the chain of the first author has two
+    other = FrontierIndex()
+    for author in authors:
+        other.put(author, FrontierEntry(author, 1 + (author == min(authors)), OperationId(author)).hash)
+    few = other.span(b"", min(authors)[:1] + b"\xff")[1]
+    received = Comparison(
+        b"",
+        (
+            Part(other.author(few), other.fingerprint(0, few)),
+            Part(other.author(40), other.fingerprint(few, 40)),
+            Part(other.author(43), bytes(16)),
+            Part(b"", bytes(16)),
+        ),
+    )
+    return {
+        "authors, each with a chain of one whose id is the key": [author.hex() for author in sorted(authors)],
+        "opening": encode_message(opening(log)).hex(),
+        "received": encode_message(received).hex(),
+        "answered": [encode_message(message).hex() for message in answer(log, received).messages()],
+    }
 
 
 def sync(to_json: Any) -> dict[str, Any]:
     """Sync messages, and the digest of a frontier."""
     _, told = story()
     entries = [FrontierEntry(operation.author, 1, operation.id) for _, operation in told[:2]]
-    total = FrontierSum()
-    empty = total.digest()
+    index = FrontierIndex()
+    empty, nothing = index.digest(), index.fingerprint(0, 0)
     for entry in entries:
-        total.replace(None, entry.hash)
+        index.put(entry.author, entry.hash)
     return {
         "messages": [
             {"name": name, "hex": encode_message(message).hex(), "value": to_json(decode(encode_message(message)))}
@@ -254,7 +291,10 @@ def sync(to_json: Any) -> dict[str, Any]:
         ],
         "frontier": {
             "entries": [{"hex": encode(entry.to_plain()).hex(), "hash": entry.hash.hex()} for entry in entries],
-            "digest": total.digest().hex(),
+            "digest": index.digest().hex(),
             "digest_of_nothing": empty.hex(),
+            "fingerprint": index.fingerprint(0, 2).hex(),
+            "fingerprint_of_nothing": nothing.hex(),
         },
+        "split": _split(),
     }

@@ -13,10 +13,13 @@ from nacl.signing import VerifyKey
 
 from converge_p2p.core.codec import decode, decode_value, encode, tagged_hash
 from converge_p2p.core.errors import CodecError
+from converge_p2p.core.governance.formula import decode_formula
+from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity, fingerprint
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
+from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import AgentId, PublicKey, TaskId
 
@@ -104,3 +107,21 @@ def test_a_descriptor_is_read_as_it_was_written(case: dict[str, Any]) -> None:
     assert list(descriptor.addresses) == case["addresses"]
     assert [topic.to_dict() for topic in descriptor.topics] == case["topics"]
     assert list(descriptor.capabilities) == [Capability.from_dict(one) for one in case["capabilities"]]
+
+
+@pytest.mark.parametrize("case", read("governance.json")["accepted"], ids=lambda case: case["name"])
+def test_founding_terms_compile_to_the_formula_of_the_file(case: dict[str, Any]) -> None:
+    spec = PoolSpec.from_body(decode(bytes.fromhex(case["body"])))
+    assert encode(spec.to_body()).hex() == case["body"]
+    assert pool_id(PublicKey(bytes.fromhex(case["creator"])), spec).hex() == case["pool"]
+    rules, formula = compile_rules(spec), decode_formula(bytes.fromhex(case["formula"]))
+    assert rules.grant == rules.accept == rules.epoch == formula
+    assert rules.endorse == (formula if case["endorse_phase"] else None)
+    assert [key.hex() for key in rules.deciders] == case["deciders"]
+    assert rules.provisional == case["provisional"]
+
+
+@pytest.mark.parametrize("case", read("governance.json")["refused"], ids=lambda case: case["name"])
+def test_founding_terms_that_could_decide_twice_are_refused(case: dict[str, Any]) -> None:
+    with pytest.raises(CodecError):
+        compile_rules(PoolSpec.from_body(decode(bytes.fromhex(case["body"]))))

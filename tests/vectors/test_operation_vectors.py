@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import Any
 
 import pytest
@@ -109,3 +110,33 @@ def test_the_digest_of_a_frontier_is_over_the_sum_of_its_entries_and_their_count
     count = len(frontier["entries"]).to_bytes(8, "big")
     assert hashed("frontier", (total % 2**256).to_bytes(32, "big"), count) == frontier["digest"]
     assert hashed("frontier", bytes(32), bytes(8)) == frontier["digest_of_nothing"]
+    assert hashed("frontier-range", (total % 2**256).to_bytes(32, "big"), count)[:32] == frontier["fingerprint"]
+    assert hashed("frontier-range", bytes(32), bytes(8))[:32] == frontier["fingerprint_of_nothing"]
+
+
+def split(authors: list[bytes], low: bytes, high: bytes) -> list[list[bytes]]:
+    """The parts of a range, by the words of the protocol."""
+    inside = [key for key in authors if key >= low and (not high or key < high)]
+    ranks = [len(inside) * number // 16 for number in range(17)]
+    parts = []
+    for start, stop in itertools.pairwise(ranks):
+        hashes = [int(hashed("frontier-entry", encode([key, 1, key, None])), 16) for key in inside[start:stop]]
+        total, count = (sum(hashes) % 2**256).to_bytes(32, "big"), len(hashes).to_bytes(8, "big")
+        bound = high
+        if stop < len(inside):
+            bound = next(inside[stop][:size] for size in range(1, 33) if inside[stop][:size] > inside[stop - 1])
+        parts.append([bound, bytes.fromhex(hashed("frontier-range", total, count))[:16]])
+    return parts
+
+
+def test_what_differs_is_split_into_sixteen_of_equal_count_or_told_in_entries() -> None:
+    vector = SYNC["split"]
+    authors = [bytes.fromhex(key) for key in vector["authors, each with a chain of one whose id is the key"]]
+    assert authors == sorted(authors)
+    assert bytes.fromhex(vector["opening"]) == encode([1, b"", split(authors, b"", b"")])
+    (few, _), (same, _), (three, _), (end, _) = decode(bytes.fromhex(vector["received"]))[2]
+    first = [[key, 1, key, None] for key in authors if key < few]
+    fortieth = [[key, 1, key, None] for key in authors[40:43]]
+    assert (len(first) <= 3, same, three, end) == (True, authors[40], authors[43], b"")
+    parts = [[few, first], [same, None], [three, fortieth], *split(authors, three, b"")]
+    assert vector["answered"] == [encode([1, b"", parts]).hex()]

@@ -17,3 +17,6 @@ def admits(spec: PoolSpec, author: PublicKey) -> bool:
             return True
         case AdmissionKind.WHITELIST:
             return author in spec.whitelist
+        case AdmissionKind.TOKEN | AdmissionKind.VOUCHED | AdmissionKind.CUSTOM:
+            # these ask for a proof in the join itself, and the key alone is none
+            return False

@@ -13,7 +13,7 @@ from typing import Any
 
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.model.message import Message
-from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolPolicy
+from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, ModelTerms, PoolPolicy
 from converge_p2p.core.model.task import Task
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import AgentId, PoolId, TaskId
@@ -53,6 +53,9 @@ class CreatePool(Decision):
         task_types: objectives the pool is for; empty means any.
         admission: who may join.
         policy: timers and defaults.
+        quorum: electors (empirical: weight) that decide together; 0 is the smallest safe number.
+        faults: f, how many electors may lie.
+        model: what the governance model needs beside these.
     """
 
     name: str
@@ -62,6 +65,9 @@ class CreatePool(Decision):
     task_types: tuple[str, ...] = ()
     admission: AdmissionKind = AdmissionKind.OPEN
     policy: PoolPolicy = field(default_factory=PoolPolicy)
+    quorum: int = 0
+    faults: int = 0
+    model: ModelTerms = field(default_factory=ModelTerms)
 
 
 @dataclass(frozen=True, slots=True)

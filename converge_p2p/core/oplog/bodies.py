@@ -83,7 +83,7 @@ class Phase(IntEnum):
 class Purpose(IntEnum):
     """Why somebody claims.
 
-    To work, to settle a cancellation, to settle a failure after the last retry; or, an elector, to found the next epoch.
+    To work, to settle a cancellation, to settle a failure after the last retry, or, an elector, to found an epoch.
     """
 
     WORK = 0

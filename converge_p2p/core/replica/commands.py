@@ -91,7 +91,7 @@ class Commands:
             command.spec.check()
             compile_rules(command.spec)
         except CodecError as error:
-            raise LocalError(str(error)) from error
+            raise LocalError(str(error), hint=error.hint) from error
         self._founding = True
         return Genesis(command.spec)
 

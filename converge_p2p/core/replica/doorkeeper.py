@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from converge_p2p.core.errors import CodecError, RemoteViolation
 from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.custom import UnknownModel
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.oplog.bodies import Genesis, JoinBody
 from converge_p2p.core.oplog.operation import Operation
@@ -23,13 +24,16 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         known: whether something of the author is held.
 
     Raises:
-        RemoteViolation: reason bad_genesis, no_genesis, no_epoch, no_chain or not_member.
+        RemoteViolation: reason bad_genesis, unknown_model, no_genesis, no_epoch or not_member.
     """
     if isinstance(operation.body, Genesis):
         if not view.is_genesis(operation):
             raise RemoteViolation("bad_genesis", "the operation does not found this pool")
         try:
             compile_rules(operation.body.spec)
+        except UnknownModel as error:
+            # the terms may be right: whoever sent them is not to blame
+            raise RemoteViolation("unknown_model", f"{error}; {error.hint}") from error
         except CodecError as error:
             raise RemoteViolation("bad_genesis", str(error)) from error
         return

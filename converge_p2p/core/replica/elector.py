@@ -22,6 +22,12 @@ from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import NOBODY, Register, RoundVotes
 from converge_p2p.core.view.tasks import TaskRegister
 
+SUCCESSOR_PATIENCE = 4
+"""The successor of a leader lets it so many grant timers' time to decide a round."""
+
+HOLD_OFF_ROUNDS = 2
+"""After so many rounds rival claims are collected for longer and longer."""
+
 LATENCY_FACTOR = 4
 """The grant timer is at least so many times what certificates take lately."""
 
@@ -194,6 +200,8 @@ class Elector:
                         value = candidate
                 if value is None and token not in mine.endorsed:
                     phase, value = Phase.ENDORSE, self._first_valid(register, token, votes)
+            if phase is Phase.ENDORSE and value is not None and not self._may_record(register, votes, value):
+                continue
             if value is not None:
                 ballots.append(Ballot(phase, register.id, token.round, value))
                 # a grant of this same turn has to tell of this accept: its lock is what keeps later rounds to the value
@@ -224,14 +232,16 @@ class Elector:
         claim = best_claim(self._view, register, token)
         if claim is None:
             return None
-        policy = self._policy()
-        granter = _granter(register, token)
-        others = any(grant.elector != self._key for grant in self._round(register, token).grants.values())
-        alone = len(self._view.electors) == 1 or granter is not None
-        if not (patience.hold_off_over or others or alone or policy.hold_off_ms == 0):
+        delay = self._hold_off_ms(register, token)
+        decided = self._decided(register, token)
+        if register.counting(token.epoch).rules.deciders and decided is not None:
+            claim = register.claims.get(decided, claim)
+        elif delay is None:
+            return None
+        if not (patience.hold_off_over or decided is not None or delay == 0):
             if not patience.holding_off:
                 patience.holding_off = True
-                wait(Wait("hold_off", policy.hold_off_ms))
+                wait(Wait("hold_off", delay or 0))
             return None
         patience.hold_off_over = patience.holding_off = False
         self._await_certificate(token, patience, wait)
@@ -249,20 +259,49 @@ class Elector:
             self._held_of_expelled(register, claim.ref),
         )
 
+    def _decided(self, register: Register, token: Token) -> OperationId | None:
+        """The claim to follow at once: one that another granted this round to; where there are deciders, theirs."""
+        grants = [grant for grant in self._round(register, token).grants.values() if grant.elector != self._key]
+        for decider in register.counting(token.epoch).rules.deciders:
+            for grant in grants:
+                if grant.elector == decider and grant.claim in register.claims:
+                    return grant.claim
+        if register.counting(token.epoch).rules.deciders:
+            return None
+        return grants[0].claim if grants else None
+
+    def _hold_off_ms(self, register: Register, token: Token) -> int | None:
+        """How long to let rival claims arrive before a grant; None for who only records what others decide.
+
+        The successor gives the leader time to speak first, and then follows it.
+        """
+        policy, deciders = self._policy(), register.counting(token.epoch).rules.deciders
+        if deciders and self._key != deciders[0]:
+            return SUCCESSOR_PATIENCE * policy.grant_timer_ms if self._key in deciders else None
+        if len(self._view.electors) == 1 or _granter(register, token) is not None:
+            return 0
+        # rounds that follow each other faster than news of them travel are all split: give it more and more time
+        doublings = min(max(0, token.round - HOLD_OFF_ROUNDS), limits.HOLD_OFF_DOUBLINGS_MAX)
+        return min((policy.hold_off_ms or bool(doublings)) << doublings, limits.GRANT_TIMER_MS_MAX)
+
+    def _may_record(self, register: Register, votes: RoundVotes, value: ValueHash) -> bool:
+        """Whether an endorsement is this elector's to give: a witness gives none before a decider did."""
+        deciders = register.counting(register.now).rules.deciders
+        return not deciders or self._key in deciders or not votes.endorsed.get(value, set()).isdisjoint(deciders)
+
     def _held_of_expelled(self, register: Register, motion: bytes) -> tuple[Cut, ...]:
         """In a promise for the next epoch, how much is held of each author that it removes: there they are cut."""
         if not isinstance(register, EpochRegister):
             return ()
-        return tuple(self._held(author) for author in register.motions[OperationId(motion)].expelled)
+        change = register.motions.get(OperationId(motion))
+        return () if change is None else tuple(self._held(author) for author in change.expelled)
 
     def _await_certificate(self, token: Token, patience: Patience, wait: Callable[[Wait], None]) -> None:
         delay = max(self._policy().grant_timer_ms, LATENCY_FACTOR * self._latency_ms) << min(token.round, 8)
         patience.grant_timer = token
         wait(Wait("grant", min(delay, limits.GRANT_TIMER_MS_MAX)))
 
-    def _wait_again(
-        self, register: Register, mine: Promises, patience: Patience, wait: Callable[[Wait], None]
-    ) -> None:
+    def _wait_again(self, register: Register, mine: Promises, patience: Patience, wait: Callable[[Wait], None]) -> None:
         """Set the grant timer that a restart forgot: otherwise a split vote with nobody else to come lasts for ever."""
         last, top = mine.highest(register.now), register.top
         if last is None or last != mine.promised or (top is not None and top > last):

@@ -81,6 +81,7 @@ class TimerKind(Enum):
     DIGEST = "digest"
     CLOSE = "close"
     VOTE = "vote"
+    SYNC = "sync"
 
 
 @dataclass(frozen=True, slots=True)

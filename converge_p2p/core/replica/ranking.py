@@ -1,8 +1,8 @@
 """Which claim an elector grants a round to: who may stand, and in which order.
 
 Knows: the pool's assignment rule. Must not know: timers, or what the elector signed.
-Source: `docs/protocol.md`, electors. The order decides who works, never what counts: electors that know different claims
-may differ, and the round then has no certificate.
+Source: `docs/protocol.md`, electors. The order decides who works, never what counts: electors that know
+different claims may differ, and the round then has no certificate.
 """
 
 from __future__ import annotations

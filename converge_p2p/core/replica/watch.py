@@ -138,7 +138,9 @@ class TaskWatch:
         if patience.claim_timer == top:
             return
         patience.claim_timer = top
-        ttl = min(self._base_ttl_ms(register) << min(top.round, limits.CLAIM_TTL_DOUBLINGS_MAX), limits.CLAIM_TTL_MS_MAX)
+        ttl = min(
+            self._base_ttl_ms(register) << min(top.round, limits.CLAIM_TTL_DOUBLINGS_MAX), limits.CLAIM_TTL_MS_MAX
+        )
         self._set_timer(TimerKey(TimerKind.CLAIM, register.id), ttl)
 
     def _base_ttl_ms(self, register: Register) -> int:

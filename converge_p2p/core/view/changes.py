@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.model.task import Outcome, TaskValue
+from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.oplog.bodies import Purpose, Token
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import Counting, Epochs, EpochValue
-from converge_p2p.core.view.register import Grant, Proposal, Register, StandingClaim
+from converge_p2p.core.view.register import Grant, Offer, Register, StandingClaim
 
 
 class Change(NamedTuple):
@@ -97,17 +97,16 @@ class EpochRegister(Register):
                 return None
             cuts.append(max(held, key=lambda cut: (cut.length, cut.head or b"")))
         before = self.epochs[self.number - 1].hash
-        return EpochValue(
-            self.number, before, OperationId(claim.ref), change.spec, tuple(cuts), tuple(sorted(grants))
-        )
+        return EpochValue(self.number, before, OperationId(claim.ref), change.spec, tuple(cuts), tuple(sorted(grants)))
 
-    def allows(self, token: Token, report: Proposal, claim: StandingClaim, value: TaskValue) -> bool:
+    def allows(self, offer: Offer) -> bool:
         """Whether the value is the change its claim named, on the promises its report names."""
+        _, claim, value, grants = offer
         if claim.purpose is not Purpose.EPOCH or value.worker != claim.author or value.outcome is not Outcome.COMPLETED:
             return False
-        named = {vote: self.promises[vote] for vote in report.grants if vote in self.promises}
+        named = {vote: self.promises[vote] for vote in grants if vote in self.promises}
         expected = self.propose(claim, named)
-        if expected is None or len(named) != len(report.grants) or expected.to_bytes() != value.result:
+        if expected is None or len(named) != len(grants) or expected.to_bytes() != value.result:
             return False
         return self.fit(named.values())
 
@@ -136,4 +135,3 @@ class EpochRegister(Register):
                 return None
             promised[grant.elector] = min(grant.seq, promised.get(grant.elector, grant.seq))
         return epoch, promised
-

@@ -9,7 +9,7 @@ register for each epoch number.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from converge_p2p.core import limits
@@ -177,7 +177,7 @@ class Epochs:
             self._pool if value is None else value.hash,
             spec,
             Counting(rules, self.protocol),
-            Counting(_changing(rules), self.protocol),
+            _changing(rules, self.protocol),
             electors,
             dict(promised or {}),
             cuts,
@@ -203,9 +203,22 @@ class Epochs:
         return self._epochs[number] if 0 <= number < len(self._epochs) else None
 
 
-def _changing(rules: Ruleset) -> Ruleset:
-    """The rules of the register of the next epoch: one formula for every step, so that any two of them meet."""
+def _changing(rules: Ruleset, protocol: ProtocolRules) -> Counting:
+    """How the register of the next epoch is counted: one formula for every step, so that any two of them meet."""
     alone = len(rules.epoch.electors) == 1
-    return Ruleset(
-        rules.epoch, None if alone else rules.epoch, rules.epoch, rules.epoch, rules.faults, trusted=rules.trusted
+    changing = Ruleset(
+        grant=rules.epoch,
+        endorse=None if alone else rules.epoch,
+        accept=rules.epoch,
+        epoch=rules.epoch,
+        faults=rules.faults,
+        trusted=rules.trusted,
+        deciders=rules.deciders,
     )
+    own = replace(
+        protocol,
+        endorse_phase=protocol.epoch_endorse,
+        lock_rule=protocol.epoch_locks,
+        fence_accepts=protocol.epoch_rounds,
+    )
+    return Counting(changing, own)

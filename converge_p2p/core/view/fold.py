@@ -39,7 +39,7 @@ from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordination
-from converge_p2p.core.view.epochs import Epoch, Epochs, epoch_subject
+from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
@@ -77,6 +77,11 @@ class View:
         """Who votes now."""
         return self.epochs.current.electors if len(self.epochs) else frozenset()
 
+    @property
+    def counting(self) -> Counting:
+        """How votes on tasks are counted now. Only after the founding."""
+        return self.epochs.current.counting
+
     def subject(self, name: TaskId) -> Register | None:
         """The register that votes on a subject are counted in, or None if nothing of it is known."""
         return self.registers.get(name) or self.changes.get(name)
@@ -106,9 +111,7 @@ class View:
             # more than f electors lied: no honest one endorses terms that cannot be safe
             return None
         return self._open(
-            self.epochs.add(
-                value.spec, rules, value=self.next_change.value, promised=promised, cuts=value.cuts
-            )
+            self.epochs.add(value.spec, rules, value=self.next_change.value, promised=promised, cuts=value.cuts)
         )
 
     def _open(self, epoch: Epoch) -> Epoch:
@@ -133,7 +136,7 @@ class View:
         return changes
 
     def _locks_justified(self, promised: Mapping[PublicKey, int]) -> bool:
-        """Whether all that these electors accepted in the present epoch, before those seqs, was endorsed by a quorum."""
+        """Whether all that these electors accepted in this epoch, before those seqs, was endorsed by a quorum."""
         number = self.epochs.number
         for task in self.open:
             register = self.registers[task]
@@ -245,9 +248,7 @@ class View:
         match ballot.phase:
             case Phase.GRANT:
                 # the reference is a claim operation; a grant of an unknown claim counts once the claim is known
-                grant = Grant(
-                    elector, OperationId(ballot.ref), ballot.lock, ballot.expired, operation.seq, ballot.held
-                )
+                grant = Grant(elector, OperationId(ballot.ref), ballot.lock, ballot.expired, operation.seq, ballot.held)
                 register.add_grant(token, operation.id, grant)
             case Phase.ENDORSE:
                 register.add_endorsement(token, elector, ValueHash(ballot.ref))
@@ -259,7 +260,7 @@ class View:
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
         """Apply an operation of a frozen author: votes count under the electorate they name, data does not.
 
-        The content of a reported value is remembered all the same: a certificate may rest on it. So is that of a motion.
+        The content of a reported value, or of a motion, is remembered all the same: a certificate may rest on it.
         """
         match operation.body:
             case VoteBody() as body:

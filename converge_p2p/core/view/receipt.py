@@ -60,7 +60,7 @@ class Receipt:
             founding = decode_operation(self.genesis, self.pool)
             if not isinstance(founding.body, Genesis) or pool_id(founding.author, founding.body.spec) != self.pool:
                 raise SignatureError("the founding operation is not this pool's")
-            rules = compile_rules(founding.body.spec)
+            rules = compile_rules(founding.body.spec, disputes=False)
             accepted: dict[int, set[PublicKey]] = {}
             for signed in self.votes:
                 vote = decode_operation(signed, self.pool)

@@ -73,6 +73,15 @@ class Proposal(NamedTuple):
     grants: tuple[OperationId, ...]
 
 
+class Offer(NamedTuple):
+    """A proposal whose content and whose claim are known."""
+
+    token: Token
+    claim: StandingClaim
+    value: TaskValue
+    grants: tuple[OperationId, ...]
+
+
 class Vote(NamedTuple):
     """Where a vote stands: the position in the elector's chain, and the operation."""
 
@@ -155,10 +164,10 @@ class Register(ABC):
         """The epoch in which the subject is voted on now."""
 
     @abstractmethod
-    def allows(self, token: Token, report: Proposal, claim: StandingClaim, value: TaskValue) -> bool:
-        """Whether a claimant may propose this value where no lock binds it."""
+    def allows(self, offer: Offer) -> bool:
+        """Whether a claimant may propose this value, on these promises, where no lock binds it."""
 
-    def initial_lock(self, epoch: int) -> Lock | None:
+    def initial_lock(self, _epoch: int, /) -> Lock | None:
         """The lock that every elector of an epoch begins with, from the promises the epoch was made of."""
         return None
 
@@ -316,7 +325,7 @@ class Register(ABC):
         return counting.enough(endorse, voters, votes.endorsed)
 
     def usable(self, token: Token, grant: Grant, protocol: ProtocolRules) -> bool:
-        """Whether a proposal may rest on a promise: its lock, if it carries one, is of an earlier round and justified."""
+        """Whether a proposal may rest on a promise: a lock that it carries is of an earlier round, and justified."""
         lock = grant.lock
         if lock is None or not protocol.lock_by_epoch or lock.token.epoch != token.epoch:
             return True
@@ -351,7 +360,7 @@ class Register(ABC):
         protocol = self.counting(token.epoch).protocol
         lock = self.binding_lock(token, named)
         if lock is None or not protocol.lock_rule:
-            return self.allows(token, report, claim, value)
+            return self.allows(Offer(token, claim, value, report.grants))
         if not protocol.check_value_against_lock:
             return True
         # whoever endorsed an epoch saw that the locks it begins with are justified

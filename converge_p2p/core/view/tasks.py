@@ -11,11 +11,11 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from converge_p2p.core.codec import tagged_hash
-from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
 from converge_p2p.core.oplog.bodies import Lock, Purpose, Token
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import Counting, Epochs
-from converge_p2p.core.view.register import NOBODY, Proposal, Register, RoundVotes, StandingClaim
+from converge_p2p.core.view.register import NOBODY, Offer, Register, RoundVotes, StandingClaim
 
 
 class Submitted(NamedTuple):
@@ -82,7 +82,7 @@ class TaskRegister(Register):
         number = token.epoch.to_bytes(8, "big")
         return min(epoch.electors, key=lambda elector: tagged_hash("granter", self.id, number, elector))
 
-    def initial_lock(self, epoch: int) -> Lock | None:
+    def initial_lock(self, epoch: int, /) -> Lock | None:
         """The highest value that an elector whose promise an epoch is made of had accepted before it promised.
 
         An honest elector accepts only what a quorum endorsed, and whoever endorsed the epoch saw that. What a forked
@@ -144,10 +144,10 @@ class TaskRegister(Register):
 
     def workers(self) -> list[StandingClaim]:
         """Whose work a round that is open to several is meant for: the first of those who stand, by rank."""
-        standing = [
-            claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim)
-        ]
-        standing.sort(key=lambda claim: (self.reported_twice(claim.author), tagged_hash("several", self.id, claim.author)))
+        standing = [claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim)]
+        standing.sort(
+            key=lambda claim: (self.reported_twice(claim.author), tagged_hash("several", self.id, claim.author))
+        )
         return standing[: self.speculative]
 
     def attempts(self) -> int:
@@ -183,8 +183,9 @@ class TaskRegister(Register):
 
     # ------------------------------------------------------------ the rules of a proposal
 
-    def allows(self, token: Token, report: Proposal, claim: StandingClaim, value: TaskValue) -> bool:
+    def allows(self, offer: Offer) -> bool:
         """Whether a claimant may propose this value where no lock binds it: its own work, as its purpose says."""
+        token, claim, value, _ = offer
         if value.worker != claim.author:
             return False
         if self.counting(token.epoch).rules.speculative and not self._entitled(claim):

@@ -6,11 +6,13 @@ Knows: the client and the schema. Must not know: governance.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import click
 
 from converge_node import schema
 from converge_node.cli.client import connect
+from converge_node.cli.governance import governance_options, governance_terms
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 
@@ -23,11 +25,6 @@ def pool() -> None:
 @pool.command
 @click.argument("name")
 @click.option(
-    "--governance",
-    type=click.Choice(["democratic", "dictatorial"]),
-    help="Who decides: a majority of the electors, or one leader. Default: the setting governance.default.",
-)
-@click.option(
     "--elector",
     "electors",
     multiple=True,
@@ -38,10 +35,12 @@ def pool() -> None:
 @click.option("--topic", "topics", multiple=True, metavar="T", help="Topics it is about. Repeatable.")
 @click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before a task fails.")
+@governance_options
 @apply_shared
 @pass_invocation
 def create(
     invocation: Invocation,
+    /,
     name: str,
     *,
     governance: str | None,
@@ -50,6 +49,7 @@ def create(
     topics: tuple[str, ...],
     claim_ttl: float | None,
     max_retries: int | None,
+    **who_decides: Any,
 ) -> None:
     """Found a pool called NAME."""
     if governance is None:
@@ -59,6 +59,7 @@ def create(
     body = schema.CreatePool(
         name=name,
         governance=governance,
+        terms=governance_terms(who_decides),
         electors=list(electors),
         task_types=list(task_types),
         topics=list(topics),
@@ -116,6 +117,7 @@ def _pool_text(item: schema.PoolDetail) -> str:
         ("pool", item.id),
         ("name", item.name),
         ("governance", item.governance),
+        ("decided by", item.decided_by or "not known yet"),
         ("state", _standing(item)),
         ("quorum", quorum),
         ("task types", ", ".join(item.task_types) or "any"),

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from converge_node import schema
 from converge_node.control import views
+from converge_node.control.governance import governance_model
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.stream import EventStream
 from converge_node.errors import Busy, NotReady, UsageError, http_status_of, known_error
@@ -31,18 +32,12 @@ from converge_node.settings_check import parse_topic
 from converge_p2p import __version__
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError, NotFound
-from converge_p2p.core.governance.models import Democratic, Dictatorial, GovernanceModel
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.model.task import Task, TaskState, TaskView
 from converge_p2p.core.types import TaskId
 
 _log = logging.getLogger("converge_node.control")
 _R = TypeVar("_R")
-
-GOVERNANCE_MODELS: Final[dict[str, Callable[[], GovernanceModel]]] = {
-    "democratic": Democratic,
-    "dictatorial": Dictatorial,
-}
 
 Endpoint = Callable[[Request], Awaitable[Any]]
 
@@ -194,8 +189,7 @@ class ControlApi:
 
     async def _create_pool(self, request: Request) -> schema.PoolDetail:
         node, body = self._state.running(), _body(request, schema.CreatePool)
-        if body.governance not in GOVERNANCE_MODELS:
-            raise LocalError(f"unknown governance {body.governance!r}; known are {', '.join(GOVERNANCE_MODELS)}")
+        model = governance_model(body.governance, body.terms, lambda names: views.elector_keys(node, names))
         policy = PoolPolicy()
         if body.claim_ttl_s is not None:
             policy = replace(policy, claim_ttl_ms=_ms(body.claim_ttl_s))
@@ -204,7 +198,7 @@ class ControlApi:
         policy.check()
         pool = await node.create_pool(
             body.name,
-            governance=GOVERNANCE_MODELS[body.governance](),
+            governance=model,
             electors=views.elector_keys(node, body.electors),
             topics=[parse_topic(topic) for topic in body.topics],
             task_types=body.task_types,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import trio
 
-from converge_p2p.core.governance.models import GovernanceModel
+from converge_p2p.core.governance import GovernanceModel
 from converge_p2p.core.model.pool import PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
+from converge_node.control.governance import decided_by
 from converge_node.control.ports import AnnouncementLike, NodeLike, PeerLike, PoolLike
 from converge_node.schema import (
     MemberItem,
@@ -52,7 +53,12 @@ def pool_detail(pool: PoolLike) -> PoolDetail:
         MemberItem(agent_id=str(member.agent_id), public_key=member.public_key.hex(), elector=member.elector)
         for member in pool.members()
     ]
-    return PoolDetail(**_pool_fields(pool), member_list=members, frontier=pool.frontier_digest)  # type: ignore[arg-type]
+    return PoolDetail(
+        **_pool_fields(pool),  # type: ignore[arg-type]
+        member_list=members,
+        frontier=pool.frontier_digest,
+        decided_by=decided_by(pool.spec) if pool.ready else "",
+    )
 
 
 def announced_item(announcement: AnnouncementLike) -> PoolItem:

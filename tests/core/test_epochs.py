@@ -1,0 +1,200 @@
+"""Epochs: a carried motion becomes terms in force, exactly once, and what was decided before stays decided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from pool_kit import Mesh, Pool, notices
+
+from converge_p2p.core.codec import encode_value
+from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
+from converge_p2p.core.oplog.motions import YES, move_change
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.machine import Replica
+from converge_p2p.core.types import PublicKey, TaskId
+
+QUICK = PoolPolicy(hold_off_ms=5, grant_timer_ms=100, claim_ttl_ms=2000, max_retries=3)
+
+
+class Live:
+    """A pool of replicas that work: electors first, then workers; `agree` of the electors say yes to every change."""
+
+    def __init__(
+        self, electors: int = 3, workers: int = 2, *, seed: int = 0, loss: float = 0.0, **terms: object
+    ) -> None:
+        terms.setdefault("policy", QUICK)
+        self.pool = Pool(electors, workers, **terms)  # type: ignore[arg-type]
+        self.mesh = Mesh(
+            [
+                Replica(person.identity, self.pool.id, seed=index, digest_interval_ms=500)
+                for index, person in enumerate(self.pool.people)
+            ],
+            seed=seed,
+            loss=loss,
+        )
+        self.agree = set(range(electors))
+        self.works = set(range(electors, electors + workers))
+        self.mesh.on_notice = self._answer
+        self.mesh.connect()
+        self.mesh.at(0, 0, ev.Found(self.pool.spec))
+        self.mesh.run(lambda: all(replica.ready for replica in self.mesh.replicas))
+        for index in range(electors, electors + workers):
+            self.mesh.at(1, index, ev.Join())
+        self.mesh.run(
+            lambda: all(len(replica.view.members.all()) == electors + workers for replica in self.mesh.replicas)
+        )
+
+    def _answer(self, node: int, notice: object) -> ev.Command | None:
+        match notice:
+            case ev.MotionMoved(motion) if node in self.agree:
+                return ev.Say(motion, YES)
+            case ev.TaskChanged(task, TaskState.PENDING) if node in self.works:
+                return ev.Claim(task)
+            case ev.ClaimWon(task) if node in self.works:
+                return ev.Report(task, Outcome.COMPLETED, encode_value(node))
+        return None
+
+    def key(self, index: int) -> PublicKey:
+        return self.pool.people[index].key
+
+    @property
+    def terms(self) -> PoolSpec:
+        spec = self.mesh.replicas[0].view.spec
+        assert spec is not None
+        return spec
+
+    def electors_of(self, *people: int) -> PoolSpec:
+        return replace(self.terms, electors=tuple(sorted(self.key(index) for index in people)))
+
+    def move(self, by: int = 0, expel: tuple[int, ...] = (), terms: PoolSpec | None = None) -> None:
+        expelled = tuple(self.key(index) for index in expel)
+        self.mesh.at(1, by, ev.Move(move_change(expelled, terms, "because")))
+
+    def submit(self, name: bytes, by: int = 0) -> TaskId:
+        self.mesh.at(1, by, ev.Submit(TaskSpec(name, "work", encode_value({}))))
+        return task_id(self.pool.id, self.key(by), name)
+
+    def reach(self, epoch: int, among: tuple[int, ...] | None = None) -> None:
+        nodes = range(len(self.mesh.replicas)) if among is None else among
+        self.mesh.run(lambda: all(self.mesh.replicas[node].epoch == epoch for node in nodes))
+
+    def settled(self, task: TaskId) -> bool:
+        registers = [replica.view.registers.get(task) for replica in self.mesh.replicas]
+        return all(register is not None and register.state.terminal for register in registers)
+
+    def settle(self, task: TaskId) -> None:
+        self.mesh.run(lambda: self.settled(task))
+
+    def states(self) -> set[bytes]:
+        self.mesh.run(lambda: self.mesh.equal)
+        return {replica.view.state_bytes() for replica in self.mesh.replicas}
+
+
+@pytest.mark.parametrize("faults", [0, 1])
+def test_a_carried_change_of_electors_comes_into_force_everywhere_and_the_pool_works_on(faults: int) -> None:
+    live = Live(4, 2, faults=faults)
+    before = live.submit(b"before")
+    live.settle(before)
+    live.move(terms=live.electors_of(0, 1, 2, 3, 4))
+    live.reach(1)
+    assert live.mesh.replicas[4].is_elector
+    after = live.submit(b"after")
+    live.settle(after)
+    assert live.mesh.replicas[0].view.registers[after].settled_token is not None
+    assert live.mesh.replicas[0].view.registers[after].settled_token[0] == 1
+    assert len(live.states()) == 1
+
+
+def test_a_change_that_too_few_want_changes_nothing_and_stops_nothing() -> None:
+    live = Live(3, 1)
+    live.agree = {0}
+    live.move(terms=live.electors_of(0, 1, 2, 3))
+    task = live.submit(b"meanwhile")
+    live.settle(task)
+    assert {replica.epoch for replica in live.mesh.replicas} == {0}
+
+
+def test_of_two_changes_moved_at_once_one_is_made_and_the_other_lapses() -> None:
+    live = Live(3, 2)
+    live.move(0, terms=live.electors_of(0, 1, 2, 3))
+    live.move(1, terms=live.electors_of(0, 1, 2, 4))
+    live.reach(1)
+    live.mesh.run_for(20_000)
+    assert {replica.epoch for replica in live.mesh.replicas} == {1}
+    assert len(live.terms.electors) == 4
+    assert len(live.states()) == 1
+
+
+def test_an_expelled_member_is_cut_and_what_it_submitted_before_survives() -> None:
+    live = Live(3, 2)
+    kept = live.submit(b"kept", by=4)
+    live.settle(kept)
+    live.move(expel=(4,))
+    live.reach(1)
+    for replica in live.mesh.replicas:
+        assert not replica.view.members.has(live.key(4))
+        assert replica.view.registers[kept].state is TaskState.COMPLETED
+    told = [notice for node, notice in live.mesh.told if node == 0 and isinstance(notice, ev.MembersChanged)]
+    assert not told[-1].joined
+    assert len(live.states()) == 1
+
+
+def test_an_elector_that_leaves_the_electorate_votes_no_more() -> None:
+    live = Live(3, 2)
+    live.move(terms=live.electors_of(0, 1, 3))
+    live.reach(1)
+    assert not live.mesh.replicas[2].is_elector
+    task = live.submit(b"x", by=2)
+    live.settle(task)
+    certificate = live.mesh.replicas[0].view.registers[task].certificate
+    assert live.key(2) not in certificate
+    assert len(live.states()) == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_changes_and_work_go_on_together_on_links_that_lose(seed: int) -> None:
+    live = Live(3, 2, seed=seed, loss=0.2)
+    tasks = [live.submit(b"a%d" % number, by=number % 5) for number in range(4)]
+    live.move(seed % 3, terms=live.electors_of(0, 1, 2, 3))
+    live.reach(1)
+    tasks += [live.submit(b"b%d" % number, by=number % 5) for number in range(4)]
+    live.move((seed + 1) % 3, terms=live.electors_of(0, 2, 3, 4))
+    live.reach(2)
+    for task in tasks:
+        live.settle(task)
+    assert len(live.states()) == 1
+    assert not any(register.conflict for replica in live.mesh.replicas for register in replica.view.registers.values())
+
+
+def test_a_governance_change_is_a_change_like_any_other() -> None:
+    live = Live(3, 1)
+    alone = replace(live.electors_of(1), governance=GovernanceKind.DICTATORIAL)
+    live.move(terms=alone)
+    live.reach(1)
+    task = live.submit(b"x")
+    live.settle(task)
+    assert set(live.mesh.replicas[0].view.registers[task].certificate) == {live.key(1)}
+
+
+def test_a_newcomer_that_reads_everything_at_once_has_the_same_state() -> None:
+    live = Live(3, 2)
+    task = live.submit(b"x")
+    live.settle(task)
+    live.move(expel=(4,), terms=live.electors_of(0, 1, 2, 3))
+    live.reach(1)
+    live.settle(live.submit(b"y"))
+    (state,) = live.states()
+    late = Replica(live.pool.people[0].identity, live.pool.id)
+    stored = [
+        signed
+        for author in live.mesh.replicas[1].log.chains
+        for signed in live.mesh.replicas[1].log.read(author, 0, 10**6)
+    ]
+    founding = next(signed for signed in stored if signed == live.mesh.replicas[1].view.genesis)
+    effects = late.handle(
+        ev.Restored((founding, *(signed for signed in reversed(stored) if signed != founding))), ev.Now(0, 0)
+    )
+    assert not notices(effects, ev.Rejected)
+    assert late.view.state_bytes() == state
