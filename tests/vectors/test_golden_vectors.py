@@ -18,7 +18,9 @@ from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.topic import Topic
-from converge_p2p.core.types import AgentId, PublicKey, TaskId
+from converge_p2p.core.oplog.bodies import Token
+from converge_p2p.core.replica.renewal import Renewal, check_signature, decode_renewal
+from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
 
 
 def read(name: str) -> Any:
@@ -104,3 +106,16 @@ def test_a_descriptor_is_read_as_it_was_written(case: dict[str, Any]) -> None:
     assert list(descriptor.addresses) == case["addresses"]
     assert [topic.to_dict() for topic in descriptor.topics] == case["topics"]
     assert list(descriptor.capabilities) == [Capability.from_dict(one) for one in case["capabilities"]]
+
+
+@pytest.mark.parametrize("case", read("renewals.json"))
+def test_a_renewal_is_a_signature_and_its_fields(case: dict[str, Any]) -> None:
+    signed, pool, task = bytes.fromhex(case["signed"]), bytes.fromhex(case["pool"]), bytes.fromhex(case["task"])
+    author = Identity.from_seed(bytes.fromhex(case["seed"])).public_key
+    told = (case["fraction"], case["note"], case["counter"])
+    assert decode(signed[64:]) == [1, pool, task, author, case["epoch"], case["round"], *told]
+    whole = b"converge-p2p/1/renewal\0" + signed[64:]
+    assert VerifyKey(author).verify(whole, signed[:64]) == whole
+    renewal = decode_renewal(signed, PoolId(pool))
+    assert renewal == Renewal(TaskId(task), author, Token(case["epoch"], case["round"]), *told)
+    check_signature(signed, renewal)
