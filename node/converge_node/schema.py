@@ -158,6 +158,8 @@ class TaskItem(_Answer, frozen=True):
 
     Attributes:
         value: hash of the settled value, empty before: equal on all nodes.
+        progress: how much is done, 0 to 1, as the worker says; null if it says nothing, or does not work.
+        note: what the worker says about it.
     """
 
     id: str
@@ -175,6 +177,8 @@ class TaskItem(_Answer, frozen=True):
     priority: int = 0
     reason: str = ""
     value: str = ""
+    progress: float | None = None
+    note: str = ""
 
 
 class TaskDetail(TaskItem, frozen=True):

@@ -8,7 +8,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from converge_node.paths import resolve_paths
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.task import Outcome, Task
+from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import PoolId
 
@@ -342,6 +342,32 @@ async def test_watching_a_pool_prints_every_change_and_ends_when_the_node_stops(
         assert [line["data"]["state"] for line in lines[:-1]] == ["pending", "completed"]
         assert (code, lines[-1]["ok"], lines[-1]["error"]["code"]) == (4, False, "not_ready")
         assert not pool.watchers
+
+
+async def test_the_progress_of_a_task_is_shown_without_what_a_worker_may_not_do_to_a_terminal(
+    bench_of: Callable[[], Any],
+) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        handle = await pool.submit(Task("x", key="k"))
+        said = Progress(420, "almost\x1b[2Jhalf")
+        working = replace(pool.task(handle.id), state=TaskState.ASSIGNED, certified=True, progress=said)
+        pool.change(working)
+        code, data = await bench.json("task", "show", "demo", handle.id.hex())
+        assert (code, data["progress"], data["note"]) == (0, 0.42, said.note)
+
+        async def work() -> None:
+            await pool.watching.wait()
+            pool.change(working)
+            await trio.testing.wait_all_tasks_blocked()
+            bench.state.stopping.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            _, out, _ = await bench.run("task", "watch", "demo")
+        assert "\x1b" not in out
+        assert "assigned" in out
+        assert "42% almost" in out
 
 
 async def test_cancelling_carries_the_reason_and_the_refusal(bench_of: Callable[[], Any]) -> None:

@@ -44,6 +44,8 @@ from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
 from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.proposer import Proposer
+from converge_p2p.core.replica.renewal import Renewal
+from converge_p2p.core.replica.renewing import Renewals
 from converge_p2p.core.replica.session import Sessions
 from converge_p2p.core.replica.voting import Voting
 from converge_p2p.core.replica.watch import TaskWatch
@@ -96,7 +98,8 @@ class Replica:
         self._elector = Elector(identity.public_key, self.view, self._held)
         self._proposer = Proposer(identity.public_key, self._emit)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
-        self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit)
+        self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
+        self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
         self._digest_interval_ms = digest_interval_ms
         self._seed = seed
         self._draws = 0
@@ -140,6 +143,10 @@ class Replica:
     def expired(self, task: TaskId) -> bool:
         """Whether the time of whoever holds the task is over on the local clock."""
         return self._watch.expired(task)
+
+    def progress(self, task: TaskId) -> Renewal | None:
+        """What the holder of a task said last, if anything."""
+        return self._watch.said(task)
 
     def has_peer(self, peer: PeerId) -> bool:
         """Whether this replica synchronises with a peer."""
@@ -186,6 +193,10 @@ class Replica:
                 self._sessions.peer_down(peer, self._now.mono_ms)
             case ev.Restored(operations):
                 self._restore(operations)
+            case ev.RenewalReceived():
+                self._renewals.hear(event)
+            case ev.Renew():
+                self._renewals.say(event, self._now.wall_ms)
             case _:
                 self._command(event)
 
@@ -223,6 +234,9 @@ class Replica:
         self._next_token += 1
         self._effects.append(ev.Persist(token, tuple(operations), durable))
         return token
+
+    def _put(self, effect: Effect) -> None:
+        self._effects.append(effect)
 
     def _emit(self, notice: Notice) -> None:
         self._effects.append(Emit(notice))

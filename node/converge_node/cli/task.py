@@ -161,6 +161,7 @@ def task_text(item: schema.TaskDetail) -> str:
         ("submitter", item.submitter),
         ("worker", item.settled_by or item.assigned_to or "none"),
         ("claim", f"epoch {item.epoch}, round {item.round}" if item.round >= 0 else "none"),
+        ("progress", _progress(item) or "none"),
         ("attempts", item.attempts),
         ("inputs", _json(item.inputs)),
     ]
@@ -194,8 +195,13 @@ def _print_change(invocation: Invocation, item: schema.TaskItem) -> None:
         print(item.id, flush=True)
     else:
         worker = short(item.settled_by or item.assigned_to or "")
-        words = (short(item.id), _state(item), item.objective, worker, item.reason)
+        words = (short(item.id), _state(item), item.objective, worker, _progress(item), item.reason)
         print("  ".join(clean(word) for word in words if word), flush=True)
+
+
+def _progress(item: schema.TaskItem) -> str:
+    """What the worker says of its work, or nothing."""
+    return "" if item.progress is None else f"{item.progress:.0%} {item.note}".rstrip()
 
 
 def _state(item: schema.TaskItem) -> str:

@@ -217,6 +217,8 @@ def _task_fields(view: TaskView) -> dict[str, object]:
         "certified": view.certified,
         "priority": view.spec.priority,
         "value": "" if value is None else value.hash.hex(),
+        "progress": None if view.progress is None else view.progress.fraction / 1000,
+        "note": "" if view.progress is None else view.progress.note,
         "reason": "" if value is None or value.outcome is Outcome.COMPLETED else _reason(view),
     }
 
