@@ -55,6 +55,10 @@ class Phase(IntEnum):
     ACCEPT = 2
 
 
+_PHASES = tuple(Phase)
+"""By number: a look-up costs a fifth of what making an enumeration's member from its number does."""
+
+
 class Purpose(IntEnum):
     """Why somebody claims: to work, to settle a cancellation, or to settle a failure after the last retry."""
 
@@ -302,7 +306,7 @@ def _ballot(item: Any) -> Ballot:
     if expired is not None and (phase != Phase.GRANT or _round(expired) >= _round(number)):
         raise CodecError("only a grant names an expired round, and one below its own")
     return Ballot(
-        Phase(phase),
+        _PHASES[phase],
         TaskId(_hash("a task id", task)),
         _round(number),
         _hash("the reference of a ballot", ref),
