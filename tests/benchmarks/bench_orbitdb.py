@@ -5,6 +5,8 @@ what makes either side fast.
 Both sides take turns. An append is a small task submitted to a pool of the own node, or an event added to OrbitDB, with
 the same values. OrbitDB appends twice: as shipped, which never syncs a write to disk, and with a sync for each write,
 which is what this library's figure means. Its appends as shipped make the log that the cold sync then fetches.
+Beside the rates stand those for each second of processor time, which other work on the machine disturbs less; of a cold
+sync it is the newcomer's.
 Without node and npm, or without what they install, it says so and ends well.
 """
 
@@ -22,6 +24,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 from bench_mesh import Worker
@@ -35,7 +38,12 @@ ENTRIES, ROUNDS, BUDGET_S = 10_000, 3, 330
 WARM_UP, WINDOW, SYNCED = 100, 256, 200
 OURS, SHIPPED, SYNCS = "this library", "OrbitDB as shipped", "OrbitDB with a sync for each write"
 
-Rates = dict[tuple[str, bool], list[float]]
+
+class Cost(NamedTuple):
+    """What something took: seconds, and seconds of processor time."""
+
+    seconds: float
+    processor_s: float
 
 
 class OrbitPeer(Worker):
@@ -63,30 +71,39 @@ def install() -> str:
     return f"npm ci failed: {done.stderr.strip()[-300:]}" if done.returncode else ""
 
 
-async def submit(pool: PoolHandle, first: int, count: int, pipelined: bool) -> float:
-    """Submit tasks until they are on disk, and return the seconds it took."""
-    room = trio.CapacityLimiter(WINDOW if pipelined else 1)
+def processor_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    async def one(number: int) -> None:
-        async with room:
+
+async def submit(pool: PoolHandle, first: int, count: int, pipelined: bool) -> Cost:
+    """Submit tasks until they are on disk, one after another or with a window of open ones."""
+    numbers = iter(range(first, first + count))
+
+    async def one_by_one() -> None:
+        for number in numbers:
             await pool.submit(Task("nobody does this", {"number": number}))
 
-    began = time.perf_counter()
-    if pipelined:
-        async with trio.open_nursery() as nursery:
-            for number in range(first, first + count):
-                nursery.start_soon(one, number)
-    else:
-        for number in range(first, first + count):
-            await one(number)
-    return time.perf_counter() - began
+    began, used = time.perf_counter(), processor_s(os.getpid())
+    async with trio.open_nursery() as nursery:
+        for _ in range(WINDOW if pipelined else 1):
+            nursery.start_soon(one_by_one)
+    return Cost(time.perf_counter() - began, processor_s(os.getpid()) - used)
 
 
-async def append(peer: OrbitPeer, first: int, count: int, pipelined: bool) -> float:
-    """Add events to OrbitDB, and return the seconds it took."""
-    order = {"do": "append", "first": first, "count": count, "pipelined": pipelined}
-    seconds: float = (await peer.ask(order))["seconds"]
-    return seconds
+async def append(peer: OrbitPeer, first: int, count: int, pipelined: bool) -> Cost:
+    """Add events to OrbitDB, one after another or all at once; it queues them."""
+    answer = await peer.ask({"do": "append", "first": first, "count": count, "pipelined": pipelined})
+    return Cost(answer["seconds"], answer["processor_s"])
+
+
+def rate(count: int, cost: Cost) -> tuple[float, float]:
+    """How many a second, and a second of processor time."""
+    return count / cost.seconds, count / cost.processor_s
+
+
+Rates = dict[tuple[str, bool], list[tuple[float, float]]]
 
 
 async def appends(pool: PoolHandle, shipped: OrbitPeer, synced: OrbitPeer, entries: int) -> Rates:
@@ -98,37 +115,36 @@ async def appends(pool: PoolHandle, shipped: OrbitPeer, synced: OrbitPeer, entri
     bounds = [WARM_UP + (entries - WARM_UP) * turn // (ROUNDS * 2) for turn in range(ROUNDS * 2 + 1)]
     for turn, (first, end) in enumerate(itertools.pairwise(bounds)):
         pipelined, count = bool(turn % 2), end - first
-        rates[OURS, pipelined].append(count / await submit(pool, first, count, pipelined))
-        rates[SHIPPED, pipelined].append(count / await append(shipped, first, count, pipelined))
-        rates[SYNCS, pipelined].append(SYNCED / await append(synced, first, SYNCED, pipelined))
+        rates[OURS, pipelined].append(rate(count, await submit(pool, first, count, pipelined)))
+        rates[SHIPPED, pipelined].append(rate(count, await append(shipped, first, count, pipelined)))
+        rates[SYNCS, pipelined].append(rate(SYNCED, await append(synced, first, SYNCED, pipelined)))
     return rates
 
 
-def say_appends(rates: Rates) -> None:
-    """Print medians and ratios of medians."""
-    for pipelined in (False, True):
-        how = f"up to {WINDOW} at a time" if pipelined else "one at a time"
-        ours = statistics.median(rates[OURS, pipelined])
-        for side in (OURS, SHIPPED, SYNCS):
-            rate = statistics.median(rates[side, pipelined])
-            runs = ", ".join(f"{rate:.0f}" for rate in rates[side, pipelined])
-            ratio = "" if side is OURS else f"; this library: {ours / rate:.1f} times as many"
-            print(f"appends, {how}, {side}: {rate:.0f}/s (runs {runs}){ratio}")
+def say(what: str, rates: dict[str, list[tuple[float, float]]]) -> None:
+    """Print the medians of every side, and their ratios to those of this library."""
+    ours = [statistics.median(figures) for figures in zip(*rates[OURS], strict=True)]
+    for side, runs in rates.items():
+        own = [statistics.median(figures) for figures in zip(*runs, strict=True)]
+        each = ", ".join(f"{run[0]:.0f}" for run in runs)
+        ratios = [mine / theirs for mine, theirs in zip(ours, own, strict=True)]
+        beside = "" if side == OURS else f"; this library: {ratios[0]:.1f} and {ratios[1]:.1f} times as many"
+        print(f"{what}, {side}: {own[0]:.0f}/s (runs {each}), {own[1]:.0f} a processor second{beside}")
 
 
-async def our_sync(node: Node, pool: PoolHandle, home: Path) -> float:
+async def our_sync(node: Node, pool: PoolHandle, home: Path) -> Cost:
     """Let a new process of this library fetch the pool; it is connected before the clock starts."""
     newcomer = Worker(node.addresses[0], home)
     try:
         await newcomer.hear()
-        began = time.perf_counter()
+        began, used = time.perf_counter(), processor_s(newcomer.process.pid)
         await newcomer.ask({"pool": pool.id.hex(), "concurrency": 1, "expect": pool.operations})
-        return time.perf_counter() - began
+        return Cost(time.perf_counter() - began, processor_s(newcomer.process.pid) - used)
     finally:
         newcomer.stop()
 
 
-async def their_sync(listens: str, address: str, home: Path, entries: int, limit_s: float) -> float | None:
+async def their_sync(listens: str, address: str, home: Path, entries: int, limit_s: float) -> Cost | None:
     """Let a new process of OrbitDB fetch the log; it is connected before the clock starts. None: not done in time."""
     newcomer = OrbitPeer(home, "shipped")
     try:
@@ -136,11 +152,30 @@ async def their_sync(listens: str, address: str, home: Path, entries: int, limit
         await newcomer.ask({"do": "dial", "to": listens})
         answer = await newcomer.ask({"do": "fetch", "address": address, "limit_s": limit_s})
         assert answer["entries"] in (0, entries), answer
-        seconds: float = answer["seconds"]
-        return seconds if answer["entries"] else None
+        return Cost(answer["seconds"], answer["processor_s"]) if answer["entries"] else None
     finally:
         newcomer.process.kill()
         newcomer.process.wait()
+
+
+async def syncs(
+    node: Node, pool: PoolHandle, shipped: tuple[str, str], folder: Path, entries: int, give_up: float
+) -> None:
+    """Let newcomers of both sides take turns, as often as the time allows, and print what they need."""
+    rates: dict[str, list[tuple[float, float]]] = {OURS: [], SHIPPED: []}
+    last_s = 0.0
+    for turn in range(ROUNDS):
+        left_s = give_up - time.perf_counter()
+        if turn and last_s > left_s:
+            break
+        rates[OURS].append(rate(entries, await our_sync(node, pool, folder / f"our-newcomer-{turn}")))
+        cost = await their_sync(*shipped, folder / f"their-newcomer-{turn}", entries, max(left_s, 1))
+        if cost is None:
+            print(f"cold sync of {entries} entries, {SHIPPED}: not done after {left_s:.0f} s")
+            break
+        rates[SHIPPED].append(rate(entries, cost))
+        last_s = cost.seconds
+    say(f"cold sync of {entries} entries", {side: runs for side, runs in rates.items() if runs})
 
 
 async def compare(folder: Path, entries: int, give_up: float) -> None:
@@ -153,37 +188,15 @@ async def compare(folder: Path, entries: int, give_up: float) -> None:
             address = (await shipped.ask({"do": "open"}))["address"]
             await synced.ask({"do": "open"})
             pool = await node.create_pool("full", governance=Dictatorial())
-            say_appends(await appends(pool, shipped, synced, entries))
+            rates = await appends(pool, shipped, synced, entries)
+            for pipelined, how in ((False, "one at a time"), (True, f"up to {WINDOW} at a time")):
+                say(f"appends, {how}", {side: rates[side, pipelined] for side in (OURS, SHIPPED, SYNCS)})
             await trio.to_thread.run_sync(synced.stop)
-            ours: list[float] = []
-            theirs: list[float] = []
-            for turn in range(ROUNDS):
-                ours.append(await our_sync(node, pool, folder / f"our-newcomer-{turn}"))
-                left_s = give_up - time.perf_counter()
-                if theirs and theirs[-1] > left_s:
-                    break
-                home = folder / f"their-newcomer-{turn}"
-                seconds = await their_sync(listens, address, home, entries, max(left_s, 1))
-                if seconds is None:
-                    print(f"cold sync of {entries} entries, OrbitDB as shipped: not done after {left_s:.0f} s")
-                    break
-                theirs.append(seconds)
-            say_sync(ours, theirs, entries)
+            await syncs(node, pool, (listens, address), folder, entries, give_up)
     finally:
         for peer in (shipped, synced):
             peer.process.kill()
             peer.process.wait()
-
-
-def say_sync(ours: list[float], theirs: list[float], entries: int) -> None:
-    """Print medians and their ratio."""
-    for side, runs in ((OURS, ours), (SHIPPED, theirs)):
-        if runs:
-            took = statistics.median(runs)
-            each = ", ".join(f"{seconds:.1f}" for seconds in runs)
-            print(f"cold sync of {entries} entries, {side}: {took:.1f} s, {entries / took:.0f}/s (runs {each})")
-    if theirs:
-        print(f"cold sync: this library is {statistics.median(theirs) / statistics.median(ours):.1f} times as fast")
 
 
 def main() -> None:

@@ -60,7 +60,14 @@ await ipfs.start()
 const orbitdb = await createOrbitDB({ ipfs, directory: `${folder}/orbitdb` })
 let database
 
-const seconds = (began) => Number(process.hrtime.bigint() - began) / 1e9
+/* Start to measure; the result says the seconds and the processor seconds since then. */
+function measure () {
+  const [began, used] = [process.hrtime.bigint(), process.cpuUsage()]
+  return () => {
+    const { user, system } = process.cpuUsage(used)
+    return { seconds: Number(process.hrtime.bigint() - began) / 1e9, processor_s: (user + system) / 1e6 }
+  }
+}
 
 /* What `open` does: make a database, or open one by its address. */
 async function open ({ address }) {
@@ -71,28 +78,28 @@ async function open ({ address }) {
 /* Append events: one after another, each awaited, or all handed over at once. */
 async function append ({ count, first, pipelined }) {
   const value = (number) => ({ kind: 'nobody does this', inputs: { number: first + number } })
-  const began = process.hrtime.bigint()
+  const measured = measure()
   if (pipelined) {
     await Promise.all(Array.from({ length: count }, (_, number) => database.add(value(number))))
   } else {
     for (let number = 0; number < count; number++) await database.add(value(number))
   }
-  return { seconds: seconds(began) }
+  return measured()
 }
 
-/* As a newcomer that is already connected: fetch the whole log, and say how long it took and how much came. */
+/* As a newcomer that is already connected: fetch the whole log, and say what it cost and how much came. */
 async function fetch ({ address, limit_s: limit }) {
-  const began = process.hrtime.bigint()
+  const measured = measure()
   database = await orbitdb.open(address)
   // the first update comes when the head was joined: every entry below it was then fetched, verified and indexed
   const done = await new Promise((resolve) => {
     database.events.once('update', () => resolve(true))
     setTimeout(resolve, limit * 1000, false)
   })
-  const took = seconds(began)
+  const cost = measured()
   let entries = 0
   if (done) for await (const _ of database.log.traverse()) entries++
-  return { seconds: took, entries }
+  return { ...cost, entries }
 }
 
 const orders = {
