@@ -80,6 +80,10 @@ class Phase(IntEnum):
     ACCEPT = 2
 
 
+_PHASES = tuple(Phase)
+"""By number: a look-up costs a fifth of what making an enumeration's member from its number does."""
+
+
 class Purpose(IntEnum):
     """Why somebody claims.
 
@@ -370,7 +374,7 @@ def _ballot(item: Any) -> Ballot:
     if held and phase != Phase.GRANT:
         raise CodecError("only a grant says what is held of others")
     return Ballot(
-        Phase(phase),
+        _PHASES[phase],
         TaskId(_hash("a task id", task)),
         _round(number),
         _hash("the reference of a ballot", ref),
