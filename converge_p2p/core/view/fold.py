@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import admits
-from converge_p2p.core.governance.electorate import Electorate
+from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
@@ -121,7 +121,7 @@ class View:
             subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
         )
         rules = epoch.counting.rules
-        self.motions.open_epoch(epoch.number, Electorate(epoch.electors, rules.epoch, rules.accept))
+        self.motions.open_epoch(epoch.number, electorate_of(epoch.electors, rules, epoch.number))
         founders = epoch.electors if self.creator is None or epoch.number else epoch.electors | {self.creator}
         self.members.found(founders, epoch.number)
         return epoch
@@ -131,7 +131,8 @@ class View:
         changes = {}
         for motion in self.motions.carried_changes(epoch.number):
             spec = motion.terms or epoch.spec
-            if not set(motion.expelled) & set(spec.electors):
+            same_pool = (spec.name, spec.nonce) == (epoch.spec.name, epoch.spec.nonce)
+            if same_pool and not set(motion.expelled) & set(spec.electors):
                 changes[motion.id] = Change(motion.expelled, spec)
         return changes
 
