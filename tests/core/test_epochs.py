@@ -230,3 +230,31 @@ def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: Gov
     assert electorate.resolve is not None
     answer = electorate.resolve((b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
     assert answer == (1 if found else None)
+
+
+def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_with_one_other() -> None:
+    live = Live(3, 1)
+    live.settle(live.submit(b"x", by=2))
+    live.mesh.run(lambda: live.mesh.equal)
+    # elector 1 hears nothing more: 0 and 2 are the quorum that removes 2
+    live.mesh.deaf = {1}
+    live.move(expel=(2,), terms=live.electors_of(0, 1))
+    live.reach(1, among=(0, 2, 3))
+    live.submit(b"too late", by=2)
+    live.mesh.run_for(3000)
+    removed = live.mesh.replicas[0]
+    assert removed.log.frozen_at(live.key(2)) is not None
+    pair = Mesh([removed, Replica(live.pool.people[1].identity, live.pool.id, digest_interval_ms=500)], gossip=False)
+    pair.now_ms = live.mesh.now_ms
+    pair.connect()
+    pair.run(lambda: pair.equal and pair.replicas[1].epoch == 1)
+    assert pair.replicas[1].view.state_bytes() == removed.view.state_bytes()
+
+
+def test_nobody_who_was_expelled_can_be_made_an_elector_again() -> None:
+    live = Live(3, 2)
+    live.move(expel=(4,))
+    live.reach(1)
+    live.move(terms=live.electors_of(0, 1, 2, 4))
+    live.mesh.run_for(20_000)
+    assert {replica.epoch for replica in live.mesh.replicas} == {1}
