@@ -66,32 +66,29 @@ class Electorate(NamedTuple):
     resolve: DisputeHook | None = None
 
 
-def electorate(epoch: int, electors: frozenset[PublicKey], rules: Ruleset) -> Electorate:
-    """Return who decides about motions in an epoch, by its rules: by count, or as an own model resolves disputes."""
+def electorate_of(electors: frozenset[PublicKey], rules: Ruleset, epoch: int) -> Electorate:
+    """Return who decides about motions in an epoch, by its rules.
+
+    A model of a user that overrides `resolve_dispute` answers disputes itself. Changes of the pool are always counted
+    by the formula, so that the intersection check vouches for them.
+    """
     own = type(rules.model).resolve_dispute is not GovernanceModel.resolve_dispute
-    return Electorate(electors, rules.epoch, rules.accept, _Model(epoch, rules) if own else None)
+    return Electorate(electors, rules.epoch, rules.accept, _hook(rules, epoch) if own else None)
 
 
-class _Model:
-    """Asks the governance model of an epoch."""
-
-    __slots__ = ("_epoch", "_rules")
-
-    def __init__(self, epoch: int, rules: Ruleset) -> None:
-        self._epoch = epoch
-        self._rules = rules
-
-    def __call__(
-        self,
+def _hook(rules: Ruleset, epoch: int) -> DisputeHook:
+    def resolve(
         subject: bytes,
         options: tuple[bytes, ...],
         ballots: tuple[tuple[PublicKey, int], ...],
         electors: frozenset[PublicKey],
     ) -> int | None:
-        # of an elector that contradicted itself the highest option counts: a yes, where there is one
-        chosen = {elector: options[index] for elector, index in ballots if elector in electors}
+        # of an elector that contradicts itself the last option counts: a yes cannot be taken back
+        said = {elector: options[choice] for elector, choice in ballots if elector in electors}
         try:
-            answer = self._rules.resolve_dispute(options, chosen, epoch=self._epoch, subject=subject)
-        except Exception:  # noqa: BLE001 - foreign code that fails on what members wrote leaves the dispute open
+            outcome = rules.resolve_dispute(options, said, epoch=epoch, subject=subject)
+        except Exception:  # noqa: BLE001 - the edge: a user's model must not end a replica, and has then decided nothing
             return None
-        return next((index for index, option in enumerate(options) if option == answer), None)
+        return options.index(outcome) if isinstance(outcome, bytes) and outcome in options else None
+
+    return resolve

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import AdmissionContext, admits, check_admission
-from converge_p2p.core.governance.electorate import electorate
+from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
 from converge_p2p.core.oplog.bodies import (
+    ActBody,
     Ballot,
     ClaimBody,
     Cut,
@@ -32,10 +33,12 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
+from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
@@ -61,6 +64,7 @@ class View:
         self._next_change: EpochRegister | None = None
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
+        self.coordination = Coordination(pool, self.members, self.registers, self._register)
         self.trust = TrustFold(self.registers, self.motions)
 
     # ------------------------------------------------------------ epochs
@@ -121,7 +125,8 @@ class View:
             subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
         )
         rules = epoch.counting.rules
-        self.trust.touch(*self.motions.open_epoch(epoch.number, electorate(epoch.number, epoch.electors, rules)))
+        electorate = electorate_of(epoch.electors, rules, epoch.number)
+        self.trust.touch(*self.motions.open_epoch(epoch.number, electorate))
         founders = epoch.electors if self.creator is None or epoch.number else epoch.electors | {self.creator}
         self.members.found(founders, epoch.number)
         return epoch
@@ -131,7 +136,9 @@ class View:
         changes = {}
         for motion in self.motions.carried_changes(epoch.number):
             spec = motion.terms or epoch.spec
-            if not set(motion.expelled) & set(spec.electors):
+            same_pool = (spec.name, spec.nonce) == (epoch.spec.name, epoch.spec.nonce)
+            gone = {*motion.expelled, *self.members.expelled()}
+            if same_pool and not gone & set(spec.electors):
                 changes[motion.id] = Change(motion.expelled, spec)
         return changes
 
@@ -153,6 +160,7 @@ class View:
         """Take back the data operations of a removed author beyond its cut. Votes stay."""
         touched = self._take_back(cut.author, cut.length, voided)
         self.members.expel(cut.author, cut.length)
+        self.coordination.expel(cut.author, self.epochs.number)
         return touched
 
     # ------------------------------------------------------------ applying
@@ -191,6 +199,10 @@ class View:
                 self.motions.add_motion(operation)
                 self.trust.touch(TaskId(body.subject))
                 return (self.next_change.id,)
+        if isinstance(body, CoordinationBody | ActBody):
+            touched = self.coordination.apply(operation, body)
+            self.trust.touch(*touched)
+            return touched
         task = self._apply_data(operation)
         self.trust.touch(task)
         return (task,)
@@ -222,9 +234,10 @@ class View:
         match body:
             case SubmitBody(spec):
                 register = self._register(task_id(self.pool, author, spec.key))
-                if register.submitted is None:
+                if register.submitted is None or register.submitted.delegate is not None:
                     # the author's chain decides between two submits with one key: the first stands
                     register.set_submitted(Submitted(operation.id, author, spec))
+                    self.coordination.refresh(register.id)
                 return register.id
             case ClaimBody(task, purpose, bid, reason, ref):
                 self._claimed(task, purpose, operation.epoch).claims[operation.id] = StandingClaim(
@@ -277,6 +290,22 @@ class View:
                 if register.settled is not None:
                     self.open.pop(register.id, None)
 
+    def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
+        """Count what an operation that waits for its predecessors says of the next epoch.
+
+        Votes count wherever they stand. Of an elector that was removed nobody may have the operations before its last
+        votes any more, and those votes may be what certified its removal. Promises are never among them: the cut is not
+        below them, and where they stand matters.
+        """
+        body, epoch = operation.body, self.epochs.find(operation.epoch)
+        if not isinstance(body, VoteBody) or epoch is None or operation.author not in epoch.electors:
+            return ()
+        subject = epoch_subject(self.pool, operation.epoch + 1)
+        early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
+        for ballot in early:
+            self._apply_ballot(operation, ballot)
+        return (subject,) if early else ()
+
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
         """Apply an operation of a frozen author: votes count under the electorate they name, data does not.
 
@@ -306,6 +335,8 @@ class View:
         touched = self._take_back(author, seq, voided)
         self.members.freeze(author, seq)
         self.epochs.frozen.add(author)
+        touched.update(self.coordination.freeze(author))
+        self.trust.touch(*touched)
         return touched
 
     def _take_back(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
@@ -320,6 +351,7 @@ class View:
                     if register is not None and register.submitted is not None:
                         if register.submitted.operation == operation.id:
                             register.set_submitted(None)
+                            self.coordination.refresh(task)
                         touched.add(task)
                 case ClaimBody(task, purpose):
                     self._claimed(task, purpose, operation.epoch).claims.pop(operation.id, None)
@@ -337,6 +369,8 @@ class View:
                     touched.add(task)
                 case MotionBody():
                     disputed.append(TaskId(body.subject))
+                case _ if isinstance(body, CoordinationBody | ActBody):
+                    touched.update(self.coordination.void(operation, body))
         self.motions.void(author, seq, voided)
         self.trust.touch(*touched, *disputed)
         return touched
@@ -417,4 +451,7 @@ class View:
         frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
         expelled = [[author, length] for author, length in sorted(self.members.expelled().items())]
         epoch = [self.epochs.number, self.epochs.current.hash] if len(self.epochs) else None
-        return encode([self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks])
+        coordination = self.coordination.state()
+        return encode(
+            [self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks, coordination]
+        )
