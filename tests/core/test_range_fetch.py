@@ -196,6 +196,30 @@ def test_an_honest_relay_of_far_ahead_operations_is_not_left_alone() -> None:
     assert newcomer.say("relay", claims(WRITER.key, 5)) == [("relay", piece(1, 5))]
 
 
+def flood_of_strangers(each: int) -> list[tuple[Operation, ...]]:
+    """Operations of a hundred strangers who never show the first one."""
+    flood = []
+    for number in range(110, 210):
+        stranger = Author(number, POOL.id)
+        stranger.sign(JoinBody())
+        flood.append([stranger.sign(ClaimBody(TASK, reason="x" * 1000)) for _ in range(each)])
+    return list(zip(*flood, strict=True))
+
+
+def test_no_flood_turns_out_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PARKED_BYTES_MAX", 2 * 1024 * 1024)
+    newcomer = Newcomer("a", "b", "c")
+    for peer in "abc":
+        newcomer.say(peer, claims(WRITER.key, 700))
+    newcomer.brings("c", 513, 700)
+    newcomer.brings("b", 257, 513)
+    for batch in flood_of_strangers(each=8):
+        newcomer.on(ev.Received(signed(batch), PeerId("a")))
+    assert newcomer.replica.log.parking.count(WRITER.key) == 700 - 257
+    newcomer.brings("a", 1, 257)
+    assert newcomer.length == 700
+
+
 def test_no_list_of_what_a_peer_claims_grows_without_bound() -> None:
     newcomer = Newcomer("liar")
     for page in range(20):
@@ -232,13 +256,8 @@ def test_a_newcomer_syncs_through_a_flood_of_a_hundred_strangers(monkeypatch: py
     monkeypatch.setattr(limits, "PARKED_BYTES_MAX", 8 * 1024 * 1024)
     whole = [*POOL.base, *LONG]
     mesh = mesh_of([whole, whole, whole, POOL.base])
-    flood = []
-    for number in range(110, 210):
-        stranger = Author(number, POOL.id)
-        stranger.sign(JoinBody())
-        flood.append([stranger.sign(ClaimBody(TASK, reason="x" * 1000)) for _ in range(60)])
     mesh.connect([(0, 3), (1, 3), (2, 3)])
-    for moment, batch in enumerate(itertools.islice(itertools.cycle(zip(*flood, strict=True)), 60)):
+    for moment, batch in enumerate(flood_of_strangers(each=30)):
         mesh.at(2 * moment, 3, ev.Received(signed(batch), PeerId(str(moment % 3))))
     mesh.run(lambda: mesh.replicas[3].log.length(WRITER.key) == len(LONG) + 1)
     size = sum(len(operation.signed) for operation in LONG)
