@@ -220,6 +220,13 @@ def test_no_flood_turns_out_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) 
     assert newcomer.length == 700
 
 
+def test_a_pool_full_of_authors_does_not_make_honest_peers_look_like_liars(monkeypatch: pytest.MonkeyPatch) -> None:
+    newcomer = Newcomer("a")
+    monkeypatch.setattr(limits, "AUTHORS_PER_POOL_MAX", len(newcomer.replica.log.chains))
+    assert newcomer.say("a", claims(Author(77, POOL.id).key, 5)) == []
+    assert newcomer.say("a", claims(WRITER.key, 5)) == [("a", piece(1, 5))]
+
+
 def test_no_list_of_what_a_peer_claims_grows_without_bound() -> None:
     newcomer = Newcomer("liar")
     for page in range(20):

@@ -16,6 +16,7 @@ from itertools import chain, islice
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
+from converge_p2p.core.oplog.frontier import FrontierEntry
 from converge_p2p.core.oplog.log import Missing, OperationLog
 from converge_p2p.core.replica.fetch import Fetch, Piece
 from converge_p2p.core.replica.peer import PeerState
@@ -126,7 +127,7 @@ class Sessions:
         if result.comparisons:
             state.reconciled_ms = now_ms
         for entry, mine in result.theirs:
-            state.note(entry, mine)
+            self._note(state, entry, mine)
         if result.whole and not state.wants_anything():
             self.caught_up = True
         self._pursue(peer, now_ms)
@@ -140,8 +141,13 @@ class Sessions:
         for entry in message.entries:
             mine = self._log.entry(entry.author)
             if mine != entry:
-                state.note(entry, mine)
+                self._note(state, entry, mine)
         self._pursue(peer, now_ms)
+
+    def _note(self, state: PeerState, theirs: FrontierEntry, mine: FrontierEntry | None) -> None:
+        # of somebody new to a pool that is full of authors nothing would be taken, and the peer would look like a liar
+        if mine is not None or len(self._log.chains) < limits.AUTHORS_PER_POOL_MAX:
+            state.note(theirs, mine)
 
     def on_gap(self, peer: PeerId | None, missing: Missing, now_ms: int) -> None:
         """An operation came before its predecessors: ask whoever sent it."""
@@ -173,8 +179,8 @@ class Sessions:
         room = limits.OPERATIONS_PER_RANGE_MAX
         # who kept no word yet since it last broke it gets one piece to show that it does
         pieces_max = 1 if state.barren else limits.WANTS_PER_MESSAGE_MAX
-        known = dict.fromkeys(chain(state.targets, state.apart, state.loose, state.hints))
-        for author in islice(known, limits.SYNC_SCAN_AUTHORS_MAX):
+        known = chain(state.targets, state.apart, state.loose, state.hints)
+        for author in dict.fromkeys(islice(known, limits.SYNC_SCAN_AUTHORS_MAX)):
             if len(pieces) >= pieces_max or room <= 0:
                 break
             piece = self._next_piece(state, author, room)
@@ -233,14 +239,15 @@ class Sessions:
             return False
         gave_up = False
         for other in self.peers.values():
-            if any(self._holds_up(piece, state) for piece in other.asked):
-                late_ms = other.came_ms + (HURRY_MS if other.proven and not other.barren else HURRY_STRANGER_MS)
-                if now_ms >= late_ms:
-                    self._give_up(other, now_ms)
-                    gave_up = True
-                else:
-                    state.held_back = True
-                    self._wake_at(late_ms)
+            late_ms = other.came_ms + (HURRY_MS if other.proven and not other.barren else HURRY_STRANGER_MS)
+            if not other.asked:
+                continue
+            if now_ms < late_ms:
+                state.held_back = True
+                self._wake_at(late_ms)
+            elif any(self._holds_up(piece, state) for piece in other.asked):
+                self._give_up(other, now_ms)
+                gave_up = True
         return gave_up
 
     def _holds_up(self, piece: Piece, state: PeerState) -> bool:
