@@ -11,9 +11,11 @@ from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.governance.custom import DisputeContext, GovernanceModel
 from converge_p2p.core.governance.electorate import electorate_of
-from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec
+from converge_p2p.core.model.pool import GovernanceKind, ModelTerms, PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
+from converge_p2p.core.oplog.bodies import Phase, VoteBody
 from converge_p2p.core.oplog.motions import YES, move_change
+from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PublicKey, TaskId
@@ -228,7 +230,7 @@ def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: Gov
     rules = replace(live.mesh.replicas[0].view.counting.rules, model=model)
     electorate = electorate_of(frozenset(rules.electors), rules, 0)
     assert electorate.resolve is not None
-    answer = electorate.resolve((b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
+    answer = electorate.resolve(b"t" * 32, (b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
     assert answer == (1 if found else None)
 
 
@@ -260,3 +262,79 @@ def test_nobody_who_was_expelled_can_be_made_an_elector_again() -> None:
     live.move(terms=live.electors_of(0, 1, 2, 4))
     live.mesh.run_for(20_000)
     assert {replica.epoch for replica in live.mesh.replicas} == {1}
+
+
+# ------------------------------------------------------------ the fast path, speculation, a successor
+
+
+def test_on_the_fast_path_one_signature_gives_the_first_round() -> None:
+    live = Live(3, 2, policy=replace(QUICK, fast_path=True, hold_off_ms=50))
+    task = live.submit(b"x")
+    live.settle(task)
+    register = live.mesh.replicas[0].view.registers[task]
+    assert register.settled_token == (0, 0)
+    grants = [
+        ballot
+        for author in live.mesh.replicas[0].log.chains
+        for signed in live.mesh.replicas[0].log.read(author, 0, 10**6)
+        if isinstance(body := decode_operation(signed, live.pool.id, trusted=True).body, VoteBody)
+        for ballot in body.ballots
+        if ballot.task == task and ballot.phase is Phase.GRANT
+    ]
+    assert len(grants) == 1
+
+
+def test_if_the_granter_of_the_fast_path_is_silent_the_others_open_the_next_round() -> None:
+    live = Live(3, 2, policy=replace(QUICK, fast_path=True))
+    task = live.submit(b"x")
+    live.mesh.run(lambda: all(task in replica.view.registers for replica in live.mesh.replicas))
+    # the submitter is an elector, so it alone could grant round 0; from now on it hears nothing
+    live.mesh.deaf = {0}
+    others = live.mesh.replicas[1:]
+    live.mesh.run(lambda: all(replica.view.registers[task].state.terminal for replica in others))
+    token = others[0].view.registers[task].settled_token
+    assert token is not None
+    assert token >= (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_several_may_work_on_a_task_where_the_pool_speculates_and_one_result_is_settled(seed: int) -> None:
+    terms = {"governance": GovernanceKind.EMPIRICAL, "model": ModelTerms(speculative=2)}
+    live = Live(3, 3, seed=seed, loss=0.1, **terms)
+    tasks = [live.submit(b"%d" % number) for number in range(3)]
+    for task in tasks:
+        live.settle(task)
+    won = {(notice.task, node) for node, notice in live.mesh.told if isinstance(notice, ev.ClaimWon)}
+    assert max(sum(name == task for name, _ in won) for task in tasks) >= 2
+    assert len(live.states()) == 1
+
+
+def led(live_seed: int = 0) -> Live:
+    people = Pool(3, 2).people
+    model = ModelTerms(leader=people[0].key, successor=people[1].key)
+    return Live(3, 2, seed=live_seed, governance=GovernanceKind.DICTATORIAL, model=model)
+
+
+def test_witnesses_record_what_the_leader_decides() -> None:
+    live = led()
+    live.agree = {0}
+    task = live.submit(b"x", by=3)
+    live.settle(task)
+    live.move(terms=replace(live.terms, policy=replace(QUICK, max_retries=7)))
+    live.reach(1)
+    assert live.terms.policy.max_retries == 7
+    assert len(live.states()) == 1
+
+
+def test_the_successor_decides_when_the_leader_is_gone() -> None:
+    live = led()
+    live.mesh.run(lambda: live.mesh.equal)
+    live.mesh.deaf = {0}
+    task = live.submit(b"x", by=3)
+    others = live.mesh.replicas[1:]
+    live.mesh.run(
+        lambda: all(
+            (register := replica.view.registers.get(task)) is not None and register.state.terminal for replica in others
+        )
+    )
+    assert live.key(0) not in others[0].view.registers[task].certificate
