@@ -17,6 +17,7 @@ from converge_p2p.core.oplog.bodies import Phase, VoteBody
 from converge_p2p.core.oplog.motions import YES, move_change
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.coordination import CastVote, OpenPoll
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PublicKey, TaskId
 
@@ -251,8 +252,20 @@ def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_
     pair = Mesh([removed, live.pool.replica(digest_interval_ms=500)], gossip=False)
     pair.now_ms = live.mesh.now_ms
     pair.connect()
+    stored: list[bytes] = []
+    handle = pair.replicas[1].handle
+
+    def keep(event: ev.Event, at: ev.Now) -> list[ev.Effect]:
+        effects = handle(event, at)
+        stored.extend(signed for effect in effects if isinstance(effect, ev.Persist) for signed in effect.operations)
+        return effects
+
+    pair.replicas[1].handle = keep  # type: ignore[method-assign]
     pair.run(lambda: pair.equal and pair.replicas[1].epoch == 1)
     assert pair.replicas[1].view.state_bytes() == removed.view.state_bytes()
+    again = live.pool.replica()
+    again.handle(ev.Restored(tuple(dict.fromkeys(stored))), ev.Now(0, 0))
+    assert again.epoch == 1, "an own operation may name the epoch, so a restart must not forget it"
 
 
 def test_nobody_who_was_expelled_can_be_made_an_elector_again() -> None:
@@ -338,3 +351,15 @@ def test_the_successor_decides_when_the_leader_is_gone() -> None:
         )
     )
     assert live.key(0) not in others[0].view.registers[task].certificate
+
+
+def test_members_coordinate_through_the_replica() -> None:
+    live = Live(3, 2)
+    polls = [replica.view.coordination.polls for replica in live.mesh.replicas]
+    live.mesh.at(1, 0, OpenPoll("which day?", ("monday", "friday")))
+    live.mesh.run(lambda: all(view.ids() for view in polls))
+    (poll,) = polls[0].ids()
+    for node in range(3):
+        live.mesh.at(1, node, CastVote(poll, 1))
+    live.mesh.run(lambda: all((seen := view.view(poll)) is not None and seen.winner == 1 for view in polls))
+    assert len(live.states()) == 1

@@ -31,7 +31,7 @@ class Chain:
 
     Attributes:
         ids, signed: the common prefix.
-        hlc: clock of the last of them.
+        hlc, epoch: clock of the last of them, and the epoch it names.
         frozen_at: sequence number from which the author is frozen, or None: because it forked, or was removed.
         cut: sequence number from which the data of a removed author is not kept at all, or None.
         loose: what stands at or above `frozen_at`, on any branch.
@@ -42,6 +42,7 @@ class Chain:
     ids: list[OperationId] = field(default_factory=list)
     signed: list[bytes] = field(default_factory=list)
     hlc: int = 0
+    epoch: int = 0
     frozen_at: int | None = None
     cut: int | None = None
     loose: dict[OperationId, bytes] = field(default_factory=dict)
@@ -222,7 +223,7 @@ class OperationLog:
             self._freeze(chain, operation, result)
         elif not self._follows(chain, operation):
             self._park(operation, result)
-        elif chain.ids and operation.hlc <= chain.hlc:
+        elif chain.ids and (operation.hlc <= chain.hlc or operation.epoch < chain.epoch):
             # refusing it would let the order of arrival decide whether it is a fork proof when another one comes
             self._freeze(chain, operation, result)
         else:
@@ -239,7 +240,7 @@ class OperationLog:
     def _append(self, chain: Chain, operation: Operation, result: Inserted) -> None:
         chain.ids.append(operation.id)
         chain.signed.append(operation.signed)
-        chain.hlc = operation.hlc
+        chain.hlc, chain.epoch = operation.hlc, operation.epoch
         self._hold(operation)
         result.accepted.append(operation)
 
@@ -258,14 +259,14 @@ class OperationLog:
             result.missing = Missing(operation.author, start, operation.seq)
 
     def _freeze(self, chain: Chain, operation: Operation, result: Inserted) -> None:
-        """Two operations of one number, or a clock that runs backwards: freeze the author there, on every branch."""
+        """Two operations of one number, or a clock or epoch that runs backwards: freeze the author there."""
         seq = operation.seq
         for index in range(seq, len(chain.ids)):
             voided = decode_operation(chain.signed[index], self.pool, trusted=True)
             result.voided.append(voided)
             chain.add_loose(voided)
         del chain.ids[seq:], chain.signed[seq:]
-        chain.hlc = decode_operation(chain.signed[-1], self.pool, trusted=True).hlc if chain.signed else 0
+        self._look_at_end(chain)
         chain.frozen_at = seq
         result.forked = operation.author
         self._keep_loose(chain, operation, result, proof=True)
@@ -315,7 +316,7 @@ class OperationLog:
         chain.cut = self._cuts[author]
         gone = [self._decoded(signed) for signed in chain.signed[chain.cut :]]
         del chain.ids[chain.cut :], chain.signed[chain.cut :]
-        chain.hlc = self._decoded(chain.signed[-1]).hlc if chain.signed else 0
+        self._look_at_end(chain)
         chain.frozen_at = chain.cut if chain.frozen_at is None else min(chain.cut, chain.frozen_at)
         gone.extend(self._take_loose(chain))
         voided = []
@@ -327,6 +328,10 @@ class OperationLog:
                 voided.append(operation)
         self._update(author)
         return voided
+
+    def _look_at_end(self, chain: Chain) -> None:
+        last = self._decoded(chain.signed[-1]) if chain.signed else None
+        chain.hlc, chain.epoch = (0, 0) if last is None else (last.hlc, last.epoch)
 
     def _take_loose(self, chain: Chain) -> list[Operation]:
         operations = [self._decoded(signed) for signed in chain.loose.values()]

@@ -6,7 +6,7 @@ Source: `docs/protocol.md`, operation kinds. A command that cannot be done raise
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NotAuthorised, NotFound
@@ -26,6 +26,7 @@ from converge_p2p.core.oplog.bodies import (
 )
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.coordination import CoordinationCommand, CoordinationCommands
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.fold import View
@@ -35,11 +36,14 @@ from converge_p2p.core.view.tasks import TaskRegister
 class Commands:
     """Turns commands of the local identity into operation bodies."""
 
-    def __init__(self, key: PublicKey, pool: PoolId, view: View, proposer: Proposer) -> None:
+    def __init__(
+        self, key: PublicKey, pool: PoolId, view: View, proposer: Proposer, length_of: Callable[[PublicKey], int]
+    ) -> None:
         self._key = key
         self._pool = pool
         self._view = view
         self._proposer = proposer
+        self._coordination = CoordinationCommands(key, view, length_of)
         self._submitting: dict[TaskId, TaskSpec] = {}
         self._founding = False
 
@@ -47,8 +51,12 @@ class Commands:
         """An own submit is durable, and from now on the fold remembers it."""
         self._submitting.pop(task_id(self._pool, self._key, body.spec.key), None)
 
-    def body_for(self, command: ev.Command) -> Body | None:
+    def body_for(self, command: ev.Command | CoordinationCommand, wall_ms: int) -> Body | None:
         """Return the operation a command asks for, or None if nothing has to be signed for it.
+
+        Args:
+            command: what is asked for.
+            wall_ms: Unix time; what is offered only until then is not taken up later.
 
         Raises:
             LocalError, LimitExceeded: it cannot be done; nothing was changed.
@@ -80,7 +88,7 @@ class Commands:
             case ev.Say(motion, choice):
                 return self._say(motion, choice)
             case _:
-                assert_never(command)
+                return self._coordination.body_for(command, epoch=self._view.epochs.number, wall_ms=wall_ms)
 
     def _found(self, command: ev.Found) -> Body:
         if self._view.spec is not None or self._founding:

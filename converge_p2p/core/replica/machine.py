@@ -39,6 +39,7 @@ from converge_p2p.core.oplog.operation import (
 )
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.commands import Commands
+from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
@@ -105,7 +106,7 @@ class Replica:
         self._draws = 0
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
-        self._commands = Commands(identity.public_key, pool, self.view, self._proposer)
+        self._commands = Commands(identity.public_key, pool, self.view, self._proposer, self._length_of)
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
@@ -159,7 +160,7 @@ class Replica:
 
     # ------------------------------------------------------------ the one entrance
 
-    def handle(self, event: Event, now: Now) -> list[Effect]:
+    def handle(self, event: Event | CoordinationCommand, now: Now) -> list[Effect]:
         """Take one event and return what the shell has to do, in order.
 
         Raises:
@@ -175,7 +176,7 @@ class Replica:
         finally:
             self._effects, self._fresh, self._own = [], [], []
 
-    def _dispatch(self, event: Event) -> None:
+    def _dispatch(self, event: Event | CoordinationCommand) -> None:
         match event:
             case ev.Received(operations, peer):
                 self._receive(operations, peer)
@@ -292,7 +293,11 @@ class Replica:
             self._digest_soon()
             self._install_epochs()
         elif inserted.parked is not None:
-            self._touch(*self.view.apply_early(inserted.parked))
+            early = self.view.apply_early(inserted.parked)
+            if early:
+                # an epoch may come into force by it, and must be known again after a restart: own operations name it
+                self._fresh.append(inserted.parked.signed)
+            self._touch(*early)
             self._install_epochs()
 
     def _apply(self, operation: Operation) -> None:
@@ -328,6 +333,9 @@ class Replica:
             self.log.know_epoch(epoch.number)
             self._touch(*self.view.open, self.view.next_change.id)
             self._emit(ev.EpochInstalled(epoch.number, self.is_elector))
+
+    def _length_of(self, author: PublicKey) -> int:
+        return self._pen.length if author == self.identity.public_key else self.log.length(author)
 
     def _held(self, author: PublicKey) -> Cut:
         length = self.log.length(author)
@@ -407,8 +415,8 @@ class Replica:
 
     # ------------------------------------------------------------ own operations
 
-    def _command(self, command: ev.Command) -> None:
-        body = self._commands.body_for(command)
+    def _command(self, command: ev.Command | CoordinationCommand) -> None:
+        body = self._commands.body_for(command, self._now.wall_ms)
         if body is not None:
             self._sign(body)
         match command:
