@@ -357,8 +357,8 @@ def test_members_coordinate_through_the_replica() -> None:
     live = Live(3, 2)
     polls = [replica.view.coordination.polls for replica in live.mesh.replicas]
     live.mesh.at(1, 0, OpenPoll("which day?", ("monday", "friday")))
-    live.mesh.run(lambda: all(view.ids() for view in polls))
-    (poll,) = polls[0].ids()
+    live.mesh.run(lambda: all(view.ids for view in polls))
+    (poll,) = polls[0].ids
     for node in range(3):
         live.mesh.at(1, node, CastVote(poll, 1))
     live.mesh.run(lambda: all((seen := view.view(poll)) is not None and seen.winner == 1 for view in polls))
