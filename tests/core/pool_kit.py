@@ -187,11 +187,14 @@ class Mesh:
         self.sent_bytes = [0] * len(replicas)
         self.messages = 0
         self.told: list[tuple[int, Any]] = []
+        self.deaf: set[int] = set()
+        """Replicas to which nothing gets through."""
         self.on_notice: Callable[[int, Any], ev.Command | None] = lambda node, notice: None
         self._random = random.Random(seed)
         self._heap: list[tuple[int, int, int, ev.Event]] = []
         self._order = itertools.count()
         self._last: dict[tuple[int, int], int] = {}
+        self._due: dict[tuple[int, ev.TimerKey], int] = {}
 
     def at(self, delay_ms: int, node: int, event: ev.Event) -> None:
         heapq.heappush(self._heap, (self.now_ms + delay_ms, next(self._order), node, event))
@@ -203,25 +206,33 @@ class Mesh:
             self.at(0, other, ev.PeerUp(PeerId(str(one))))
 
     def do(self, node: int, event: ev.Event) -> None:
+        if isinstance(event, ev.TimerFired) and self._due.get((node, event.key), 0) > self.now_ms:
+            # it was set anew
+            return
         for effect in self.replicas[node].handle(event, now(self.now_ms)):
             match effect:
                 case ev.Persist(token, _, True):
                     self.at(1, node, ev.Persisted(token))
                 case ev.Publish(operations) if self.gossip:
                     for other in range(len(self.replicas)):
-                        if other != node and self._random.random() >= self.loss:
+                        if other != node and other not in self.deaf and self._random.random() >= self.loss:
                             event = ev.Received(operations, PeerId(str(node)))
                             self.at(1 + self._random.randrange(20), other, event)
+                case ev.Broadcast(payload):
+                    for other in range(len(self.replicas)):
+                        if other != node and other not in self.deaf and self._random.random() >= self.loss:
+                            self.at(1 + self._random.randrange(20), other, ev.RenewalReceived(payload))
                 case ev.Send(peer, payload):
                     self.messages += 1
                     self.sent_bytes[node] += len(payload)
-                    if self._random.random() >= self.loss:
+                    if int(peer) not in self.deaf and self._random.random() >= self.loss:
                         # a stream keeps the order: nothing overtakes what was sent before it
                         link = (node, int(peer))
                         arrival = max(self._last.get(link, 0), self.now_ms + 1 + self._random.randrange(5))
                         self._last[link] = arrival
                         self.at(arrival - self.now_ms, link[1], ev.SyncReceived(PeerId(str(node)), payload))
                 case ev.SetTimer(key, at_ms):
+                    self._due[node, key] = at_ms
                     self.at(max(0, at_ms - self.now_ms), node, ev.TimerFired(key))
                 case ev.Emit(notice):
                     self.told.append((node, notice))

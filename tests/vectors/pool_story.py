@@ -15,6 +15,7 @@ from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolPoli
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue, task_id
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.oplog.bodies import (
+    ActBody,
     Ballot,
     Body,
     ClaimBody,
@@ -29,6 +30,24 @@ from converge_p2p.core.oplog.bodies import (
     SubmitBody,
     Token,
     VoteBody,
+)
+from converge_p2p.core.oplog.coordination import (
+    AnswerBody,
+    AuctionCloseBody,
+    AuctionOpenBody,
+    AuctionRule,
+    AuctionSettleBody,
+    BidCommitBody,
+    BidRevealBody,
+    DelegateBody,
+    PollCloseBody,
+    PollOpenBody,
+    PollRule,
+    PollVoteBody,
+    ProposeBody,
+    RevokeBody,
+    Scope,
+    bid_commitment,
 )
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex
 from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
@@ -47,7 +66,7 @@ from converge_p2p.core.replica.wire import (
     Want,
     encode_message,
 )
-from converge_p2p.core.types import OperationId, PoolId, PublicKey
+from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 
 HLC_START = 1_700_000_000_000 << 16
 
@@ -132,8 +151,56 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     other = TaskValue(Outcome.COMPLETED, carol.identity.public_key, encode_value({"tokens": 13}))
     rivals = tell("motion on rival reports", bob, dispute_rivals(task, (value.hash, other.hash)))
     tell("opinion: the second value", alice, OpinionBody(rivals.id, 1))
+    _coordinate(tell, task, alice, bob, carol)
     tell("leave", carol, LeaveBody())
     return pool, told
+
+
+def _coordinate(tell: Any, task: TaskId, alice: Signer, bob: Signer, carol: Signer) -> None:
+    """An auction, a poll, a negotiation and a delegation, each step with its effect."""
+    ann, ben, cleo = (signer.identity.public_key for signer in (alice, bob, carol))
+    auction = tell(
+        "auction: open, lowest wins, second price", alice, AuctionOpenBody(task, AuctionRule(False, True), 9)
+    )
+    commits = {}
+    for who, amount in ((bob, 4), (carol, 300)):
+        commitment = bid_commitment(auction.id, who.identity.public_key, amount, bytes(range(32)))
+        commits[who.identity.public_key] = tell("bid: commit", who, BidCommitBody(auction.id, commitment)).id
+    bids = tuple(sorted(commits.items()))
+    tell("auction: close", alice, AuctionCloseBody(auction.id, bids))
+    for who, amount in ((bob, 4), (carol, 300)):
+        commit = commits[who.identity.public_key]
+        tell("bid: reveal", who, BidRevealBody(auction.id, commit, amount, bytes(range(32))))
+    tell("auction: settle", alice, AuctionSettleBody(auction.id, tuple(sorted(commits))))
+
+    everybody = tuple(sorted((ann, ben, cleo)))
+    poll = tell("poll_open", bob, PollOpenBody("which?", ("ä", "b"), PollRule.PLURALITY, 2, everybody, 9))
+    given = tell(
+        "delegate: to vote in one poll", carol, DelegateBody(ben, (Scope.VOTE, Scope.ANSWER), poll.id, b"", 1, 9)
+    )
+    votes = [
+        tell("poll_vote", alice, PollVoteBody(poll.id, 1)),
+        tell("act: a vote in another's name", bob, ActBody(given.id, PollVoteBody(poll.id, 0))),
+    ]
+    tell("poll_close", bob, PollCloseBody(poll.id, tuple(sorted(vote.id for vote in votes))))
+
+    offer = tell(
+        "propose: open a negotiation", alice, ProposeBody(None, None, b"ten", tuple(sorted((ben, cleo))), 1, 9)
+    )
+    counter = tell("propose: another offer", bob, ProposeBody(offer.id, offer.id, b"nine"))
+    tell("answer: reject", carol, AnswerBody(offer.id, None, offer.id, False, "too much"))
+    for who in (alice, carol):
+        tell("answer: accept", who, AnswerBody(offer.id, offer.id, counter.id, True))
+
+    anything = tell("delegate: anything", alice, DelegateBody(cleo, tuple(Scope), None, Topic("acme").to_bytes()))
+    tell(
+        "act: a submit",
+        carol,
+        ActBody(anything.id, SubmitBody(TaskSpec(b"2", "index", b"\xc0", Topic("acme").to_bytes()))),
+    )
+    tell("act: a claim to cancel", carol, ActBody(anything.id, ClaimBody(task, Purpose.CANCEL)))
+    tell("act: an answer", carol, ActBody(anything.id, AnswerBody(offer.id, None, offer.id, True)))
+    tell("revoke", alice, RevokeBody(anything.id, len(carol.chain)))
 
 
 def operations(to_json: Any) -> dict[str, Any]:

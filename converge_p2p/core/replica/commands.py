@@ -10,7 +10,7 @@ from typing import assert_never
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NotAuthorised, NotFound
-from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.admission import check_admission
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskSpec, TaskState, TaskValue, task_id
@@ -24,7 +24,7 @@ from converge_p2p.core.oplog.bodies import (
     ReleaseBody,
     SubmitBody,
 )
-from converge_p2p.core.oplog.motions import MotionBody, MotionKind, OpinionBody
+from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
@@ -90,6 +90,7 @@ class Commands:
         try:
             command.spec.check()
             compile_rules(command.spec)
+            check_admission(command.spec)
         except CodecError as error:
             raise LocalError(str(error), hint=error.hint) from error
         self._founding = True
@@ -98,13 +99,13 @@ class Commands:
     def _join(self, body: JoinBody) -> Body | None:
         assert self._view.spec is not None
         members = self._view.members
-        if self._key not in self._view.electors and not admits(self._view.spec, self._key):
+        if not self._view.may_join(self._key, self._view.epochs.number, body.proof):
             raise NotAuthorised("the pool does not admit this agent", hint="ask its creator for admission")
         total = sum(len(name.encode()) for name in body.capabilities)
         if len(body.capabilities) > limits.CAPABILITIES_PER_TASK_MAX or total > limits.TEXT_BYTES_MAX:
             raise LimitExceeded("CAPABILITIES_PER_TASK_MAX", "too many capabilities, or too long")
-        if len(body.proof) > limits.TEXT_BYTES_MAX:
-            raise LimitExceeded("TEXT_BYTES_MAX", "the admission proof is too long")
+        if len(body.proof) > limits.ADMISSION_PROOF_BYTES_MAX:
+            raise LimitExceeded("ADMISSION_PROOF_BYTES_MAX", "the admission proof is too long")
         if members.has(self._key) and set(body.capabilities) <= set(members.capabilities(self._key)):
             return None
         return body
@@ -164,6 +165,17 @@ class Commands:
         if choice in self._view.motions.opinion(name, epoch, self._key):
             return None
         return OpinionBody(name, choice)
+
+    def echo(self, name: OperationId) -> OpinionBody | None:
+        """The opinion of a witness, who says yes to a change as soon as a decider does; None if it has none to give."""
+        view, motion = self._view, self._view.motions.get(name)
+        deciders, epoch = view.counting.rules.deciders, view.epochs.number
+        if motion is None or motion.task is not None or motion.epoch != epoch or self._key in deciders:
+            return None
+        if view.motions.opinion(name, epoch, self._key):
+            return None
+        said = any(YES in view.motions.opinion(name, epoch, decider) for decider in deciders)
+        return OpinionBody(name, YES) if said else None
 
     def _open_register(self, task: TaskId) -> TaskRegister:
         register = self._view.registers.get(task)

@@ -44,6 +44,8 @@ from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
 from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.proposer import Proposer
+from converge_p2p.core.replica.renewal import Renewal
+from converge_p2p.core.replica.renewing import Renewals
 from converge_p2p.core.replica.session import Sessions
 from converge_p2p.core.replica.voting import Voting
 from converge_p2p.core.replica.watch import TaskWatch
@@ -58,7 +60,7 @@ from converge_p2p.core.replica.wire import (
     decode_message,
     encode_message,
 )
-from converge_p2p.core.types import PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
@@ -96,7 +98,8 @@ class Replica:
         self._elector = Elector(identity.public_key, self.view, self._held)
         self._proposer = Proposer(identity.public_key, self._emit)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
-        self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit)
+        self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
+        self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
         self._digest_interval_ms = digest_interval_ms
         self._seed = seed
         self._draws = 0
@@ -106,6 +109,7 @@ class Replica:
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
+        self._echoes: dict[OperationId, None] = {}
         self._digest_at: int | None = None
         self._digest_pause_ms = DIGEST_SOON_MS
         # collected during one turn
@@ -139,6 +143,10 @@ class Replica:
     def expired(self, task: TaskId) -> bool:
         """Whether the time of whoever holds the task is over on the local clock."""
         return self._watch.expired(task)
+
+    def progress(self, task: TaskId) -> Renewal | None:
+        """What the holder of a task said last, if anything."""
+        return self._watch.said(task)
 
     def has_peer(self, peer: PeerId) -> bool:
         """Whether this replica synchronises with a peer."""
@@ -185,6 +193,10 @@ class Replica:
                 self._sessions.peer_down(peer, self._now.mono_ms)
             case ev.Restored(operations):
                 self._restore(operations)
+            case ev.RenewalReceived():
+                self._renewals.hear(event)
+            case ev.Renew():
+                self._renewals.say(event, self._now.wall_ms)
             case _:
                 self._command(event)
 
@@ -200,6 +212,7 @@ class Replica:
                     self._voting.look_at(name)
         for vote in self._voting.cast(self._now.mono_ms):
             self._sign(vote)
+        self._echo()
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
@@ -208,11 +221,22 @@ class Replica:
         if self._digest_at is None:
             self._set_digest_timer(self._digest_pause_ms if self.ready else GENESIS_RETRY_MS)
 
+    def _echo(self) -> None:
+        """A witness records what a decider wants; where every elector judges, the application speaks."""
+        motions, self._echoes = self._echoes, {}
+        for motion in motions if self.is_elector else ():
+            choice = self._commands.echo(motion)
+            if choice is not None:
+                self._sign(choice)
+
     def _persist(self, operations: list[bytes], *, durable: bool) -> int:
         token = self._next_token
         self._next_token += 1
         self._effects.append(ev.Persist(token, tuple(operations), durable))
         return token
+
+    def _put(self, effect: Effect) -> None:
+        self._effects.append(effect)
 
     def _emit(self, notice: Notice) -> None:
         self._effects.append(Emit(notice))
@@ -267,6 +291,9 @@ class Replica:
         if inserted.accepted or inserted.loose:
             self._digest_soon()
             self._install_epochs()
+        elif inserted.parked is not None:
+            self._touch(*self.view.apply_early(inserted.parked))
+            self._install_epochs()
 
     def _apply(self, operation: Operation) -> None:
         """Fold an operation that became part of a chain."""
@@ -284,6 +311,8 @@ class Replica:
                     self._emit(ev.MembersChanged(Identity.from_public_key(author).id, is_member))
             case MotionBody() if self.view.motions.get(operation.id) is not None:
                 self._emit(ev.MotionMoved(operation.id))
+            case OpinionBody(motion, choice) if choice == YES:
+                self._echoes[motion] = None
 
     def _install_epochs(self) -> None:
         """Put every epoch in force that is certified by now, one after the other."""

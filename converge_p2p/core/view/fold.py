@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
-from converge_p2p.core.governance.admission import admits
-from converge_p2p.core.governance.electorate import Electorate
+from converge_p2p.core.governance.admission import AdmissionContext, admits, check_admission
+from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
 from converge_p2p.core.oplog.bodies import (
+    ActBody,
     Ballot,
     ClaimBody,
     Cut,
@@ -32,15 +33,18 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
+from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
+from converge_p2p.core.view.trust import TrustFold
 
 
 class View:
@@ -60,6 +64,8 @@ class View:
         self._next_change: EpochRegister | None = None
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
+        self.coordination = Coordination(pool, self.members, self.registers, self._register)
+        self.trust = TrustFold(self.registers, self.motions)
 
     # ------------------------------------------------------------ epochs
 
@@ -104,8 +110,10 @@ class View:
         value, promised = found
         try:
             rules = compile_rules(value.spec)
+            check_admission(value.spec)
         except CodecError:
-            # more than f electors lied: no honest one endorses terms that cannot be safe
+            # more than f electors lied, for no honest one endorses terms that cannot be safe; or a rule that the terms
+            # name is not registered here, and nothing of that epoch can be judged
             return None
         return self._open(
             self.epochs.add(value.spec, rules, value=self.next_change.value, promised=promised, cuts=value.cuts)
@@ -118,7 +126,8 @@ class View:
             subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
         )
         rules = epoch.counting.rules
-        self.motions.open_epoch(epoch.number, Electorate(epoch.electors, rules.epoch, rules.accept))
+        electorate = electorate_of(epoch.electors, rules, epoch.number)
+        self.trust.touch(*self.motions.open_epoch(epoch.number, electorate))
         founders = epoch.electors if self.creator is None or epoch.number else epoch.electors | {self.creator}
         self.members.found(founders, epoch.number)
         return epoch
@@ -128,7 +137,9 @@ class View:
         changes = {}
         for motion in self.motions.carried_changes(epoch.number):
             spec = motion.terms or epoch.spec
-            if not set(motion.expelled) & set(spec.electors):
+            same_pool = (spec.name, spec.nonce) == (epoch.spec.name, epoch.spec.nonce)
+            gone = {*motion.expelled, *self.members.expelled()}
+            if same_pool and not gone & set(spec.electors):
                 changes[motion.id] = Change(motion.expelled, spec)
         return changes
 
@@ -160,6 +171,7 @@ class View:
         if not forked:
             self.members.thaw(cut.author)
             self.epochs.frozen.discard(cut.author)
+        self.coordination.expel(cut.author, self.epochs.number)
         return touched
 
     # ------------------------------------------------------------ applying
@@ -185,8 +197,7 @@ class View:
                 self._apply_genesis(operation, body)
                 return ()
             case JoinBody():
-                epoch = self.epochs.find(operation.epoch)
-                if epoch is not None and (author in epoch.electors or admits(epoch.spec, author)):
+                if self.may_join(author, operation.epoch, body.proof):
                     self.members.change(author, operation.seq, True, body.capabilities)
                 return ()
         if not self.members.has_at(author, operation.epoch):
@@ -197,8 +208,30 @@ class View:
                 return ()
             case MotionBody():
                 self.motions.add_motion(operation)
+                self.trust.touch(TaskId(body.subject))
                 return (self.next_change.id,)
-        return (self._apply_data(operation),)
+        if isinstance(body, CoordinationBody | ActBody):
+            touched = self.coordination.apply(operation, body)
+            self.trust.touch(*touched)
+            return touched
+        task = self._apply_data(operation)
+        self.trust.touch(task)
+        return (task,)
+
+    def may_join(self, author: PublicKey, number: int, proof: bytes) -> bool:
+        """Whether a join that names an epoch has an effect.
+
+        Who is a member at that point of its chain needs no proof.
+        """
+        epoch = self.epochs.find(number)
+        if epoch is None:
+            return False
+        if author in epoch.electors or self.members.has_at(author, number):
+            return True
+        # a creator that was removed invites nobody any more
+        removed = any(cut.author == self.creator for k in range(number + 1) for cut in self.epochs[k].cuts)
+        creator = None if removed else self.creator
+        return admits(epoch.spec, author, AdmissionContext(self.pool, number, epoch.electors, creator, author, proof))
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
         if len(self.epochs) or not self.is_genesis(operation):
@@ -212,9 +245,10 @@ class View:
         match body:
             case SubmitBody(spec):
                 register = self._register(task_id(self.pool, author, spec.key))
-                if register.submitted is None:
+                if register.submitted is None or register.submitted.delegate is not None:
                     # the author's chain decides between two submits with one key: the first stands
                     register.set_submitted(Submitted(operation.id, author, spec))
+                    self.coordination.refresh(register.id)
                 return register.id
             case ClaimBody(task, purpose, bid, reason, ref):
                 self._claimed(task, purpose, operation.epoch).claims[operation.id] = StandingClaim(
@@ -230,12 +264,18 @@ class View:
             case ReportBody(task):
                 token = Token(operation.epoch, body.round)
                 self._voted_on(task, operation.epoch).add_report(token, operation.id, author, body)
+                self.trust.add_report(operation, body)
                 return task
         raise AssertionError(f"not a data operation: {body!r}")
 
     def _apply_opinion(self, operation: Operation) -> tuple[TaskId, ...]:
         motion = self.motions.add_opinion(operation)
-        return () if motion is None else (self.next_change.id,)
+        if motion is None:
+            return ()
+        known = self.motions.get(motion)
+        if known is not None and known.task is not None:
+            self.trust.touch(known.task)
+        return (self.next_change.id,)
 
     def _apply_votes(self, operation: Operation, body: VoteBody) -> tuple[TaskId, ...]:
         epoch = self.epochs.find(operation.epoch)
@@ -247,6 +287,7 @@ class View:
 
     def _apply_ballot(self, operation: Operation, ballot: Ballot) -> None:
         register = self._voted_on(ballot.task, operation.epoch)
+        self.trust.add_ballot(operation, ballot)
         token, elector = Token(operation.epoch, ballot.round), operation.author
         match ballot.phase:
             case Phase.GRANT:
@@ -260,6 +301,22 @@ class View:
                 if register.settled is not None:
                     self.open.pop(register.id, None)
 
+    def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
+        """Count what an operation that waits for its predecessors says of the next epoch.
+
+        Votes count wherever they stand. Of an elector that was removed nobody may have the operations before its last
+        votes any more, and those votes may be what certified its removal. Promises are never among them: the cut is not
+        below them, and where they stand matters.
+        """
+        body, epoch = operation.body, self.epochs.find(operation.epoch)
+        if not isinstance(body, VoteBody) or epoch is None or operation.author not in epoch.electors:
+            return ()
+        subject = epoch_subject(self.pool, operation.epoch + 1)
+        early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
+        for ballot in early:
+            self._apply_ballot(operation, ballot)
+        return (subject,) if early else ()
+
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
         """Apply an operation of a frozen author: votes count under the electorate they name, data does not.
 
@@ -272,9 +329,11 @@ class View:
                 return self._apply_opinion(operation)
             case ReportBody(task) as body:
                 self._voted_on(task, operation.epoch).add_value(body.value)
+                self.trust.touch(task)
                 return (task,)
-            case MotionBody():
+            case MotionBody() as motion:
                 self.motions.add_void_motion(operation)
+                self.trust.touch(TaskId(motion.subject))
                 return (self.next_change.id,)
         return ()
 
@@ -287,10 +346,13 @@ class View:
         touched = self._take_back(author, seq, voided)
         self.members.freeze(author, seq)
         self.epochs.frozen.add(author)
+        touched.update(self.coordination.freeze(author))
+        self.trust.touch(*touched)
         return touched
 
     def _take_back(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
         touched: set[TaskId] = set()
+        disputed: list[TaskId] = []
         for operation in voided:
             body = operation.body
             match body:
@@ -300,6 +362,7 @@ class View:
                     if register is not None and register.submitted is not None:
                         if register.submitted.operation == operation.id:
                             register.set_submitted(None)
+                            self.coordination.refresh(task)
                         touched.add(task)
                 case ClaimBody(task, purpose):
                     self._claimed(task, purpose, operation.epoch).claims.pop(operation.id, None)
@@ -309,9 +372,18 @@ class View:
                     touched.add(task)
                 case ReportBody(task):
                     token = Token(operation.epoch, body.round)
-                    self._voted_on(task, operation.epoch).round(token).reports.pop(operation.id, None)
+                    register_of = self._voted_on(task, operation.epoch)
+                    # its content is remembered, as by whoever hears of the fork first
+                    register_of.add_value(body.value)
+                    register_of.round(token).reports.pop(operation.id, None)
+                    self.trust.void_report(operation, body)
                     touched.add(task)
+                case MotionBody():
+                    disputed.append(TaskId(body.subject))
+                case _ if isinstance(body, CoordinationBody | ActBody):
+                    touched.update(self.coordination.void(operation, body))
         self.motions.void(author, seq, voided)
+        self.trust.touch(*touched, *disputed)
         return touched
 
     def _void_release(self, register: TaskRegister, author: PublicKey, operation: Operation) -> None:
@@ -390,4 +462,7 @@ class View:
         frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
         expelled = [[author, length] for author, length in sorted(self.members.expelled().items())]
         epoch = [self.epochs.number, self.epochs.current.hash] if len(self.epochs) else None
-        return encode([self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks])
+        coordination = self.coordination.state()
+        return encode(
+            [self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks, coordination]
+        )
