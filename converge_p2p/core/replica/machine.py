@@ -327,7 +327,13 @@ class Replica:
             self._elector.forget(before)
             for cut in epoch.cuts:
                 was_member = self.view.members.has(cut.author)
-                self._touch(*self.view.cut(cut, self.log.cut(cut.author, cut.length)))
+                voided = self.log.cut(cut.author, cut.length)
+                forked = self.log.forked(cut.author)
+                self._touch(*self.view.cut(cut, voided, forked=forked))
+                if forked:
+                    seq = self.log.frozen_at(cut.author)
+                    assert seq is not None
+                    self._touch(*self.view.void(cut.author, seq, []))
                 if was_member:
                     self._emit(ev.MembersChanged(Identity.from_public_key(cut.author).id, joined=False))
             self.log.know_epoch(epoch.number)

@@ -86,7 +86,8 @@ class View:
 
     def subject(self, name: TaskId) -> Register | None:
         """The register that votes on a subject are counted in, or None if nothing of it is known."""
-        return self.registers.get(name) or self.changes.get(name)
+        # anybody can claim what is named like an epoch as if it were a task: that must not hide the epoch
+        return self.changes.get(name) or self.registers.get(name)
 
     @property
     def next_change(self) -> EpochRegister:
@@ -156,10 +157,20 @@ class View:
                         return False
         return True
 
-    def cut(self, cut: Cut, voided: list[Operation]) -> set[TaskId]:
-        """Take back the data operations of a removed author beyond its cut. Votes stay."""
+    def cut(self, cut: Cut, voided: list[Operation], *, forked: bool) -> set[TaskId]:
+        """Take back the data operations of a removed author beyond its cut. Votes stay.
+
+        Args:
+            cut: whose, and where.
+            voided: its operations from there on that were applied.
+            forked: whether a fork of it is still held: see `OperationLog.forked`.
+        """
         touched = self._take_back(cut.author, cut.length, voided)
+        self.motions.forget_beyond(cut.author, cut.length)
         self.members.expel(cut.author, cut.length)
+        if not forked:
+            self.members.thaw(cut.author)
+            self.epochs.frozen.discard(cut.author)
         self.coordination.expel(cut.author, self.epochs.number)
         return touched
 

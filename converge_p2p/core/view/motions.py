@@ -187,6 +187,12 @@ class Motions:
                 self.add_void_motion(operation)
         return gone
 
+    def forget_beyond(self, author: PublicKey, seq: int) -> None:
+        """Forget the motions of a removed author beyond its cut, carried ones too: their content is held by nobody."""
+        for name in [name for name, motion in self._known.items() if motion.author == author and motion.seq >= seq]:
+            self._standing.discard(name)
+            self._forget(name)
+
     def add_opinion(self, operation: Operation) -> OperationId | None:
         """Count an opinion, of a frozen author as well.
 
