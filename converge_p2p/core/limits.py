@@ -35,6 +35,10 @@ MOTION_EXPELLED_MAX: Final = 16
 MOTION_OPTIONS_MAX: Final = 16
 MOTIONS_PER_AUTHOR_MAX: Final = 16
 
+# audit: findings kept of an elector and a rule, and how large a log is read for a mere count
+AUDIT_FINDINGS_MAX: Final = 64
+AUDIT_COUNTED_OPERATIONS_MAX: Final = 20_000
+
 # governance
 FORMULA_DEPTH_MAX: Final = 4
 FORMULA_PARTS_MAX: Final = 256

@@ -157,9 +157,30 @@ class Register(ABC):
     def allows(self, offer: Offer) -> bool:
         """Whether a claimant may propose this value, on these promises, where no lock binds it."""
 
-    def initial_lock(self, _epoch: int, /) -> Lock | None:
-        """The lock that every elector of an epoch begins with, from the promises the epoch was made of."""
-        return None
+    def initial_lock(self, epoch: int, /) -> Lock | None:
+        """The lock that every elector of an epoch begins with.
+
+        It is the highest value that an elector whose promise the epoch is made of had accepted before it promised.
+
+        An honest elector accepts only what a quorum endorsed, and whoever endorsed the epoch saw that. What a forked
+        elector says besides counts only if a quorum did endorse it.
+        """
+        best: Lock | None = None
+        for token, votes in self.rounds.items():
+            if token.epoch >= epoch:
+                continue
+            promised = self.epochs[token.epoch + 1].promised
+            for value, voters in votes.accepted.items():
+                lock = Lock(token, value)
+                if best is not None and lock <= best:
+                    continue
+                before = [elector for elector, vote in voters.items() if vote.seq < promised.get(elector, -1)]
+                if not before:
+                    continue
+                if self.epochs.frozen.issuperset(before) and not self.justified(lock):
+                    continue
+                best = lock
+        return best
 
     def confirms(self, token: Token, voters: Collection[PublicKey], votes: RoundVotes) -> bool:
         """Whether the promises of these electors are enough in a round."""

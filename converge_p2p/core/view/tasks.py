@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
-from converge_p2p.core.oplog.bodies import Lock, Purpose, Token
+from converge_p2p.core.oplog.bodies import Purpose, Token
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import Counting, Epochs
 from converge_p2p.core.view.register import NOBODY, Offer, Register, RoundVotes, StandingClaim
@@ -76,29 +76,6 @@ class TaskRegister(Register):
             return self.submitted.author
         number = token.epoch.to_bytes(8, "big")
         return min(epoch.electors, key=lambda elector: tagged_hash("granter", self.id, number, elector))
-
-    def initial_lock(self, epoch: int, /) -> Lock | None:
-        """The highest value that an elector whose promise an epoch is made of had accepted before it promised.
-
-        An honest elector accepts only what a quorum endorsed, and whoever endorsed the epoch saw that. What a forked
-        elector says besides counts only if a quorum did endorse it.
-        """
-        best: Lock | None = None
-        for token, votes in self.rounds.items():
-            if token.epoch >= epoch:
-                continue
-            promised = self.epochs[token.epoch + 1].promised
-            for value, voters in votes.accepted.items():
-                lock = Lock(token, value)
-                if best is not None and lock <= best:
-                    continue
-                before = [elector for elector, vote in voters.items() if vote.seq < promised.get(elector, -1)]
-                if not before:
-                    continue
-                if self.epochs.frozen.issuperset(before) and not self.justified(lock):
-                    continue
-                best = lock
-        return best
 
     # ------------------------------------------------------------ reading
 
