@@ -21,7 +21,9 @@ from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView, task_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.receipt import Receipt, receipt_of
+from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
 from converge_p2p.runtime.attempt import HandlerFunction
@@ -132,6 +134,7 @@ class PoolHandle:
         self._waiters: dict[TaskId, trio.Event] = {}
         self._changes: Fanout[TaskView] = Fanout()
         self._closed = False
+        self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
 
     # ------------------------------------------------------------ reading
@@ -271,6 +274,17 @@ class PoolHandle:
         if receipt is None:
             raise Conflict(f"task {task.hex()[:12]} is not settled here, so there is no receipt yet")
         return receipt
+
+    async def audit(self) -> list[Finding]:
+        """Read the whole log for electors that broke a rule, and return what proves it. See `core.view.audit`.
+
+        Votes without support count only when this node holds all that others hold; contradictions always do.
+        """
+        return await self._audit.findings()
+
+    async def culprits(self) -> int | None:
+        """How many electors an audit names; None if the log is too large for a mere count: see `audit`."""
+        return await self._audit.count()
 
     # ------------------------------------------------------------ proposing
 

@@ -101,11 +101,37 @@ class MemberItem(_Answer, frozen=True):
 
 
 class PoolDetail(PoolItem, frozen=True):
-    """A pool with its members and the hash of what it knows."""
+    """A pool with its members and the hash of what it knows.
+
+    Attributes:
+        culprits: how many electors an audit names; None if the log is too large for a mere count, or not known yet.
+    """
 
     member_list: list[MemberItem] = []
     frontier: str = ""
     decided_by: str = ""
+    culprits: Count | None = None
+
+
+class FindingItem(_Answer, frozen=True):
+    """An elector broke a rule.
+
+    Attributes:
+        agent_id, public_key: of the elector.
+        rule: short name.
+        text: what the elector did, for people.
+        subject: what was voted on: a task, or what stands for an epoch; empty for a fork.
+        proof: ids of the operations that show it.
+        contradiction: the elector's own signatures are the proof; otherwise nothing held here supports its vote.
+    """
+
+    agent_id: str
+    public_key: str
+    rule: str
+    text: str
+    subject: str
+    proof: list[str]
+    contradiction: bool
 
 
 class StatusItem(_Answer, frozen=True):

@@ -17,6 +17,7 @@ from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.audit import Finding
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class FakePool:
         self.governance = spec.governance.name.lower()
         self.ready = True
         self.has_quorum: bool | None = True
+        self.found: list[Finding] = []
         self.handlers: dict[str, tuple[Any, int]] = {}
         self.watchers: list[trio.MemorySendChannel[TaskView]] = []
         self.watching = trio.Event()
@@ -82,6 +84,12 @@ class FakePool:
     @property
     def frontier_digest(self) -> str:
         return hashlib.sha256(b"".join(self._tasks)).hexdigest()
+
+    async def audit(self) -> list[Finding]:
+        return self.found
+
+    async def culprits(self) -> int | None:
+        return len({finding.elector for finding in self.found})
 
     def members(self) -> Sequence[FakeMember]:
         return [FakeMember(Identity.from_public_key(key).id, key, True) for key in self.spec.electors]

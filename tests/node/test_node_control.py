@@ -26,7 +26,8 @@ from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.task import Outcome, Task
 from converge_p2p.core.model.topic import Topic
-from converge_p2p.core.types import PoolId
+from converge_p2p.core.types import OperationId, PoolId, TaskId
+from converge_p2p.core.view.audit import Finding, Rule
 
 OTHER = Identity.from_seed(b"\1" * 32)
 STRANGER = Identity.from_seed(b"\2" * 32)
@@ -180,6 +181,28 @@ async def test_terms_that_a_model_cannot_use_are_refused_with_the_reason(
         assert code != 0
         assert message in err
         assert not bench.node.pools
+
+
+async def test_electors_that_broke_a_rule_are_named_with_the_proof(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        await bench.run("pool", "create", "demo")
+        assert (await bench.run("pool", "audit", "demo"))[1] == "no elector broke a rule\n"
+        assert "culprits    none" in (await bench.run("pool", "show", "demo"))[1]
+        (pool,) = bench.node.pools.values()
+        proof = (OperationId(b"\1" * 32), OperationId(b"\2" * 32))
+        pool.found = [
+            Finding(OTHER.public_key, Rule.HIDDEN_LOCK, proof, TaskId(bytes(32))),
+            Finding(OTHER.public_key, Rule.FORK, proof),
+        ]
+        code, data = await bench.json("pool", "audit", "demo")
+        assert (code, len(data)) == (0, 2)
+        assert (data[0]["agent_id"], data[0]["rule"], data[0]["contradiction"]) == (OTHER.id, "hidden_lock", True)
+        assert data[0]["proof"] == [operation.hex() for operation in proof]
+        assert (data[1]["rule"], data[1]["subject"]) == ("fork", "")
+        assert (await bench.run("pool", "audit", "demo", "-q"))[1] == OTHER.id + "\n"
+        assert "hid in a promise what it had accepted" in (await bench.run("pool", "audit", "demo"))[1]
+        assert "1 electors broke a rule" in (await bench.run("pool", "show", "demo"))[1]
+        assert (await bench.json("pool", "show", "demo"))[1]["culprits"] == 1
 
 
 async def test_the_default_governance_is_a_setting(bench_of: Callable[[], Any]) -> None:

@@ -105,6 +105,7 @@ class ControlApi:
             route("/v1/pools", "POST", self._create_pool),
             route("/v1/pools/{pool}", "GET", self._pool),
             route("/v1/pools/{pool}/join", "POST", self._join_pool),
+            route("/v1/pools/{pool}/audit", "GET", self._audit),
             route("/v1/pools/{pool}/watch", "GET", self._watch_pool),
             route("/v1/pools/{pool}/tasks", "GET", self._tasks),
             route("/v1/pools/{pool}/tasks", "POST", self._submit),
@@ -185,7 +186,7 @@ class ControlApi:
         return joined + heard
 
     async def _pool(self, request: Request) -> schema.PoolDetail:
-        return views.pool_detail(self._find_pool(request))
+        return await views.pool_detail(self._find_pool(request))
 
     async def _create_pool(self, request: Request) -> schema.PoolDetail:
         node, body = self._state.running(), _body(request, schema.CreatePool)
@@ -205,14 +206,17 @@ class ControlApi:
             policy=policy,
         )
         self._state.pool_joined(pool)
-        return views.pool_detail(pool)
+        return await views.pool_detail(pool)
 
     async def _join_pool(self, request: Request) -> schema.PoolDetail:
         node, body = self._state.running(), _body(request, schema.JoinPool)
         pool_id = views.find_pool_id(node, request.path_params["pool"])
         pool = await node.join_pool(pool_id, capabilities=body.capabilities, timeout_s=body.timeout_s)
         self._state.pool_joined(pool)
-        return views.pool_detail(pool)
+        return await views.pool_detail(pool)
+
+    async def _audit(self, request: Request) -> list[schema.FindingItem]:
+        return [views.finding_item(finding) for finding in await self._find_pool(request).audit()]
 
     def _find_pool(self, request: Request) -> PoolLike:
         return views.find_pool(self._state.running(), request.path_params["pool"])

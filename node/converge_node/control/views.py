@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from converge_node.control.governance import decided_by
 from converge_node.control.ports import AnnouncementLike, NodeLike, PeerLike, PoolLike
 from converge_node.schema import (
+    FindingItem,
     MemberItem,
     PeerItem,
     PoolDetail,
@@ -25,6 +26,7 @@ from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NotFou
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.task import Outcome, TaskView
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
+from converge_p2p.core.view.audit import Finding
 
 PREFIX_DIGITS_MIN: Final = 6
 _HEX: Final = frozenset("0123456789abcdef")
@@ -47,7 +49,7 @@ def pool_item(pool: PoolLike) -> PoolItem:
     return PoolItem(**_pool_fields(pool))  # type: ignore[arg-type]
 
 
-def pool_detail(pool: PoolLike) -> PoolDetail:
+async def pool_detail(pool: PoolLike) -> PoolDetail:
     """Return a joined pool with its members."""
     members = [
         MemberItem(agent_id=str(member.agent_id), public_key=member.public_key.hex(), elector=member.elector)
@@ -58,6 +60,20 @@ def pool_detail(pool: PoolLike) -> PoolDetail:
         member_list=members,
         frontier=pool.frontier_digest,
         decided_by=decided_by(pool.spec) if pool.ready else "",
+        culprits=await pool.culprits() if pool.ready else None,
+    )
+
+
+def finding_item(finding: Finding) -> FindingItem:
+    """Return what an audit found as the schema shows it."""
+    return FindingItem(
+        agent_id=str(fingerprint(finding.elector)),
+        public_key=finding.elector.hex(),
+        rule=finding.rule.name.lower(),
+        text=finding.rule.value,
+        subject="" if finding.subject is None else finding.subject.hex(),
+        proof=[operation.hex() for operation in finding.proof],
+        contradiction=finding.rule.is_contradiction,
     )
 
 
