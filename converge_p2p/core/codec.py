@@ -96,19 +96,25 @@ def _refuse_tag(*_: Any) -> Any:
 _NO_TAGS = _NoTags()
 
 
+_LEAVES = frozenset((bytes, str, bool, type(None)))
+
+
 def _check_plain(value: Any, depth: int) -> None:
     kind = type(value)
+    if kind in _LEAVES:
+        return
     if kind is int:
         if not -(2**63) <= value < 2**64:
             raise CodecError(f"integer {value} does not fit 64 bits")
-        return
-    if kind is bytes or kind is str or kind is bool or value is None:
         return
     if depth == 0:
         raise CodecError(f"nested deeper than {limits.CBOR_DEPTH_MAX} levels")
     if kind is list or kind is tuple:
         for item in value:
-            _check_plain(item, depth - 1)
+            # nearly all items are leaves that fit, and a call for each took a sixth of the time of a decode
+            kind = type(item)
+            if kind not in _LEAVES and not (kind is int and 0 <= item < 2**64):
+                _check_plain(item, depth - 1)
         return
     if kind is dict:
         for key, item in value.items():

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.custom_types import TProtocol
 from libp2p.network.config import RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from converge_p2p.core import limits
 
 log = logging.getLogger("converge_p2p.net")
+
+_FAREWELL_S = 1.0
+"""Less than `disconnect_quietly` takes, which would end the closing in the middle."""
 
 Counters = Counter[str]
 """Drops, refusals and errors by name. The names are literals of this room, so their number is bounded."""
@@ -116,19 +121,67 @@ def free_inbound_slots(
     swarm._do_handle_inbound_connection = handle
 
 
-def own_the_dialling(host: Any) -> None:
+def own_the_dialling(host: Any, dialling: frozenset[TProtocol]) -> None:
     """B9: the library dials by its own lights: known peers up to a watermark, and four times in a row.
 
     Bootstrap and mesh dials are made by `bootstrap.Connector`, which has backoff and tries every address, so that the
-    library's automatic connector is silenced and its retries are taken out.
+    library's automatic connector is silenced and its retries are taken out. Stock, opening a stream dials, too: a peer
+    that was just disconnected, because it is banned perhaps, is dialled again by whoever was about to speak to it.
+
+    Args:
+        host: the host.
+        dialling: protocols that may be opened to peers that are not connected.
     """
     swarm = host.get_network()
+    open_stream = host.new_stream
+
+    async def new_stream(peer: ID, protocols: Sequence[TProtocol]) -> INetStream:
+        connected = any(not connection.is_closed for connection in swarm.get_connections(peer))
+        if not connected and dialling.isdisjoint(protocols):
+            # the kind that callers know how to take: gossip tries again while the peer is connected
+            raise SwarmException(f"peer {peer} is not connected")
+        stream: INetStream = await open_stream(peer, protocols)
+        return stream
 
     async def connect_nobody() -> None:
         return None
 
+    host.new_stream = new_stream
     swarm.auto_connector.maybe_connect = connect_nobody
     swarm.retry_config = RetryConfig(max_retries=0)
+
+
+def close_only_what_is_there(host: Any) -> None:
+    """B16: disconnecting forgets connections that are open.
+
+    Stock, closing takes two tenths of a second, and at its end all of the peer's connections are forgotten, also one
+    that came in the meantime: it stays open, and nobody ever closes it. And a connection to a peer that does not read
+    is never closed, because the farewell is written first. Here what was open at the beginning is closed, nothing
+    else is forgotten, and a farewell that takes too long is cut off.
+    """
+    swarm = host.get_network()
+
+    async def close_peer(peer: ID) -> None:
+        async with trio.open_nursery() as nursery:
+            for connection in swarm.get_connections(peer):
+                nursery.start_soon(close, connection)
+
+    async def close(connection: Any) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cut_off, connection)
+                await connection.close()
+                nursery.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - closing a broken connection may fail in any way
+            log.debug("closing a connection to %s failed: %r", connection.muxed_conn.peer_id, error)
+        finally:
+            swarm.remove_conn(connection)
+
+    async def cut_off(connection: Any) -> None:
+        await trio.sleep(_FAREWELL_S)
+        await connection.muxed_conn.secured_conn.close()
+
+    swarm.close_peer = close_peer
 
 
 def shielded(seconds: float) -> trio.CancelScope:

@@ -25,7 +25,15 @@ from multiaddr.utils import get_thin_waist_addresses
 from converge_p2p.core.errors import NetworkError
 from converge_p2p.net.addresses import host_of, is_loopback, is_unspecified, tcp_port
 from converge_p2p.net.config import NetworkConfig
-from converge_p2p.net.hardening import Counters, contain_stream_failures, free_inbound_slots, log, own_the_dialling
+from converge_p2p.net.dht import PROTOCOL as DHT_PROTOCOL
+from converge_p2p.net.hardening import (
+    Counters,
+    close_only_what_is_there,
+    contain_stream_failures,
+    free_inbound_slots,
+    log,
+    own_the_dialling,
+)
 from converge_p2p.net.intake import Handshakes, bound_negotiation, enforce_windows
 
 _CLOSE_TIMEOUT_S = 3.0
@@ -71,7 +79,8 @@ def build_host(config: NetworkConfig, seed: bytes, listen: Sequence[Multiaddr], 
     bound_negotiation()
     enforce_windows(host, counters)
     free_inbound_slots(host, counters, config.peers_max, Handshakes(counters).one)
-    own_the_dialling(host)
+    own_the_dialling(host, frozenset({DHT_PROTOCOL}))
+    close_only_what_is_there(host)
     return host
 
 

@@ -10,15 +10,17 @@ import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol, assert_never
 
 import trio
 
 from converge_p2p.core.errors import CodecError, LocalError, NotFound
+from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, decode_message
-from converge_p2p.core.types import PeerId, PoolId, TaskId
+from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.writer import StoreWriter
 
@@ -33,6 +35,11 @@ class Wire(Protocol):
 
     def publish_pool(self, pool: PoolId, operations: tuple[bytes, ...], peers: Sequence[PeerId]) -> None:
         """Send operations to everybody in the pool; `peers` are those with a replication stream."""
+
+    def broadcast_pool(
+        self, pool: PoolId, renewal: bytes, peers: Sequence[PeerId], electors: AbstractSet[PublicKey]
+    ) -> None:
+        """Send a renewal to everybody in the pool, the electors above all. It may be lost."""
 
     def blame(self, peer: PeerId) -> None:
         """Note that a peer sent what no honest peer sends."""
@@ -99,6 +106,7 @@ class PoolDriver:
         self._fresh: list[bytes] = []
         self._caught_up = trio.Event()
         self._closed = False
+        self._pass_on = False
 
     @property
     def pool(self) -> PoolId:
@@ -121,20 +129,23 @@ class PoolDriver:
         finally:
             self._draining = False
 
-    def propose(self, command: ev.Command) -> tuple[Written, ...]:
+    def propose(self, command: ev.Command | ev.Renew) -> tuple[Written, ...]:
         """Hand over a command and return what tells when its operations are durable.
 
         Raises:
             NotFound: this node has left the pool, or is stopping.
             LocalError, LimitExceeded: it cannot be done; nothing was changed.
         """
+        return self._hand_over(command)[0]
+
+    def _hand_over(self, command: ev.Command | ev.Renew) -> tuple[tuple[Written, ...], list[bytes]]:
         if self._closed:
             raise NotFound(f"this node no longer takes part in pool {self.pool.hex()[:12]}", hint="join it again")
         effects = self.replica.handle(command, _now())
-        tokens = [effect.token for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
-        waits = tuple(self._written.setdefault(token, Written()) for token in tokens)
+        own = [effect for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
+        waits = tuple(self._written.setdefault(effect.token, Written()) for effect in own)
         self._obey(effects)
-        return waits
+        return waits, [signed for effect in own for signed in effect.operations]
 
     async def carry_out(self, command: ev.Command) -> None:
         """Hand over a command and wait until what it asks for is durable.
@@ -147,6 +158,19 @@ class PoolDriver:
         # nothing to sign means that it was asked for before, and that may still be on its way to the disk
         for written in self.propose(command) or tuple(self._written.values()):
             await written.wait()
+
+    async def record(self, command: ev.Command) -> tuple[OperationId, ...]:
+        """Hand over a command, wait until what it asks for is durable, and return the ids of its operations.
+
+        Raises:
+            LocalError, LimitExceeded: it cannot be done; nothing was changed.
+
+        Cancellation: the command stands.
+        """
+        waits, operations = self._hand_over(command)
+        for written in waits or tuple(self._written.values()):
+            await written.wait()
+        return tuple(operation_id(signed) for signed in operations)
 
     def take_fresh(self) -> list[bytes]:
         """Return the operations of others that came since the last call."""
@@ -181,6 +205,12 @@ class PoolDriver:
         self.feed(ev.Received(message.operations, peer))
         return self.counters["rejected"] == before
 
+    def take_renewal(self, payload: bytes, peer: PeerId, *, gossiped: bool = False) -> bool:
+        """Take a renewal. Says whether it may be passed on, if it came by gossip."""
+        self._pass_on = False
+        self.feed(ev.RenewalReceived(payload, peer, gossiped))
+        return self._pass_on
+
     # ------------------------------------------------------------ effects
 
     def _obey(self, effects: list[ev.Effect]) -> None:
@@ -192,6 +222,10 @@ class PoolDriver:
                     self._writer.put(self.pool, operations, durable, functools.partial(self._persisted, token))
                 case ev.Publish(operations):
                     self._wire.publish_pool(self.pool, operations, self.replica.peers)
+                case ev.Broadcast(payload):
+                    self._wire.broadcast_pool(self.pool, payload, self.replica.peers, self.replica.view.electors)
+                case ev.PassOn():
+                    self._pass_on = True
                 case ev.Send(peer, payload):
                     self._wire.send_pool(peer, self.pool, payload)
                 case ev.SetTimer(key, at_ms):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -18,12 +18,14 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound, TaskCancelled, TaskFailed
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView, task_id
+from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskView, task_id
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.renewal import renewal_interval_ms
 from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 from converge_p2p.node.audits import PoolAudit
+from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
 from converge_p2p.runtime.attempt import HandlerFunction
@@ -123,6 +125,7 @@ class PoolHandle:
     Attributes:
         driver: drives the pool's replica.
         workers: does tasks with handlers, once there is one.
+        council: motions to change the pool, and disputes.
     """
 
     def __init__(self, node: Node, driver: PoolDriver) -> None:
@@ -136,6 +139,7 @@ class PoolHandle:
         self._closed = False
         self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
+        self.council = Council(driver, lambda: self.spec)
 
     # ------------------------------------------------------------ reading
 
@@ -151,7 +155,7 @@ class PoolHandle:
 
     @property
     def spec(self) -> PoolSpec:
-        """The founding terms.
+        """The terms in force.
 
         Raises:
             NotFound: not known yet.
@@ -251,7 +255,13 @@ class PoolHandle:
 
     def find_task(self, task: TaskId) -> TaskView | None:
         """A task, or None if it is not known here."""
-        return self._view.task(task, expired=self.driver.replica.expired(task))
+        view, said = (
+            self._view.task(task, expired=self.driver.replica.expired(task)),
+            self.driver.replica.progress(task),
+        )
+        if view is None or said is None or view.state is not TaskState.ASSIGNED:
+            return view
+        return replace(view, progress=Progress(said.fraction, said.note))
 
     def task(self, task_id: TaskId) -> TaskView:
         """A task.
@@ -414,7 +424,7 @@ class PoolHandle:
             self._check_open()
 
     def watch(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[TaskView]]:
-        """Give a channel of changed tasks. It ends when this node leaves the pool or stops.
+        """Give a channel of changed tasks, and of their progress. It ends when this node leaves the pool or stops.
 
         Who reads too slowly misses some (counted in `dropped_changes`).
         """
@@ -428,6 +438,7 @@ class PoolHandle:
         for waiter in waiters.values():
             waiter.set()
         self._changes.close()
+        self.council.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -438,6 +449,10 @@ class PoolHandle:
         match notice:
             case ev.TaskChanged(task):
                 self._task_changed(task)
+            case ev.TaskProgress(task):
+                view = self.find_task(task)
+                if view is not None:
+                    self._changes.send(view)
             case ev.ClaimWon(task, epoch, number):
                 if self.workers is not None:
                     self.workers.on_claim_won(task, epoch, number)
@@ -446,6 +461,8 @@ class PoolHandle:
                     self.workers.on_claim_lost(task, epoch, number, reason)
             case ev.PoolReady():
                 self._became_ready.set()
+            case ev.MotionMoved() | ev.EpochInstalled():
+                self.council.on_notice(notice)
             case ev.MembersChanged(agent):
                 if agent == self._node.id:
                     self.refresh_capabilities()
@@ -478,6 +495,12 @@ class _WorkPort:
 
     def report(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
         self._pool.driver.propose(ev.Report(task_id, outcome, result))
+
+    def renew(self, task_id: TaskId, fraction: int, note: str) -> None:
+        self._pool.driver.propose(ev.Renew(task_id, fraction, note))
+
+    def renewal_interval_s(self, view: TaskView, round_: int) -> float:
+        return renewal_interval_ms(view.spec.claim_ttl_ms or self._pool.spec.policy.claim_ttl_ms, round_) / 1000
 
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterator[TaskView]:
         own = self._pool._node.public_key

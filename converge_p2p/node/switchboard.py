@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 
 import trio
@@ -26,6 +27,7 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.wire import Operations, batches, encode_message
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
 from converge_p2p.net import Network, public_key_of
+from converge_p2p.net.framing import TokenBucket
 from converge_p2p.node.directory import Directory, PoolAnnouncement, encode_announcements
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
@@ -34,7 +36,7 @@ from converge_p2p.node.writer import StoreWriter
 
 _logger = logging.getLogger(__name__)
 
-_POOL, _ANNOUNCE, _NOT_HERE, _PULSE = 0, 1, 2, 3
+_POOL, _ANNOUNCE, _NOT_HERE, _PULSE, _RENEWAL = 0, 1, 2, 3, 4
 _ID_BYTES = 32
 FAR_S = 60.0
 """How long after hearing of a member that is not connected own operations are gossiped too."""
@@ -82,6 +84,7 @@ class Switchboard:
         self._peers: dict[PeerId, PublicKey] = {}
         self._connected: frozenset[PublicKey] = frozenset()
         self._heard_at: dict[PeerId, float] = {}
+        self._renewal_rates: dict[PeerId, TokenBucket] = {}
         self._far: dict[PoolId, dict[PublicKey, float]] = {}
         """By pool: authors that were not connected when they were last heard of, and when that was."""
         self._network: Network | None = None
@@ -167,6 +170,7 @@ class Switchboard:
     def peer_up(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
         key = self._peers[peer] = public_key_of(peer)
+        self._renewal_rates[peer] = TokenBucket(limits.RENEWALS_PER_PEER_PER_SECOND_MAX)
         self._heard_at[peer] = trio.current_time()
         self._connected = frozenset(self._peers.values())
         self._company.set()
@@ -182,6 +186,7 @@ class Switchboard:
         if self._peers.pop(peer, None) is None:
             return
         self._heard_at.pop(peer, None)
+        self._renewal_rates.pop(peer, None)
         self._connected = frozenset(self._peers.values())
         if not self._peers:
             self._company = trio.Event()
@@ -200,7 +205,7 @@ class Switchboard:
             self._take_announcements(peer, payload[1:])
             return
         pool = PoolId(payload[1 : 1 + _ID_BYTES])
-        if kind not in (_POOL, _NOT_HERE) or len(pool) != _ID_BYTES:
+        if kind not in (_POOL, _NOT_HERE, _RENEWAL) or len(pool) != _ID_BYTES:
             self._counters["frames_malformed"] += 1
             return
         driver = self._drivers.get(pool)
@@ -209,6 +214,9 @@ class Switchboard:
                 driver.feed(ev.PeerDown(peer))
         elif driver is None:
             self._send(peer, bytes([_NOT_HERE]) + pool)
+        elif kind == _RENEWAL:
+            if self._may_renew(peer):
+                driver.take_renewal(payload[1 + _ID_BYTES :], peer)
         elif self._writer.full:
             # what is dropped here is asked for again when the frontiers are compared
             self._counters["frames_dropped_writer_full"] += 1
@@ -217,6 +225,14 @@ class Switchboard:
                 driver.feed(ev.PeerUp(peer))
             driver.feed(ev.SyncReceived(peer, payload[1 + _ID_BYTES :]))
             self._note_far(driver)
+
+    def _may_renew(self, peer: PeerId) -> bool:
+        """Whether a renewal from this peer is looked at: they are worth little, so that a flood may cost little."""
+        rate = self._renewal_rates.get(peer)
+        if rate is not None and rate.try_take(1, trio.current_time()):
+            return True
+        self._counters["renewals_dropped"] += 1
+        return False
 
     async def request(self, peer: PeerId, payload: bytes) -> bytes:  # noqa: ARG002 - the message names its sender
         """See `net.NetworkHandler`: a direct message."""
@@ -266,10 +282,24 @@ class Switchboard:
                 self._send(peer, frame)
         if self._somebody_is_far(pool):
             for part in batches(operations, limits.GOSSIP_BATCH_BYTES_MAX):
-                try:
-                    self._gossip_send.send_nowait((pool, encode_message(Operations(part))))
-                except trio.WouldBlock:
-                    self._counters["gossip_dropped"] += 1
+                self._gossip(pool, encode_message(Operations(part)))
+
+    def broadcast_pool(
+        self, pool: PoolId, renewal: bytes, peers: Sequence[PeerId], electors: AbstractSet[PublicKey]
+    ) -> None:
+        """See `driver.Wire`."""
+        for peer in peers:
+            self._send(peer, bytes([_RENEWAL]) + pool + renewal)
+        # an elector that signed nothing for a while is not heard of, and its patience counts all the same
+        unlinked = electors - self._connected - {self._mail.identity.public_key}
+        if unlinked or self._somebody_is_far(pool):
+            self._gossip(pool, bytes([_RENEWAL]) + renewal)
+
+    def _gossip(self, pool: PoolId, data: bytes) -> None:
+        try:
+            self._gossip_send.send_nowait((pool, data))
+        except trio.WouldBlock:
+            self._counters["gossip_dropped"] += 1
 
     def blame(self, peer: PeerId) -> None:
         """See `driver.Wire`."""
@@ -321,6 +351,8 @@ class Switchboard:
         driver = self._drivers.get(pool)
         if driver is None:
             return False
+        if data[:1] == bytes([_RENEWAL]):
+            return self._may_renew(peer) and driver.take_renewal(data[1:], peer, gossiped=True)
         good = driver.take_gossip(data, peer)
         self._note_far(driver)
         return good

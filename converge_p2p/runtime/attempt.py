@@ -17,7 +17,7 @@ import trio
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import CodecError, ConvergeError, LimitExceeded
-from converge_p2p.core.limits import TEXT_BYTES_MAX
+from converge_p2p.core.limits import RENEWAL_NOTE_BYTES_MAX, TEXT_BYTES_MAX
 from converge_p2p.core.model.task import Outcome, TaskView
 from converge_p2p.core.types import TaskId
 from converge_p2p.runtime.executor import encode_result
@@ -43,32 +43,55 @@ class WorkContext:
         token: (epoch, round), the fencing token. A side effect outside must carry it with the task id: the same
             task may be worked on again, always with a greater token.
         done: the last progress that was given, 0 to 1.
+        note: what was said with it.
+        news: set when something was said, until it was passed on.
     """
 
-    __slots__ = ("_cancelled", "done", "task_id", "token")
+    __slots__ = ("_cancelled", "_trio", "done", "news", "note", "task_id", "token")
 
     def __init__(self, task_id: TaskId, token: tuple[int, int]) -> None:
         """Made by the worker pool."""
         self.task_id = task_id
         self.token = token
         self.done = 0.0
+        self.note = ""
+        self.news = trio.Event()
         self._cancelled = False
+        self._trio: trio.lowlevel.TrioToken | None = None
+        if trio.lowlevel.in_trio_run():
+            self._trio = trio.lowlevel.current_trio_token()
 
     @property
     def cancelled(self) -> bool:
         """Whether the attempt was given up. For plain handlers, whose thread cannot be stopped: look and return."""
         return self._cancelled
 
-    def set_progress(self, fraction: float) -> None:
-        """Note how much is done; what is out of 0 to 1, or not a number, is brought into it. For plain handlers."""
-        self.done = 0.0 if math.isnan(fraction) else min(1.0, max(0.0, float(fraction)))
+    def set_progress(self, fraction: float, note: str = "") -> None:
+        """Say how much is done. For plain handlers; may be called from their thread.
 
-    async def progress(self, fraction: float) -> None:
-        """Note how much is done, 0 to 1, and give way to others.
+        Args:
+            fraction: what is out of 0 to 1, or not a number, is brought into it.
+            note: for people; cut to `limits.RENEWAL_NOTE_BYTES_MAX` bytes.
+        """
+        self.done = 0.0 if math.isnan(fraction) else min(1.0, max(0.0, float(fraction)))
+        self.note = clip(note, RENEWAL_NOTE_BYTES_MAX)
+        if self._trio is not None:
+            try:
+                self._trio.run_sync_soon(self.wake, idempotent=True)
+            except trio.RunFinishedError:
+                # a thread that outlived the node: nobody listens any more
+                self._trio = None
+
+    def wake(self) -> None:
+        """Let what was said be passed on soon. Called in the trio thread."""
+        self.news.set()
+
+    async def progress(self, fraction: float, note: str = "") -> None:
+        """Say how much is done, 0 to 1, and give way to others. Everybody in the pool can see it.
 
         Cancellation: raised here when the claim is lost or the time is up.
         """
-        self.set_progress(fraction)
+        self.set_progress(fraction, note)
         await trio.lowlevel.checkpoint()
 
     def mark_cancelled(self) -> None:
@@ -156,7 +179,7 @@ def _permanent(reason: str) -> Finished:
     return Finished(Outcome.FAILED, encode_value(clip(reason)))
 
 
-def clip(reason: str) -> str:
-    """Shorten a text for people to `limits.TEXT_BYTES_MAX` bytes of UTF-8."""
-    raw = reason.encode("utf-8", "replace")
-    return raw.decode() if len(raw) <= TEXT_BYTES_MAX else raw[: TEXT_BYTES_MAX - 3].decode("utf-8", "ignore") + "…"
+def clip(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
+    """Shorten a text for people to `bytes_max` bytes of UTF-8, by default `limits.TEXT_BYTES_MAX`."""
+    raw = text.encode("utf-8", "replace")
+    return raw.decode() if len(raw) <= bytes_max else raw[: bytes_max - 3].decode("utf-8", "ignore") + "…"

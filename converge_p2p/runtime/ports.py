@@ -93,6 +93,21 @@ class TaskWorkPort(Protocol):
     def report(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
         """Report how a claimed task ended; `result` is an encoded user value (for FAILED: the reason, a text)."""
 
+    def renew(self, task_id: TaskId, fraction: int, note: str) -> None:
+        """Tell everybody that the task is being worked on. It may be lost.
+
+        Args:
+            task_id: a task that is held.
+            fraction: how much is done, in thousandths.
+            note: for people, at most `limits.RENEWAL_NOTE_BYTES_MAX` bytes of UTF-8.
+
+        Raises:
+            ConvergeError: the task is not held, or not any more.
+        """
+
+    def renewal_interval_s(self, view: TaskView, round_: int) -> float:
+        """Return how often whoever holds a task in a round has to say so, in seconds."""
+
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterable[TaskView]:
         """Return the pending tasks that fit, and those already assigned to this identity (after a restart)."""
 

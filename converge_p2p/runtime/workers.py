@@ -22,8 +22,9 @@ import trio
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ClaimLost, Conflict, ConvergeError, LimitExceeded, LocalError, NotFound
 from converge_p2p.core.model.task import Outcome, TaskState, TaskView
+from converge_p2p.core.replica.renewal import THOUSANDTHS
 from converge_p2p.core.types import PublicKey, TaskId
-from converge_p2p.runtime.attempt import Finished, HandlerFunction, TryAgain, clip, run_attempt
+from converge_p2p.runtime.attempt import Finished, HandlerFunction, TryAgain, WorkContext, clip, run_attempt
 from converge_p2p.runtime.candidates import Candidates
 from converge_p2p.runtime.ports import TaskWorkPort
 from converge_p2p.runtime.threads import BoundedThreads
@@ -135,7 +136,8 @@ class WorkerPool:
 
         claims, claims_refused, wins, stale_wins, unasked_wins, rivals_won, started, completed, failed (attempts that
         failed, for good or not), released, lost, late (results that came too late), settled_elsewhere, expired
-        (tasks left alone because their deadline had passed), forgotten (entries of bounded tables).
+        (tasks left alone because their deadline had passed), forgotten (entries of bounded tables), renewals_refused
+        (renewals of claims that were lost).
         """
         return self._book.counters
 
@@ -219,7 +221,11 @@ class WorkerPool:
     def _adopt(self, handler: Handler, view: TaskView) -> None:
         """Go on with a claim from before a restart."""
         if handler.free > 0:
-            self._book.start(self._book.occupy(handler, view), (view.epoch, view.round))
+            slot = self._book.occupy(handler, view)
+            self._book.start(slot, (view.epoch, view.round))
+            assert slot.context is not None, "set when it was started"
+            # nobody heard of this worker for a while
+            slot.context.wake()
         else:
             self._book.give_back[view.id] = "no free worker after the restart"
 
@@ -300,13 +306,16 @@ class WorkerPool:
         task_limit_s = slot.view.spec.timeout_ms / 1000 or math.inf
         end: Finished | TryAgain | None = None
         with slot.scope:
-            end = await run_attempt(
-                handler.function,
-                slot.view,
-                slot.context,
-                timeout_s=min(task_limit_s, handler.timeout_s),
-                threads=handler.threads,
-            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._renew, slot, slot.context)
+                end = await run_attempt(
+                    handler.function,
+                    slot.view,
+                    slot.context,
+                    timeout_s=min(task_limit_s, handler.timeout_s),
+                    threads=handler.threads,
+                )
+                nursery.cancel_scope.cancel()
         # not reached when the pool itself is cancelled: `run` then hands back what is left
         given_up = slot.ended_by in ("lost", "settled")
         if slot.ended_by == "lost" or (isinstance(end, TryAgain) and not given_up):
@@ -319,6 +328,23 @@ class WorkerPool:
             handler.candidates.remove(slot.view.id)
             book.standing.pop(slot.view.id, None)
             book.start(book.occupy(handler, slot.view), slot.again)
+
+    async def _renew(self, slot: Slot, context: WorkContext) -> None:
+        """Tell the others that the attempt goes on, and how far it is: in good time, and when there is news."""
+        while True:
+            assert slot.token is not None, "an attempt has a token"
+            due = trio.current_time() + self._port.renewal_interval_s(slot.view, slot.token[1])
+            # not more often than this, whatever the handler says
+            await trio.sleep(limits.RENEWAL_PAUSE_MS / 1000)
+            with trio.move_on_at(due):
+                await context.news.wait()
+            context.news = trio.Event()
+            try:
+                self._port.renew(slot.view.id, int(context.done * THOUSANDTHS), context.note)
+            except ConvergeError as error:
+                # lost a moment ago, and the notification is on its way
+                self._book.counters["renewals_refused"] += 1
+                _logger.debug("claim of task %s was not renewed: %s", slot.view.id.hex()[:12], error)
 
     def _conclude(self, slot: Slot, end: Finished | TryAgain | None) -> None:
         task_id = slot.view.id

@@ -166,7 +166,7 @@ class Machine:
     def _timer_due(self, key: ev.TimerKey, number: int) -> None:
         if self._timers.get(key) != number:
             return
-        if self.world.quiet and key.kind is not ev.TimerKind.DIGEST:
+        if self.world.quiet and key.kind not in (ev.TimerKind.DIGEST, ev.TimerKind.SYNC):
             return
         self.feed(ev.TimerFired(key))
         if self.world.rng.random() < 0.02:

@@ -111,6 +111,7 @@ class PoolDetail(PoolItem, frozen=True):
     frontier: str = ""
     decided_by: str = ""
     culprits: Count | None = None
+    epoch: Count = 0
 
 
 class FindingItem(_Answer, frozen=True):
@@ -134,6 +135,38 @@ class FindingItem(_Answer, frozen=True):
     contradiction: bool
 
 
+class OpinionItem(_Answer, frozen=True):
+    """What an elector said to a motion."""
+
+    agent_id: str
+    epoch: Count
+    choice: str
+
+
+class MotionItem(_Answer, frozen=True):
+    """Something that was put to a pool's electors.
+
+    Attributes:
+        kind: change, reject_result or rival_reports.
+        state: open, carried, rejected or lapsed.
+        asks: what it asks for, in words.
+        decided: the option that was carried, or empty.
+    """
+
+    id: str
+    pool: str
+    kind: str
+    state: str
+    asks: list[str]
+    author: str
+    epoch: Count
+    reason: str = ""
+    task: str = ""
+    options: list[str] = []
+    decided: str = ""
+    opinions: list[OpinionItem] = []
+
+
 class StatusItem(_Answer, frozen=True):
     """The node at a glance."""
 
@@ -151,6 +184,8 @@ class TaskItem(_Answer, frozen=True):
 
     Attributes:
         value: hash of the settled value, empty before: equal on all nodes.
+        progress: how much is done, 0 to 1, as the worker says; null if it says nothing, or does not work.
+        note: what the worker says about it.
     """
 
     id: str
@@ -168,6 +203,8 @@ class TaskItem(_Answer, frozen=True):
     priority: int = 0
     reason: str = ""
     value: str = ""
+    progress: float | None = None
+    note: str = ""
 
 
 class TaskDetail(TaskItem, frozen=True):
@@ -255,6 +292,31 @@ class CancelTask(_Request, frozen=True):
     """Cancel a task."""
 
     reason: str = ""
+
+
+class Move(_Request, frozen=True):
+    """Put a change to the pool's electors. Agents are named by id, or by `key:<public key>`."""
+
+    expel: list[str] = []
+    add_electors: list[str] = []
+    remove_electors: list[str] = []
+    quorum: Count | None = None
+    faults: Count | None = None
+    claim_ttl_s: Positive | None = None
+    max_retries: Count | None = None
+    reason: str = ""
+
+
+class Dispute(_Request, frozen=True):
+    """Ask the electors to find that a settled result is wrong."""
+
+    reason: str = ""
+
+
+class SayItem(_Request, frozen=True):
+    """What this elector says to a motion: yes, no, or one of its options."""
+
+    choice: str
 
 
 def success(data: Any) -> dict[str, Any]:

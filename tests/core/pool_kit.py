@@ -192,6 +192,7 @@ class Mesh:
         self._heap: list[tuple[int, int, int, ev.Event]] = []
         self._order = itertools.count()
         self._last: dict[tuple[int, int], int] = {}
+        self._due: dict[tuple[int, ev.TimerKey], int] = {}
 
     def at(self, delay_ms: int, node: int, event: ev.Event) -> None:
         heapq.heappush(self._heap, (self.now_ms + delay_ms, next(self._order), node, event))
@@ -203,6 +204,9 @@ class Mesh:
             self.at(0, other, ev.PeerUp(PeerId(str(one))))
 
     def do(self, node: int, event: ev.Event) -> None:
+        if isinstance(event, ev.TimerFired) and self._due.get((node, event.key), 0) > self.now_ms:
+            # it was set anew
+            return
         for effect in self.replicas[node].handle(event, now(self.now_ms)):
             match effect:
                 case ev.Persist(token, _, True):
@@ -212,6 +216,10 @@ class Mesh:
                         if other != node and self._random.random() >= self.loss:
                             event = ev.Received(operations, PeerId(str(node)))
                             self.at(1 + self._random.randrange(20), other, event)
+                case ev.Broadcast(payload):
+                    for other in range(len(self.replicas)):
+                        if other != node and self._random.random() >= self.loss:
+                            self.at(1 + self._random.randrange(20), other, ev.RenewalReceived(payload))
                 case ev.Send(peer, payload):
                     self.messages += 1
                     self.sent_bytes[node] += len(payload)
@@ -222,6 +230,7 @@ class Mesh:
                         self._last[link] = arrival
                         self.at(arrival - self.now_ms, link[1], ev.SyncReceived(PeerId(str(node)), payload))
                 case ev.SetTimer(key, at_ms):
+                    self._due[node, key] = at_ms
                     self.at(max(0, at_ms - self.now_ms), node, ev.TimerFired(key))
                 case ev.Emit(notice):
                     self.told.append((node, notice))

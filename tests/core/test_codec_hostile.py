@@ -64,6 +64,13 @@ def test_only_the_canonical_encoding_is_accepted(name: str, data: bytes) -> None
         decode(data)
 
 
+@pytest.mark.parametrize("refused", [1.5, 2**64, -(2**63) - 1, cbor2.undefined, bytearray(b"x"), {1}])
+def test_what_is_refused_alone_is_refused_inside_arrays_and_maps(refused: object) -> None:
+    for value in (refused, [refused], (1, refused), [[1, [refused]]], {"key": refused}, [{1: [refused]}]):
+        with pytest.raises(CodecError):
+            encode(value)
+
+
 def test_nesting_is_bounded_alike_in_both_directions() -> None:
     value: list[object] = []
     for _ in range(limits.CBOR_DEPTH_MAX - 1):

@@ -8,6 +8,9 @@ import pytest
 from pool_kit import Mesh, Pool, notices
 
 from converge_p2p.core.codec import encode_value
+from converge_p2p.core.errors import LocalError
+from converge_p2p.core.governance.custom import DisputeContext, GovernanceModel
+from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
 from converge_p2p.core.oplog.motions import YES, move_change
@@ -198,3 +201,32 @@ def test_a_newcomer_that_reads_everything_at_once_has_the_same_state() -> None:
     )
     assert not notices(effects, ev.Rejected)
     assert late.view.state_bytes() == state
+
+
+def test_terms_of_another_pool_are_no_change_of_this_one() -> None:
+    live = Live(3, 1)
+    motion = move_change((), replace(live.electors_of(0, 1), nonce=b"m" * 16))
+    with pytest.raises(LocalError, match="never change"):
+        live.mesh.replicas[0].handle(ev.Move(motion), ev.Now(live.mesh.now_ms, 0))
+
+
+class TheFirstYesDecides(GovernanceModel):
+    """A rule of a user: one yes is enough, whatever the formula says."""
+
+    def resolve_dispute(self, context: DisputeContext) -> str | bytes | None:
+        return b"yes" if b"yes" in context.ballots.values() else None
+
+
+class Raises(GovernanceModel):
+    def resolve_dispute(self, context: DisputeContext) -> str | bytes | None:
+        raise ValueError("not today")
+
+
+@pytest.mark.parametrize(("model", "found"), [(TheFirstYesDecides(), True), (Raises(), False)])
+def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: GovernanceModel, found: bool) -> None:
+    live = Live(3, 1)
+    rules = replace(live.mesh.replicas[0].view.counting.rules, model=model)
+    electorate = electorate_of(frozenset(rules.electors), rules, 0)
+    assert electorate.resolve is not None
+    answer = electorate.resolve((b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
+    assert answer == (1 if found else None)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pool_kit import Author, Pool
 
 from converge_p2p.core import limits
+from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
+from converge_p2p.core.oplog import frontier
 from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, JoinBody, Phase, VoteBody
-from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
+from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex, FrontierSum
 from converge_p2p.core.oplog.log import Missing, OperationLog
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
@@ -79,31 +81,46 @@ def test_the_same_operation_twice_does_nothing(log: OperationLog, author: Author
     assert len(log) == 1
 
 
-def test_an_author_may_wait_only_with_so_much(
+def test_an_author_may_wait_only_with_so_much_and_not_farther_ahead(
     log: OperationLog, author: Author, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "PARKED_PER_AUTHOR_MAX", 3)
     operations = chain_of(author, 6)
-    for operation in operations[1:4]:
-        log.insert(operation)
+    for operation in operations[1:]:
+        missing = log.insert(operation).missing
+        assert missing is not None
+        assert missing == Missing(author.key, 0, operation.seq), "what is too far ahead is asked for all the same"
+    assert [log.knows(operation.id) for operation in operations] == [False, True, True, False, False, False]
+    # the bound shuts nobody out for ever: what is in order never waits
+    assert log.insert(operations[0]).accepted == operations[:3]
+    for operation in operations[3:]:
+        assert log.insert(operation).accepted == [operation]
+
+
+def test_of_what_waits_the_nearest_stays(log: OperationLog, author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PARKED_PER_AUTHOR_MAX", 6)
+    operations = chain_of(author, 6)
+    monkeypatch.setattr(limits, "PARKED_BYTES_PER_AUTHOR_MAX", 2 * limits.PARKED_OVERHEAD_BYTES + 1000)
+    for index in (5, 3):
+        log.insert(operations[index])
+    liar = author.branch()
     with pytest.raises(RemoteViolation) as caught:
-        log.insert(operations[5])
+        log.insert(liar.sign(JoinBody(("another",)), seq=5, prev=operations[4].id))
     assert caught.value.reason == "parked_full"
-    # the quota shuts nobody out for ever: what is in order never waits
-    assert log.insert(operations[0]).accepted == operations[:4]
-    assert log.insert(operations[4]).accepted == [operations[4]]
+    log.insert(operations[1])
+    assert [log.knows(operation.id) for operation in operations] == [False, True, False, True, False, False]
 
 
 def test_a_flood_turns_out_whoever_waits_longest_and_leaves_no_trace(
     log: OperationLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flood = [chain_of(Author(number, POOL), 2)[1] for number in range(1, 30)]
-    monkeypatch.setattr(limits, "PARKED_BYTES_MAX", 5 * len(flood[0].signed))
+    each = len(flood[0].signed) + limits.PARKED_OVERHEAD_BYTES
+    monkeypatch.setattr(limits, "PARKED_BYTES_MAX", 2 * 5 * each)
     for operation in flood:
         log.insert(operation)
     assert sum(log.knows(operation.id) for operation in flood) == 5
-    assert len(log.chains) == 5
-    assert log.count(b"", b"") == 5
+    assert (len(log.chains), len(log.index)) == (0, 0), "who only waits has no place in the pool"
     late = chain_of(Author(99, POOL), 2)
     assert log.insert(late[1]).missing == Missing(late[0].author, 0, 1)
     assert log.insert(late[0]).accepted == late
@@ -119,6 +136,59 @@ def test_an_operation_waits_for_the_others_it_names(log: OperationLog, author: A
     assert log.has_parked()
     assert log.unpark().accepted == [first]
     assert not log.has_parked()
+
+
+def test_everybody_who_waits_can_be_woken(log: OperationLog) -> None:
+    firsts = [chain_of(Author(number, POOL), 2)[1] for number in range(1, 5)]
+    for operation in firsts:
+        log.insert(operation)
+    assert not log.has_parked()
+    log.parking.wake_all()
+    for _ in firsts:
+        assert log.has_parked()
+        assert not log.unpark().accepted
+    assert not log.has_parked()
+    assert len(log.index) == 0
+
+
+def test_what_was_asked_for_is_not_turned_out_by_what_was_not(
+    log: OperationLog, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations = chain_of(author, 6)
+    each = len(operations[0].signed) + limits.PARKED_OVERHEAD_BYTES
+    monkeypatch.setattr(limits, "PARKED_BYTES_MAX", 2 * 5 * each)
+    log.parking.expect(author.key, 1, 4)
+    for operation in operations[1:]:
+        log.insert(operation)
+    for number in range(2, 40):
+        log.insert(chain_of(Author(number, POOL), 2)[1])
+    assert [log.knows(operation.id) for operation in operations] == [False, True, True, True, False, False]
+    assert len(log.parking) <= 10
+    log.parking.expect_no_more(author.key, 1, 4)
+    assert log.insert(operations[0]).accepted == operations[:4]
+
+
+def test_what_waits_is_charged_for_the_others_it_names(log: OperationLog, author: Author) -> None:
+    deps = tuple(sorted(OperationId(bytes([number]) * 32) for number in range(8)))
+    log.insert(author.sign(ClaimBody(TASK), deps=deps))
+    assert log.parking.bytes_of(author.key) > limits.PARKED_OVERHEAD_BYTES + 8 * limits.PARKED_OVERHEAD_BYTES_PER_DEP
+
+
+def test_a_pool_that_is_full_of_authors_takes_those_it_has(
+    log: OperationLog, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "AUTHORS_PER_POOL_MAX", 2)
+    other, late = Author(2, POOL), Author(3, POOL)
+    (named,) = chain_of(other, 1)
+    waiting = late.sign(ClaimBody(TASK), deps=(named.id,))
+    log.insert(waiting)
+    for operation in [*chain_of(author, 1), named]:
+        log.insert(operation)
+    assert not log.unpark().accepted, "the places were taken while it waited"
+    with pytest.raises(RemoteViolation) as caught:
+        log.insert(chain_of(Author(4, POOL), 1)[0])
+    assert caught.value.reason == "authors_full"
+    assert log.insert(other.sign(JoinBody())).accepted
 
 
 def test_an_epoch_that_is_not_known_waits(log: OperationLog, author: Author) -> None:
@@ -280,6 +350,31 @@ def test_the_running_digest_is_the_digest_of_the_frontier(steps: list[tuple[int,
     assert total.digest() == log.digest()
 
 
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3)), max_size=120), st.data())
+@settings(max_examples=60, deadline=None)
+def test_sums_of_ranges_are_those_of_their_entries(steps: list[tuple[int, int]], data: st.DataObject) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frontier, "_BUCKET_AUTHORS", 3)
+        index, plain = FrontierIndex(), dict[PublicKey, bytes]()
+        for number, value in steps:
+            key = PublicKey(tagged_hash("author", bytes([number])))
+            plain[key] = tagged_hash("entry", bytes([value]))
+            index.put(key, plain[key])
+            if value == 0:
+                index.fingerprint(0, len(index))
+        keys = sorted(plain)
+        assert list(index.authors(0, len(index))) == keys
+        bounds = st.binary(max_size=2) | st.sampled_from(keys or [PublicKey(bytes(32))])
+        low, high = data.draw(bounds), data.draw(bounds)
+        inside = [key for key in keys if key >= low and (not high or key < high)]
+        start, stop = index.span(low, high)
+        assert list(index.authors(start, stop)) == inside
+        assert [index.author(rank) for rank in range(start, stop)] == inside
+        total = sum(int.from_bytes(plain[key], "big") for key in inside) % 2**256
+        whole = tagged_hash("frontier-range", total.to_bytes(32, "big"), len(inside).to_bytes(8, "big"))
+        assert index.fingerprint(start, stop) == whole[:16]
+
+
 def test_a_range_of_the_frontier_has_its_authors_and_no_others() -> None:
     people = sorted((Author(number, POOL) for number in range(1, 20)), key=lambda person: person.key)
     log = filled([person.sign(JoinBody()) for person in people])
@@ -287,5 +382,5 @@ def test_a_range_of_the_frontier_has_its_authors_and_no_others() -> None:
     assert [entry.author for entry in log.frontier()] == keys
     assert [entry.author for entry in log.frontier(keys[3], keys[7])] == keys[3:7]
     assert [entry.author for entry in log.frontier(keys[15])] == keys[15:]
-    assert log.count(keys[3], keys[7]) == 4
-    assert log.count(b"", b"") == 19
+    assert log.index.span(keys[3], keys[7]) == (3, 7)
+    assert log.index.span(b"", b"") == (0, 19)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from operator import attrgetter, itemgetter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,11 +21,13 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica import session
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import (
+    Comparison,
     Digest,
-    FrontierPage,
+    Entries,
     GenesisWanted,
     LooseWanted,
     Operations,
+    Part,
     SyncMessage,
     Want,
     decode_message,
@@ -37,14 +42,28 @@ PEER = PeerId("peer")
 
 hashes = st.binary(min_size=32, max_size=32)
 counts = st.integers(0, limits.SEQ_MAX - 1)
-frontier_entries = st.builds(
-    FrontierEntry, hashes.map(PublicKey), counts, st.none() | hashes.map(OperationId), st.none() | hashes
-)
+heads = st.tuples(st.integers(1, limits.SEQ_MAX - 1), hashes.map(OperationId), st.none() | hashes)
+frontier_entries = st.lists(
+    st.tuples(hashes.map(PublicKey), heads | st.tuples(st.just(0), st.none(), hashes)),
+    max_size=4,
+    unique_by=itemgetter(0),
+).map(lambda items: tuple(FrontierEntry(author, *rest) for author, rest in sorted(items)))
+
+
+@st.composite
+def comparisons(draw: st.DrawFn) -> Comparison:
+    entries = draw(frontier_entries)
+    bounds = [b"", *sorted(draw(st.sets(st.binary(min_size=1, max_size=32), max_size=5)))]
+    parts = []
+    for low, bound in itertools.pairwise([*bounds, b""] if draw(st.booleans()) or len(bounds) == 1 else bounds):
+        inside = tuple(entry for entry in entries if entry.author >= low and (not bound or entry.author < bound))
+        parts.append(Part(bound, draw(st.sampled_from([None, bytes(range(16)), inside]))))
+    return Comparison(b"", tuple(parts))
+
+
 sync_messages: st.SearchStrategy[SyncMessage] = st.one_of(
     hashes.map(Digest),
-    st.builds(
-        FrontierPage, st.lists(frontier_entries, max_size=4).map(tuple), st.just(b"") | hashes, hashes, st.booleans()
-    ),
+    comparisons(),
     st.builds(
         Want,
         st.lists(counts.flatmap(lambda n: st.builds(Missing, hashes.map(PublicKey), st.just(n), st.just(n + 1))))
@@ -54,6 +73,7 @@ sync_messages: st.SearchStrategy[SyncMessage] = st.one_of(
     ),
     st.builds(Operations, st.lists(st.binary(max_size=20), max_size=4).map(tuple), st.booleans()),
     st.just(GenesisWanted()),
+    st.builds(Entries, frontier_entries, st.booleans()),
 )
 
 
@@ -66,8 +86,16 @@ def test_every_sync_message_survives_its_bytes(message: SyncMessage) -> None:
 @pytest.mark.parametrize(
     "plain",
     [
-        [], [9], 5, [0, b"short"], [1, [], b"", b"", 1], [1, [[bytes(32), -1, None, None]], b"", b"", True],
-        [1, [[bytes(32), 0, None, None]] * (limits.FRONTIER_PAGE_AUTHORS_MAX + 1), b"", b"", True],
+        [], [9], 5, [0, b"short"], [1, b""], [1, b"", []], [1, b"", [[b"", bytes(15)]]], [1, b"", [[b"", 1]]],
+        [1, b"", [[b"", None], [b"", None]]], [1, b"b", [[b"a", None]]], [1, b"b", [[b"b", None]]],
+        [1, b"", [[bytes(33), None]]], [1, bytes(33), [[b"", None]]], [1, b"", [[b"a"]]],
+        [1, b"", [[b"a", [[b"a" * 32, 1, bytes(32), None]]]]], [1, b"b", [[b"", [[b"a" * 32, 1, bytes(32), None]]]]],
+        [1, b"", [[number.to_bytes(2, "big"), None] for number in range(1, limits.RANGE_PARTS_PER_MESSAGE_MAX + 2)]],
+        [5, [[bytes(32), -1, None, None]], True], [5, [[bytes(32), 1, bytes(32), None]] * 2, True], [5, [], 1],
+        [5, [[bytes(32), 0, bytes(32), None]], True], [5, [[bytes(32), 1, None, None]], True],
+        [5, [[bytes(32), 0, None, None]], True],
+        [5, [[number.to_bytes(32, "big"), 1, bytes(32), None]
+             for number in range(limits.FRONTIER_ENTRIES_PER_MESSAGE_MAX + 1)], True],
         [2, [[bytes(32), 5, 5]], []], [2, [[bytes(32), 0, 1]] * (limits.WANTS_PER_MESSAGE_MAX + 1), []],
         [2, [], [bytes(32)]], [2, [], [[bytes(32), b"x"]]], [3, [1], True], [3, [], 0], [4, 1],
     ],
@@ -143,10 +171,10 @@ def test_an_interrupted_fetch_goes_on_where_it_ended() -> None:
     assert mesh.sent_bytes[1] < whole * (1 - half / len(operations)) + 2 * limits.SYNC_FRAME_BYTES_MAX
 
 
-def test_a_frontier_of_many_pages_is_compared_whole() -> None:
+def test_frontiers_of_many_authors_are_compared_whole() -> None:
     pool = Pool()
     everything = crowd(pool, 180, 2)
-    assert len({operation.author for operation in everything}) > 2 * limits.FRONTIER_PAGE_AUTHORS_MAX
+    assert len({operation.author for operation in everything}) > 2 * limits.FRONTIER_WHOLE_AUTHORS_MAX
     left = [op for op in everything if op.author[0] < 170 or op in pool.base]
     right = [op for op in everything if op.author[0] > 80 or op in pool.base]
     mesh = mesh_of(pool, [left, right, pool.base])
@@ -155,14 +183,16 @@ def test_a_frontier_of_many_pages_is_compared_whole() -> None:
     assert len(mesh.replicas[0].log) == len(everything)
 
 
-def test_a_frontier_too_long_for_one_turn_is_continued_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "PAGES_MAX", 1)
-    monkeypatch.setattr(limits, "FRONTIER_PAGE_AUTHORS_MAX", 8)
+def test_a_frontier_too_long_for_one_answer_is_continued_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FRONTIER_WHOLE_AUTHORS_MAX", 4)
+    monkeypatch.setattr(limits, "FRONTIER_ENTRIES_PER_MESSAGE_MAX", 4)
+    monkeypatch.setattr(limits, "FRONTIER_ENTRIES_PER_ANSWER_MAX", 8)
+    monkeypatch.setattr(limits, "RANGE_PARTS_PER_ANSWER_MAX", 24)
     pool = Pool()
     everything = crowd(pool, 60, 1)
     one, other = (pool.base + [op for op in everything if op.author[0] % 2 == odd] for odd in (0, 1))
-    mesh = mesh_of(pool, [one, other], seed=1)
-    mesh.connect()
+    mesh = mesh_of(pool, [one, other, pool.base], seed=1)
+    mesh.connect([(0, 1), (1, 2)])
     mesh.run(lambda: mesh.equal)
     assert len(mesh.replicas[0].log) == len(everything)
     assert mesh.now_ms > 2 * session.RECONCILE_PAUSE_MS, "it took more than one turn"
@@ -215,7 +245,7 @@ def test_a_loose_set_larger_than_an_answer_comes_over_whole() -> None:
     author = pool.workers[0]
     liar = author.branch()
     long = [author.sign(ClaimBody(TASK, reason="x" * 1000)) for _ in range(2500)]
-    assert sum(len(operation.signed) for operation in long) > 2 * session.ANSWER_BATCHES_MAX * limits.BATCH_BYTES_MAX
+    assert sum(len(operation.signed) for operation in long) > 2 * limits.ANSWER_BATCHES_MAX * limits.BATCH_BYTES_MAX
     mesh = mesh_of(pool, [[*pool.base, *long], [*pool.base, liar.sign(JoinBody())]])
     mesh.connect()
     mesh.run(lambda: mesh.equal)
@@ -264,7 +294,7 @@ class Alone:
         return sends(effects)
 
     def claims_to_have(self, peer: str, *entries: FrontierEntry) -> list[tuple[str, SyncMessage]]:
-        return self.say(peer, FrontierPage(entries, b"", b"", False))
+        return self.say(peer, Entries(tuple(sorted(entries, key=attrgetter("author")))))
 
 
 def wants(messages: list[tuple[str, SyncMessage]]) -> list[tuple[str, Want]]:
@@ -276,7 +306,7 @@ def test_a_peer_that_has_not_what_it_claims_is_left_for_one_that_has() -> None:
     author = alone.pool.workers[0]
     more = [author.sign(ClaimBody(TASK)) for _ in range(3)]
     lie = entry(author.key, 10**9)
-    assert wants(alone.claims_to_have("liar", lie)) == [("liar", Want((Missing(author.key, 1, 4097),)))]
+    assert wants(alone.claims_to_have("liar", lie)) == [("liar", Want((Missing(author.key, 1, 257),)))]
     # while the liar is asked, nobody else is asked for the same
     assert wants(alone.claims_to_have("helper", entry(author.key, 4))) == []
     assert wants(alone.say("liar", Operations((), True))) == [("helper", Want((Missing(author.key, 1, 4),)))]
@@ -304,7 +334,7 @@ def test_claims_about_invented_authors_take_bounded_room() -> None:
         alone.claims_to_have("liar", *(entry(author, 5) for author in invented))
     state = alone.replica._sessions.peers[PeerId("liar")]
     assert len(state.targets) <= limits.SYNC_AUTHORS_PER_PEER_MAX
-    assert len(alone.replica._sessions._asked) <= limits.WANTS_PER_MESSAGE_MAX
+    assert len(alone.replica._sessions._fetch) <= limits.WANTS_PER_MESSAGE_MAX
 
 
 def test_peers_that_were_never_up_take_bounded_room() -> None:
@@ -321,7 +351,7 @@ def test_an_answer_to_a_want_is_bounded_and_always_ends() -> None:
     answer = [message for _, message in alone.say("helper", Want((Missing(author.key, 0, 1501),) * 60))]
     assert [message.last for message in answer if isinstance(message, Operations)] == [False, False, False, True]
     size = sum(len(data) for message in answer if isinstance(message, Operations) for data in message.operations)
-    assert size <= session.ANSWER_BATCHES_MAX * limits.BATCH_BYTES_MAX
+    assert size <= limits.ANSWER_BATCHES_MAX * limits.BATCH_BYTES_MAX
     assert alone.say("helper", Want((Missing(author.key, 9000, 9001),))) == [("helper", Operations((), True))]
 
 
@@ -338,7 +368,7 @@ def test_frontiers_are_sent_to_a_peer_at_most_so_often() -> None:
     sent = 0
     for _ in range(1000):
         alone.now_ms += 1
-        sent += len([m for _, m in alone.say("liar", Digest(bytes(32))) if isinstance(m, FrontierPage)])
+        sent += len([m for _, m in alone.say("liar", Digest(bytes(32))) if isinstance(m, Comparison)])
     assert sent <= 1 + 1000 // session.RECONCILE_PAUSE_MS
 
 

@@ -7,7 +7,8 @@ from pool_kit import Pool, ballots_in, claim, feed, now, published, settle_write
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.oplog.bodies import VoteBody
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica.machine import VOTE_PAUSE_MS, Replica
+from converge_p2p.core.replica.machine import Replica
+from converge_p2p.core.replica.voting import VOTE_PAUSE_MS
 
 
 def elector_of_many_tasks(count: int) -> tuple[Pool, Replica, list[bytes]]:

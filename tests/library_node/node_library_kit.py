@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from converge_p2p.core.oplog.bodies import Genesis
 from converge_p2p.core.oplog.operation import Operation, sign_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
-from converge_p2p.core.types import PeerId, PoolId
+from converge_p2p.core.types import PeerId, PoolId, PublicKey
 from converge_p2p.net import NetworkConfig, PeerInfo, peer_id_of, public_key_of
 from converge_p2p.node import Node, NodeConfig
 from converge_p2p.node.driver import PoolDriver
@@ -80,6 +81,7 @@ class RecordingWire:
     def __init__(self) -> None:
         self.sent: list[tuple[PeerId, bytes]] = []
         self.published: list[bytes] = []
+        self.broadcast: list[bytes] = []
         self.blamed: list[PeerId] = []
 
     def send_pool(self, peer: PeerId, pool: PoolId, payload: bytes) -> None:
@@ -87,6 +89,11 @@ class RecordingWire:
 
     def publish_pool(self, pool: PoolId, operations: tuple[bytes, ...], peers: Sequence[PeerId]) -> None:
         self.published.extend(operations)
+
+    def broadcast_pool(
+        self, pool: PoolId, renewal: bytes, peers: Sequence[PeerId], electors: AbstractSet[PublicKey]
+    ) -> None:
+        self.broadcast.append(renewal)
 
     def blame(self, peer: PeerId) -> None:
         self.blamed.append(peer)

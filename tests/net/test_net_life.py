@@ -6,11 +6,15 @@ import socket
 
 import pytest
 import trio
-from net_rig import LOCAL, Recorder, free_port, linked, open_sockets, pair, quick, seed, start, until
+from libp2p.abc import INotifee
+from libp2p.network.exceptions import SwarmException
+from net_rig import LOCAL, Proxy, Recorder, free_port, linked, open_sockets, pair, quick, seed, start, until
 
 from converge_p2p.core.errors import ConfigError, NetworkError
 from converge_p2p.core.identity import Identity
-from converge_p2p.net import open_network, peer_id_of
+from converge_p2p.net import dht, exchange, open_network, peer_id_of
+from converge_p2p.net.addresses import split_peer_address, tcp_port
+from converge_p2p.net.names import raw_peer_id
 
 pytestmark = pytest.mark.network
 
@@ -151,3 +155,75 @@ async def test_frames_queued_at_closing_are_still_sent():
                 assert peer.send(node.peer_id, b"%d" % number)
         await until(lambda: len(recorder.frames) == 50, "the last frames come")
         assert [payload for _, payload in recorder.frames] == [b"%d" % number for number in range(50)]
+
+
+class _AtTheEnd(INotifee):
+    """Does something at the end of a disconnection: the connection is removed, and the library is not done."""
+
+    def __init__(self, action):
+        self._action = action
+
+    async def disconnected(self, _network, _connection):
+        await self._action()
+
+    async def _nothing(self, *_):
+        """Not of interest."""
+
+    connected = opened_stream = closed_stream = listen = listen_close = _nothing
+
+
+async def test_b16_connection_that_comes_while_another_closes_is_not_forgotten():
+    async with pair(peers_wanted=0) as (one, _, two, _):
+        came = []
+
+        async def come_again():
+            if not came:
+                await until(lambda: two.peers() == (), "the other side has noticed")
+                await two.connect(one.addresses[0])
+                came.extend(two._host.get_network().get_connections(raw_peer_id(one.peer_id)))
+
+        one._host.get_network().register_notifee(_AtTheEnd(come_again))
+        await one.disconnect(two.peer_id)
+        assert len(came) == 1
+        assert [peer.peer_id for peer in one.peers()] == [two.peer_id]
+        await linked(one, two)
+        # and what is known can be closed
+        await one.disconnect(two.peer_id)
+        await until(lambda: came[0].is_closed, "the connection is closed")
+        await until(lambda: one.peers() == () and two.peers() == (), "neither side counts it any more")
+
+
+async def test_b16_connection_to_a_peer_that_does_not_read_is_closed():
+    async with trio.open_nursery() as nursery:
+        async with start(1, peers_wanted=0) as one, start(2, peers_wanted=0) as two:
+            proxy = Proxy(tcp_port(split_peer_address(one.addresses[0])[1]))
+            await nursery.start(proxy.run)
+            await two.connect(f"/ip4/127.0.0.1/tcp/{proxy.port}/p2p/{one.peer_id}")
+            await linked(one, two)
+            proxy.fall_silent()
+            (connection,) = two._host.get_network().get_connections(raw_peer_id(one.peer_id))
+            raw = connection.muxed_conn.secured_conn.conn.read_writer.read_write_closer.stream.stream.socket
+            full = 0
+            while full < 3:
+                try:
+                    raw._sock.send(bytes(1 << 20))
+                except BlockingIOError:
+                    full += 1
+                    await trio.lowlevel.checkpoint()
+            await two.disconnect(one.peer_id)
+            assert two.peers() == ()
+            assert raw.fileno() == -1
+        nursery.cancel_scope.cancel()
+
+
+async def test_b9_opening_a_stream_dials_nobody_but_for_the_hash_table():
+    async with pair(peers_wanted=0, dht=True) as (one, _, two, _):
+        await two.disconnect(one.peer_id)
+        await until(lambda: one.peers() == () and two.peers() == (), "both sides have noticed")
+        raw = raw_peer_id(one.peer_id)
+        assert two._host.get_peerstore().addrs(raw), "the library could dial"
+        with pytest.raises(SwarmException, match="is not connected"):
+            await two._host.new_stream(raw, [exchange.PROTOCOL])
+        assert two.peers() == ()
+        await (await two._host.new_stream(raw, [dht.PROTOCOL])).reset()
+        assert [peer.peer_id for peer in two.peers()] == [one.peer_id]

@@ -36,7 +36,16 @@ from converge_p2p.core.oplog.bodies import (
 from converge_p2p.core.oplog.frontier import FrontierEntry
 from converge_p2p.core.oplog.log import Missing
 from converge_p2p.core.oplog.operation import OPERATION_TAG
-from converge_p2p.core.replica.wire import Digest, FrontierPage, GenesisWanted, Operations, Want, encode_message
+from converge_p2p.core.replica.wire import (
+    Comparison,
+    Digest,
+    Entries,
+    GenesisWanted,
+    Operations,
+    Part,
+    Want,
+    encode_message,
+)
 from converge_p2p.core.types import OperationId, PoolId, PublicKey
 from converge_p2p.net.names import public_key_of
 from converge_p2p.node.mail import ACK
@@ -118,13 +127,18 @@ async def lying_frontiers(ground: Ground) -> int:
 
     def pages() -> Iterator[bytes]:
         for _ in range(300 * ground.scale):
-            keys = sorted(os.urandom(32) for _ in range(limits.FRONTIER_PAGE_AUTHORS_MAX))
+            keys = sorted(os.urandom(32) for _ in range(limits.FRONTIER_WHOLE_AUTHORS_MAX))
             yield encode_page([FrontierEntry(PublicKey(key), 2**50, OperationId(os.urandom(32)), None) for key in keys])
-            mine = [FrontierEntry(key, 2**40, OperationId(os.urandom(32)), os.urandom(32)) for key in ground.field.keys]
-            yield encode_page(mine)
+            mine = sorted(ground.field.keys)
+            yield encode_page([FrontierEntry(key, 2**40, OperationId(os.urandom(32)), os.urandom(32)) for key in mine])
+            many = sorted(os.urandom(32) for _ in range(limits.FRONTIER_ENTRIES_PER_MESSAGE_MAX))
+            heads = [FrontierEntry(PublicKey(key), 2**50, OperationId(os.urandom(32)), None) for key in many]
+            yield pool_frame(ground.pool, Entries(tuple(heads), True))
+            parts = [Part(number.to_bytes(2, "big"), os.urandom(16)) for number in range(64, 1024)]
+            yield pool_frame(ground.pool, Comparison(b"", tuple(parts)))
 
     def encode_page(entries: list[FrontierEntry]) -> bytes:
-        return pool_frame(ground.pool, FrontierPage(tuple(entries), b"", b"", True))
+        return pool_frame(ground.pool, Comparison(b"", (Part(b"", tuple(entries)),)))
 
     return await _against_all(ground, list(pages()))
 
@@ -136,7 +150,7 @@ async def request_floods(ground: Ground) -> int:
         pool_frame(ground.pool, Want(ranges)),
         pool_frame(ground.pool, GenesisWanted()),
         pool_frame(ground.pool, Digest(os.urandom(32))),
-        pool_frame(ground.pool, FrontierPage((), b"", b"", True)),
+        pool_frame(ground.pool, Comparison(b"", (Part(b"", ()),))),
     ]
     return await _against_all(ground, payloads * (1000 * ground.scale))
 

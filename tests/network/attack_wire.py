@@ -19,8 +19,10 @@ from converge_p2p.core.oplog.bodies import Body
 from converge_p2p.core.oplog.log import Missing
 from converge_p2p.core.oplog.operation import Operation, sign_operation
 from converge_p2p.core.replica.wire import (
-    FrontierPage,
+    Comparison,
+    Entries,
     Operations,
+    Part,
     SyncMessage,
     Want,
     batches,
@@ -142,9 +144,9 @@ class Attacker:
     async def read_log(self, peer: PeerId, pool: PoolId) -> list[bytes]:
         """Fetch every operation of a pool, which any peer may."""
         start = len(self.frames)
-        await self.send(peer, pool_frame(pool, FrontierPage((), b"", b"", True)))
-        await self.until(lambda: any(isinstance(item, FrontierPage) for item in self.messages(pool, start)))
-        entries = [e for item in self.messages(pool, start) if isinstance(item, FrontierPage) for e in item.entries]
+        await self.send(peer, pool_frame(pool, Comparison(b"", (Part(b"", ()),))))
+        await self.until(lambda: any(isinstance(item, Entries) for item in self.messages(pool, start)))
+        entries = [e for item in self.messages(pool, start) if isinstance(item, Entries) for e in item.entries]
         found: dict[bytes, None] = {}
         for entry in entries:
             mark = len(self.frames)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,11 +13,16 @@ import trio
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import NetworkError, NotAuthorised, NotFound
 from converge_p2p.core.governance import Democratic, GovernanceModel
+from converge_p2p.core.governance.electorate import Electorate
+from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
-from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
+from converge_p2p.core.oplog.operation import sign_operation
+from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.audit import Finding
+from converge_p2p.core.view.motions import Motions, MotionView
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,49 @@ class FakeHandle:
     id: TaskId
 
 
+class FakeCouncil:
+    """Motions of a pool, in the real fold; `members` answers as the electors."""
+
+    def __init__(self, identity: Identity, spec: PoolSpec, pool: PoolId) -> None:
+        self.epoch = 0
+        self._identity, self._pool, self._seq = identity, pool, 0
+        self._prev: OperationId | None = None
+        self._motions = Motions()
+        electors = frozenset(spec.electors)
+        rules = compile_rules(spec)
+        self._motions.open_epoch(0, Electorate(electors, rules.epoch, rules.accept))
+
+    def _sign(self, body: Any) -> Any:
+        operation = sign_operation(
+            self._identity, self._pool, body, seq=self._seq, prev=self._prev, epoch=0, hlc=self._seq + 1
+        )
+        self._seq, self._prev = operation.seq + 1, operation.id
+        return operation
+
+    def motions(self) -> Sequence[MotionView]:
+        return self._motions.views(self.epoch)
+
+    def motion(self, name: OperationId, /) -> MotionView:
+        found = self._motions.view(name, self.epoch)
+        assert found is not None
+        return found
+
+    async def move(
+        self, *, expel: Iterable[PublicKey] = (), terms: PoolSpec | None = None, reason: str = ""
+    ) -> OperationId:
+        operation = self._sign(move_change(tuple(expel), terms, reason))
+        self._motions.add_motion(operation)
+        return OperationId(operation.id)
+
+    async def dispute(self, task: TaskId, /, reason: str = "") -> OperationId:
+        operation = self._sign(dispute_result(task, reason))
+        self._motions.add_motion(operation)
+        return OperationId(operation.id)
+
+    async def say(self, motion: OperationId, /, choice: int = 1) -> None:
+        self._motions.add_opinion(self._sign(OpinionBody(motion, choice)))
+
+
 class FakePool:
     """A pool where the test settles the tasks."""
 
@@ -75,6 +123,7 @@ class FakePool:
         self.ready = True
         self.has_quorum: bool | None = True
         self.found: list[Finding] = []
+        self.council = FakeCouncil(identity, spec, id_)
         self.handlers: dict[str, tuple[Any, int]] = {}
         self.watchers: list[trio.MemorySendChannel[TaskView]] = []
         self.watching = trio.Event()

@@ -8,7 +8,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from converge_node.paths import resolve_paths
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.task import Outcome, Task
+from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import OperationId, PoolId, TaskId
 from converge_p2p.core.view.audit import Finding, Rule
@@ -367,6 +367,32 @@ async def test_watching_a_pool_prints_every_change_and_ends_when_the_node_stops(
         assert not pool.watchers
 
 
+async def test_the_progress_of_a_task_is_shown_without_what_a_worker_may_not_do_to_a_terminal(
+    bench_of: Callable[[], Any],
+) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        handle = await pool.submit(Task("x", key="k"))
+        said = Progress(420, "almost\x1b[2Jhalf")
+        working = replace(pool.task(handle.id), state=TaskState.ASSIGNED, certified=True, progress=said)
+        pool.change(working)
+        code, data = await bench.json("task", "show", "demo", handle.id.hex())
+        assert (code, data["progress"], data["note"]) == (0, 0.42, said.note)
+
+        async def work() -> None:
+            await pool.watching.wait()
+            pool.change(working)
+            await trio.testing.wait_all_tasks_blocked()
+            bench.state.stopping.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            _, out, _ = await bench.run("task", "watch", "demo")
+        assert "\x1b" not in out
+        assert "assigned" in out
+        assert "42% almost" in out
+
+
 async def test_cancelling_carries_the_reason_and_the_refusal(bench_of: Callable[[], Any]) -> None:
     async with bench_of() as bench:
         pool = await bench.node.create_pool("demo")
@@ -477,3 +503,48 @@ async def test_a_client_that_does_not_speak_the_protocol_is_told_so(tmp_path: Pa
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, serve)
             assert await trio.to_thread.run_sync(invoke, ["--home", str(home), "id"]) == 4
+
+
+async def test_a_change_is_put_to_the_electors_answered_and_listed(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        assert (await bench.run("pool", "create", "demo"))[0] == 0
+        key = f"key:{STRANGER.public_key.hex()}"
+        code, moved = await bench.json("pool", "propose", "demo", "--add-elector", key, "--reason", "a second machine")
+        assert code == 0
+        assert (moved["state"], moved["kind"], moved["reason"]) == ("open", "change", "a second machine")
+        assert moved["asks"] == [f"add elector {STRANGER.id}"]
+        code, said = await bench.json("pool", "vote", "demo", moved["id"][:8], "yes")
+        assert code == 0
+        assert [(item["agent_id"], item["choice"]) for item in said["opinions"]] == [(bench.node.id, "yes")]
+        assert said["state"] == "carried"
+        code, listed = await bench.json("pool", "motions", "demo")
+        assert (code, [item["id"] for item in listed]) == (0, [moved["id"]])
+        assert "a second machine" in (await bench.run("pool", "vote", "demo", moved["id"], "yes"))[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["propose", "demo"], 2),
+        (["propose", "demo", "--remove-elector", f"key:{STRANGER.public_key.hex()}"], 2),
+        (["propose", "demo", "--expel", "zz"], 2),
+        (["propose", "nowhere", "--quorum", "1"], 6),
+        (["vote", "demo", "abcdef", "yes"], 6),
+        (["vote", "demo", "abc", "yes"], 2),
+    ],
+)
+async def test_a_motion_that_says_nothing_sensible_is_refused(
+    bench_of: Callable[[], Any], words: list[str], code: int
+) -> None:
+    async with bench_of() as bench:
+        await bench.node.create_pool("demo")
+        assert (await bench.run("pool", *words))[0] == code
+
+
+async def test_a_settled_result_is_disputed_before_the_electors(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        handle = await pool.submit(Task("count", {}, key="a"))
+        pool.settle(handle.id, Outcome.COMPLETED, {"n": 1})
+        code, item = await bench.json("task", "dispute", "demo", handle.id.hex()[:10], "--reason", "it is two")
+        assert (code, item["kind"], item["task"]) == (0, "reject_result", handle.id.hex())

@@ -43,6 +43,8 @@ class Register:
         self.reports: dict[int, tuple[Outcome, Any]] = {}
         self.refuse: list[Exception] = []
         self.pending_reads = 0
+        self.renewals: list[tuple[float, int, int, str]] = []
+        self.refuse_renewals = False
         self.workers: WorkerPool
 
     def claim(self, task_id: TaskId) -> None:
@@ -64,6 +66,14 @@ class Register:
         assert number_of(task_id) not in self.reports, "reported twice"
         self.reports[number_of(task_id)] = (outcome, decode_value(result))
         self.settle(task_id, outcome.state)
+
+    def renew(self, task_id: TaskId, fraction: int, note: str) -> None:
+        self.renewals.append((trio.current_time(), number_of(task_id), fraction, note))
+        if self.refuse_renewals:
+            raise ClaimLost("not held")
+
+    def renewal_interval_s(self, view: TaskView, round_: int) -> float:
+        return 10.0 * 2**round_
 
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterable[TaskView]:
         self.pending_reads += 1

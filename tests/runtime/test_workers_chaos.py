@@ -43,6 +43,12 @@ class Electors:
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterable[TaskView]:
         return self.open
 
+    def renew(self, task_id: TaskId, fraction: int, note: str) -> None:
+        assert task_id in self.claims, "renewed what is not held"
+
+    def renewal_interval_s(self, view: TaskView, round_: int) -> float:
+        return 0.1
+
     def claim(self, task_id: TaskId) -> None:
         dice = self.random.random()
         if dice < 0.1 or task_id in self.claims or self.views[task_id].state is not TaskState.PENDING:

@@ -23,7 +23,9 @@ from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.topic import Topic
-from converge_p2p.core.types import TaskId
+from converge_p2p.core.oplog.bodies import Token
+from converge_p2p.core.replica.renewal import Renewal, sign_renewal
+from converge_p2p.core.types import PoolId, TaskId
 
 FOLDER = Path(__file__).parent
 NOW_MS = 1_700_000_000_000
@@ -245,6 +247,30 @@ def descriptors() -> list[dict[str, Any]]:
     ]
 
 
+def renewals() -> list[dict[str, Any]]:
+    """Renewals of claims."""
+    alice, pool = Identity.from_seed(seed("alice")), PoolId(hashlib.sha256(b"pool").digest())
+    task = TaskId(hashlib.sha256(b"task").digest())
+    cases = (
+        Renewal(task, alice.public_key, Token(0, 0), 0, "", 0),
+        Renewal(task, alice.public_key, Token(3, 2), 1000, "zweite Hälfte", NOW_MS),
+    )
+    return [
+        {
+            "seed": alice.seed.hex(),
+            "pool": pool.hex(),
+            "task": one.task.hex(),
+            "epoch": one.token.epoch,
+            "round": one.token.round,
+            "fraction": one.fraction,
+            "note": one.note,
+            "counter": one.counter,
+            "signed": sign_renewal(alice, pool, one).hex(),
+        }
+        for one in cases
+    ]
+
+
 FILES = {
     "cbor.json": cbor,
     "hashes.json": hashes,
@@ -253,6 +279,7 @@ FILES = {
     "messages.json": messages,
     "descriptors.json": descriptors,
     "governance.json": governance_story.governance,
+    "renewals.json": renewals,
     "operations.json": lambda: pool_story.operations(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
 }

@@ -9,12 +9,13 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from converge_p2p.core.codec import decode, encode, encode_value
+from converge_p2p.core.codec import decode, encode, encode_value, tagged_hash
 from converge_p2p.core.identity import SIGNATURE_BYTES, Identity
 from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue, task_id
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.oplog.bodies import (
+    ActBody,
     Ballot,
     Body,
     ClaimBody,
@@ -30,21 +31,42 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
-from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
-from converge_p2p.core.oplog.log import Missing
+from converge_p2p.core.oplog.coordination import (
+    AnswerBody,
+    AuctionCloseBody,
+    AuctionOpenBody,
+    AuctionRule,
+    AuctionSettleBody,
+    BidCommitBody,
+    BidRevealBody,
+    DelegateBody,
+    PollCloseBody,
+    PollOpenBody,
+    PollRule,
+    PollVoteBody,
+    ProposeBody,
+    RevokeBody,
+    Scope,
+    bid_commitment,
+)
+from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex
+from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
 from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import Operation, sign_operation
+from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
+    Comparison,
     Digest,
-    FrontierPage,
+    Entries,
     GenesisWanted,
     LooseWanted,
     Operations,
+    Part,
     SyncMessage,
     Want,
     encode_message,
 )
-from converge_p2p.core.types import PoolId
+from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 
 HLC_START = 1_700_000_000_000 << 16
 
@@ -129,8 +151,56 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     other = TaskValue(Outcome.COMPLETED, carol.identity.public_key, encode_value({"tokens": 13}))
     rivals = tell("motion on rival reports", bob, dispute_rivals(task, (value.hash, other.hash)))
     tell("opinion: the second value", alice, OpinionBody(rivals.id, 1))
+    _coordinate(tell, task, alice, bob, carol)
     tell("leave", carol, LeaveBody())
     return pool, told
+
+
+def _coordinate(tell: Any, task: TaskId, alice: Signer, bob: Signer, carol: Signer) -> None:
+    """An auction, a poll, a negotiation and a delegation, each step with its effect."""
+    ann, ben, cleo = (signer.identity.public_key for signer in (alice, bob, carol))
+    auction = tell(
+        "auction: open, lowest wins, second price", alice, AuctionOpenBody(task, AuctionRule(False, True), 9)
+    )
+    commits = {}
+    for who, amount in ((bob, 4), (carol, 300)):
+        commitment = bid_commitment(auction.id, who.identity.public_key, amount, bytes(range(32)))
+        commits[who.identity.public_key] = tell("bid: commit", who, BidCommitBody(auction.id, commitment)).id
+    bids = tuple(sorted(commits.items()))
+    tell("auction: close", alice, AuctionCloseBody(auction.id, bids))
+    for who, amount in ((bob, 4), (carol, 300)):
+        commit = commits[who.identity.public_key]
+        tell("bid: reveal", who, BidRevealBody(auction.id, commit, amount, bytes(range(32))))
+    tell("auction: settle", alice, AuctionSettleBody(auction.id, tuple(sorted(commits))))
+
+    everybody = tuple(sorted((ann, ben, cleo)))
+    poll = tell("poll_open", bob, PollOpenBody("which?", ("ä", "b"), PollRule.PLURALITY, 2, everybody, 9))
+    given = tell(
+        "delegate: to vote in one poll", carol, DelegateBody(ben, (Scope.VOTE, Scope.ANSWER), poll.id, b"", 1, 9)
+    )
+    votes = [
+        tell("poll_vote", alice, PollVoteBody(poll.id, 1)),
+        tell("act: a vote in another's name", bob, ActBody(given.id, PollVoteBody(poll.id, 0))),
+    ]
+    tell("poll_close", bob, PollCloseBody(poll.id, tuple(sorted(vote.id for vote in votes))))
+
+    offer = tell(
+        "propose: open a negotiation", alice, ProposeBody(None, None, b"ten", tuple(sorted((ben, cleo))), 1, 9)
+    )
+    counter = tell("propose: another offer", bob, ProposeBody(offer.id, offer.id, b"nine"))
+    tell("answer: reject", carol, AnswerBody(offer.id, None, offer.id, False, "too much"))
+    for who in (alice, carol):
+        tell("answer: accept", who, AnswerBody(offer.id, offer.id, counter.id, True))
+
+    anything = tell("delegate: anything", alice, DelegateBody(cleo, tuple(Scope), None, Topic("acme").to_bytes()))
+    tell(
+        "act: a submit",
+        carol,
+        ActBody(anything.id, SubmitBody(TaskSpec(b"2", "index", b"\xc0", Topic("acme").to_bytes()))),
+    )
+    tell("act: a claim to cancel", carol, ActBody(anything.id, ClaimBody(task, Purpose.CANCEL)))
+    tell("act: an answer", carol, ActBody(anything.id, AnswerBody(offer.id, None, offer.id, True)))
+    tell("revoke", alice, RevokeBody(anything.id, len(carol.chain)))
 
 
 def operations(to_json: Any) -> dict[str, Any]:
@@ -161,25 +231,59 @@ def sync_messages() -> list[tuple[str, SyncMessage]]:
     one, other = told[0][1], told[1][1]
     entry = FrontierEntry(one.author, 1, one.id)
     frozen = FrontierEntry(other.author, 0, None, bytes(32))
+    whole = tuple(sorted((entry, frozen), key=lambda item: item.author))
+    ranges = Comparison(
+        b"\x10", (Part(b"\x10\x01", bytes(range(16))), Part(b"\x80", None), Part(b"\x81", bytes(16)), Part(b"", ()))
+    )
     return [
         ("digest", Digest(bytes(range(32)))),
-        ("frontier, an answer is asked for", FrontierPage((entry, frozen), b"", b"", True)),
-        ("frontier of a range", FrontierPage((), bytes(32), b"\xff" * 32, False)),
+        ("comparison, the whole of a small frontier", Comparison(b"", (Part(b"", whole),))),
+        ("comparison of ranges: fingerprints, one passed over, no entries", ranges),
         ("want", Want((Missing(one.author, 0, 5),), (LooseWanted(other.author, bytes(range(32))),))),
         ("operations, last of an answer", Operations((one.signed, other.signed), True)),
         ("no operations", Operations((), False)),
         ("genesis wanted", GenesisWanted()),
+        ("entries, others were left out", Entries(whole, True)),
     ]
+
+
+def _split() -> dict[str, Any]:
+    """Entries of more authors than are sent whole, and the comparison that a node begins with."""
+    log = OperationLog(PoolId(bytes(32)))
+    authors = [PublicKey(tagged_hash("split", bytes([number]))) for number in range(70)]
+    for author in authors:
+        log.chains[author] = Chain([OperationId(author)])
+        log.index.put(author, FrontierEntry(author, 1, OperationId(author)).hash)
+    # at the peer, the chain of the first author has two
+    other = FrontierIndex()
+    for author in authors:
+        other.put(author, FrontierEntry(author, 1 + (author == min(authors)), OperationId(author)).hash)
+    few = other.span(b"", min(authors)[:1] + b"\xff")[1]
+    received = Comparison(
+        b"",
+        (
+            Part(other.author(few), other.fingerprint(0, few)),
+            Part(other.author(40), other.fingerprint(few, 40)),
+            Part(other.author(43), bytes(16)),
+            Part(b"", bytes(16)),
+        ),
+    )
+    return {
+        "authors, each with a chain of one whose id is the key": [author.hex() for author in sorted(authors)],
+        "opening": encode_message(opening(log)).hex(),
+        "received": encode_message(received).hex(),
+        "answered": [encode_message(message).hex() for message in answer(log, received).messages()],
+    }
 
 
 def sync(to_json: Any) -> dict[str, Any]:
     """Sync messages, and the digest of a frontier."""
     _, told = story()
     entries = [FrontierEntry(operation.author, 1, operation.id) for _, operation in told[:2]]
-    total = FrontierSum()
-    empty = total.digest()
+    index = FrontierIndex()
+    empty, nothing = index.digest(), index.fingerprint(0, 0)
     for entry in entries:
-        total.replace(None, entry.hash)
+        index.put(entry.author, entry.hash)
     return {
         "messages": [
             {"name": name, "hex": encode_message(message).hex(), "value": to_json(decode(encode_message(message)))}
@@ -187,7 +291,10 @@ def sync(to_json: Any) -> dict[str, Any]:
         ],
         "frontier": {
             "entries": [{"hex": encode(entry.to_plain()).hex(), "hash": entry.hash.hex()} for entry in entries],
-            "digest": total.digest().hex(),
+            "digest": index.digest().hex(),
             "digest_of_nothing": empty.hex(),
+            "fingerprint": index.fingerprint(0, 2).hex(),
+            "fingerprint_of_nothing": nothing.hex(),
         },
+        "split": _split(),
     }

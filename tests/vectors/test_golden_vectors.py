@@ -21,7 +21,9 @@ from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.topic import Topic
-from converge_p2p.core.types import AgentId, PublicKey, TaskId
+from converge_p2p.core.oplog.bodies import Token
+from converge_p2p.core.replica.renewal import Renewal, check_signature, decode_renewal
+from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
 
 
 def read(name: str) -> Any:
@@ -125,3 +127,16 @@ def test_founding_terms_compile_to_the_formula_of_the_file(case: dict[str, Any])
 def test_founding_terms_that_could_decide_twice_are_refused(case: dict[str, Any]) -> None:
     with pytest.raises(CodecError):
         compile_rules(PoolSpec.from_body(decode(bytes.fromhex(case["body"]))))
+
+
+@pytest.mark.parametrize("case", read("renewals.json"))
+def test_a_renewal_is_a_signature_and_its_fields(case: dict[str, Any]) -> None:
+    signed, pool, task = bytes.fromhex(case["signed"]), bytes.fromhex(case["pool"]), bytes.fromhex(case["task"])
+    author = Identity.from_seed(bytes.fromhex(case["seed"])).public_key
+    told = (case["fraction"], case["note"], case["counter"])
+    assert decode(signed[64:]) == [1, pool, task, author, case["epoch"], case["round"], *told]
+    whole = b"converge-p2p/1/renewal\0" + signed[64:]
+    assert VerifyKey(author).verify(whole, signed[:64]) == whole
+    renewal = decode_renewal(signed, PoolId(pool))
+    assert renewal == Renewal(TaskId(task), author, Token(case["epoch"], case["round"]), *told)
+    check_signature(signed, renewal)

@@ -262,6 +262,19 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """What the holder of a task says about its work. Nobody has to believe it.
+
+    Attributes:
+        fraction: how much is done, in thousandths.
+        note: for people.
+    """
+
+    fraction: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskView:
     """A task as one replica sees it now.
 
@@ -277,6 +290,7 @@ class TaskView:
         attempts: rounds in which work was certified so far.
         certified: whether `state` rests on a certificate of the pool's governance.
         expired: whether the time of whoever holds it is over on the local clock.
+        progress: what the holder said last, if ASSIGNED and it said something.
     """
 
     id: TaskId
@@ -291,6 +305,7 @@ class TaskView:
     attempts: int = 0
     certified: bool = False
     expired: bool = False
+    progress: Progress | None = None
 
     @property
     def claimable(self) -> bool:

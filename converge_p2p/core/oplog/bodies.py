@@ -15,6 +15,13 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
+from converge_p2p.core.oplog import coordination_codec
+from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
+from converge_p2p.core.oplog.fields import HASH_BYTES
+from converge_p2p.core.oplog.fields import check_shape as _shape
+from converge_p2p.core.oplog.fields import hash_field as _hash
+from converge_p2p.core.oplog.fields import round_field as _round
+from converge_p2p.core.oplog.fields import text_field as _text
 from converge_p2p.core.oplog.motions import (
     MotionBody,
     OpinionBody,
@@ -24,8 +31,6 @@ from converge_p2p.core.oplog.motions import (
     encode_opinion,
 )
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
-
-HASH_BYTES = 32
 
 
 class Kind(IntEnum):
@@ -41,6 +46,16 @@ class Kind(IntEnum):
     VOTE = 7
     MOTION = 8
     OPINION = 9
+    AUCTION = 20
+    BID = 21
+    POLL_OPEN = 22
+    POLL_VOTE = 23
+    POLL_CLOSE = 24
+    PROPOSE = 25
+    ANSWER = 26
+    DELEGATE = 27
+    REVOKE = 28
+    ACT = 29
 
 
 class Token(NamedTuple):
@@ -63,6 +78,10 @@ class Phase(IntEnum):
     GRANT = 0
     ENDORSE = 1
     ACCEPT = 2
+
+
+_PHASES = tuple(Phase)
+"""By number: a look-up costs a fifth of what making an enumeration's member from its number does."""
 
 
 class Purpose(IntEnum):
@@ -181,6 +200,20 @@ class VoteBody:
     ballots: tuple[Ballot, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ActBody:
+    """The author acts in the name of whoever delegated to it.
+
+    Attributes:
+        delegation: id of the delegate operation.
+        inner: a submit, a claim to cancel, a vote in a poll, or an answer to a proposal. Nothing else can be delegated,
+            another act least of all.
+    """
+
+    delegation: OperationId
+    inner: SubmitBody | ClaimBody | PollVoteBody | AnswerBody
+
+
 Body = (
     Genesis
     | JoinBody
@@ -192,6 +225,8 @@ Body = (
     | VoteBody
     | MotionBody
     | OpinionBody
+    | CoordinationBody
+    | ActBody
 )
 
 VOTES = (VoteBody, OpinionBody)
@@ -226,6 +261,10 @@ def encode_body(body: Body) -> list[Any]:
             return encode_motion(body)
         case OpinionBody():
             return encode_opinion(body)
+        case ActBody(delegation, inner):
+            return [delegation, int(kind_of(inner)), encode_body(inner)]
+        case _:
+            return coordination_codec.encode_coordination(body)
 
 
 def decode_body(kind: int, body: Any) -> Body:
@@ -247,29 +286,6 @@ def _encode_ballot(ballot: Ballot) -> list[Any]:
     plain = None if lock is None else [lock.token.epoch, lock.token.round, lock.value]
     held = [list(cut) for cut in ballot.held]
     return [int(ballot.phase), ballot.task, ballot.round, ballot.ref, plain, ballot.expired, held]
-
-
-def _shape(what: str, body: list[Any], *kinds: type) -> None:
-    if len(body) != len(kinds) or any(type(item) is not kind for item, kind in zip(body, kinds, strict=True)):
-        raise CodecError(f"a {what} body is an array of {', '.join(kind.__name__ for kind in kinds)}")
-
-
-def _hash(what: str, value: Any) -> bytes:
-    if type(value) is not bytes or len(value) != HASH_BYTES:
-        raise CodecError(f"{what} is a byte string of {HASH_BYTES}")
-    return value
-
-
-def _round(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= limits.ROUND_MAX:
-        raise CodecError(f"a round is 0 to {limits.ROUND_MAX}")
-    return value
-
-
-def _text(value: str) -> str:
-    if len(value.encode()) > limits.TEXT_BYTES_MAX:
-        raise CodecError(f"text is longer than {limits.TEXT_BYTES_MAX} bytes")
-    return value
 
 
 def _genesis(body: list[Any]) -> Genesis:
@@ -358,7 +374,7 @@ def _ballot(item: Any) -> Ballot:
     if held and phase != Phase.GRANT:
         raise CodecError("only a grant says what is held of others")
     return Ballot(
-        Phase(phase),
+        _PHASES[phase],
         TaskId(_hash("a task id", task)),
         _round(number),
         _hash("the reference of a ballot", ref),
@@ -366,6 +382,17 @@ def _ballot(item: Any) -> Ballot:
         expired,
         read_cuts(held) if held != [] else (),
     )
+
+
+def _act(body: list[Any]) -> ActBody:
+    _shape("act", body, bytes, int, list)
+    delegation, kind, plain = body
+    inner = decode_body(kind, plain) if kind != Kind.ACT else None
+    if not isinstance(inner, SubmitBody | ClaimBody | PollVoteBody | AnswerBody):
+        raise CodecError("an act is a submit, a claim to cancel, a vote in a poll or an answer to a proposal")
+    if isinstance(inner, ClaimBody) and inner.purpose is not Purpose.CANCEL:
+        raise CodecError("of the claims only one to cancel can be delegated: a worker claims for itself")
+    return ActBody(OperationId(_hash("a delegation", delegation)), inner)
 
 
 def read_cuts(items: Any) -> tuple[Cut, ...]:
@@ -403,6 +430,8 @@ _KINDS: dict[type, Kind] = {
     VoteBody: Kind.VOTE,
     MotionBody: Kind.MOTION,
     OpinionBody: Kind.OPINION,
+    ActBody: Kind.ACT,
+    **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
 }
 _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.GENESIS: _genesis,
@@ -415,4 +444,6 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.VOTE: _vote,
     Kind.MOTION: decode_motion,
     Kind.OPINION: decode_opinion,
+    Kind.ACT: _act,
+    **coordination_codec.DECODERS,
 }

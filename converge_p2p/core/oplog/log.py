@@ -11,7 +11,7 @@ clock runs backwards, the author is frozen from there: everything at or above it
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
 from converge_p2p.core.oplog.bodies import VOTES
-from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
+from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex, FrontierSum
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.oplog.parking import Parking
 from converge_p2p.core.types import OperationId, PoolId, PublicKey
@@ -122,11 +122,11 @@ class OperationLog:
     def __init__(self, pool: PoolId) -> None:
         self.pool = pool
         self.chains: dict[PublicKey, Chain] = {}
-        self.sum = FrontierSum()
-        self._authors: list[PublicKey] = []
-        self._hashes: dict[PublicKey, bytes] = {}
+        self.index = FrontierIndex()
+        """The authors of whom something is held, in order, with sums over any range of them."""
         self._known: dict[OperationId, bytes] = {}
-        self._parking = Parking()
+        self.parking = Parking()
+        """What waits for a predecessor. Only the log adds and removes."""
         self._cuts: dict[PublicKey, int] = {}
         self.epoch = 0
         """The last epoch whose rules are known here; operations that name a later one wait."""
@@ -137,7 +137,7 @@ class OperationLog:
 
     def knows(self, operation: OperationId) -> bool:
         """Whether the operation is held or parked."""
-        return operation in self._known or operation in self._parking
+        return operation in self._known or operation in self.parking
 
     def holds(self, operation: OperationId) -> bool:
         """Whether the operation is part of a chain or loose."""
@@ -155,7 +155,12 @@ class OperationLog:
     def held(self, author: PublicKey) -> int:
         """How much of an author is here in any form: to see whether an answer brought something."""
         chain = self.chains.get(author)
-        return 0 if chain is None else len(chain) + len(chain.loose) + self._parking.count(author)
+        return self.parking.count(author) + (0 if chain is None else len(chain) + len(chain.loose))
+
+    def held_in(self, author: PublicKey, start: int, stop: int) -> int:
+        """How many sequence numbers of a range are here, in the chain or parked."""
+        length = max(start, min(self.length(author), stop))
+        return length - start + sum(self.parking.waits(author, seq) for seq in range(length, stop))
 
     def needed_from(self, author: PublicKey) -> int:
         """The sequence number from which an author's operations are to be asked for.
@@ -164,11 +169,17 @@ class OperationLog:
         of the other one has to be seen to find out where.
         """
         chain = self.chains.get(author)
-        if chain is None:
+        if chain is None or not chain.ids:
             return 0
-        if any(operation.prev != chain.head for operation in self._parking.at(author, len(chain))):
+        if any(operation.prev != chain.head for operation in self.parking.at(author, len(chain))):
             return max(0, len(chain) - self.WINDOW)
         return len(chain)
+
+    def growing(self, author: PublicKey) -> bool:
+        """Whether the author's chain can still become longer here: it neither forked nor was cut off where it ends."""
+        chain, cut = self.chains.get(author), self._cuts.get(author)
+        end = cut if chain is None else chain.frozen_at
+        return end is None or self.length(author) < end
 
     def frozen_at(self, author: PublicKey) -> int | None:
         """The sequence number from which the author is frozen, or None."""
@@ -185,20 +196,21 @@ class OperationLog:
         if self.knows(operation.id):
             return result
         author = operation.author
-        chain = self.chains.get(author)
+        chain = self._chain_of(author)
         if chain is None:
-            if len(self.chains) >= limits.AUTHORS_PER_POOL_MAX:
-                raise RemoteViolation("authors_full", "the pool has too many authors")
-            chain = self.chains[author] = Chain()
-            chain.cut = chain.frozen_at = self._cuts.get(author)
-            insort(self._authors, author)
-        try:
-            self._place(chain, operation, result)
-            self._release_parked(chain, author, result)
-        finally:
-            self._sum_up(author)
-            self._drop_if_empty(author)
+            raise RemoteViolation("authors_full", "the pool has too many authors")
+        self._place(chain, operation, result)
+        self._release_parked(chain, author, result)
+        self._sum_up(chain, author, result)
         return result
+
+    def _chain_of(self, author: PublicKey) -> Chain | None:
+        """The chain of an author, a new one that is not kept yet, or None if there is no room for one."""
+        chain = self.chains.get(author)
+        if chain is None and len(self.chains) < limits.AUTHORS_PER_POOL_MAX:
+            cut = self._cuts.get(author)
+            return Chain(frozen_at=cut, cut=cut)
+        return chain
 
     def _place(self, chain: Chain, operation: Operation, result: Inserted) -> None:
         seq = operation.seq
@@ -231,12 +243,13 @@ class OperationLog:
 
     def _hold(self, operation: Operation) -> None:
         self._known[operation.id] = operation.signed
-        self._parking.arrived(operation.id)
+        self.parking.arrived(operation.id)
 
     def _park(self, operation: Operation, result: Inserted) -> None:
         lacking = [dep for dep in operation.deps if dep not in self._known]
-        for author in self._parking.add(operation, lacking):
-            self._drop_if_empty(author)
+        # what stands too far ahead would only take the room of what is needed before it: sync brings it in its turn
+        if operation.seq - self.length(operation.author) < limits.PARKED_PER_AUTHOR_MAX:
+            self.parking.add(operation, lacking)
         start = self.needed_from(operation.author)
         if operation.seq > start:
             result.missing = Missing(operation.author, start, operation.seq)
@@ -267,7 +280,7 @@ class OperationLog:
 
     def _release_parked(self, chain: Chain, author: PublicKey, result: Inserted) -> None:
         while (operation := self._next_due(chain, author)) is not None:
-            self._parking.remove(operation)
+            self.parking.remove(operation)
             try:
                 self._place(chain, operation, result)
             except RemoteViolation:
@@ -276,15 +289,15 @@ class OperationLog:
     def _next_due(self, chain: Chain, author: PublicKey) -> Operation | None:
         if chain.frozen_at is not None and len(chain) >= chain.frozen_at:
             # whatever waits stands above the prefix, so it is loose now
-            return self._parking.any(author)
-        for operation in self._parking.at(author, len(chain) - 1):
+            return self.parking.any(author)
+        for operation in self.parking.at(author, len(chain) - 1):
             return operation
-        return next((item for item in self._parking.at(author, len(chain)) if self._follows(chain, item)), None)
+        return next((item for item in self.parking.at(author, len(chain)) if self._follows(chain, item)), None)
 
     def know_epoch(self, number: int) -> None:
         """The rules of an epoch are known: operations that name it wait no longer."""
         self.epoch = number
-        self._parking.wake_all()
+        self.parking.wake_all()
 
     def cut(self, author: PublicKey, length: int) -> list[Operation]:
         """Remove an author's data operations from a sequence number on, for good. Its votes stay, as loose operations.
@@ -309,7 +322,7 @@ class OperationLog:
             else:
                 del self._known[operation.id]
                 voided.append(operation)
-        self._sum_up(author)
+        self._update(author)
         return voided
 
     def _take_loose(self, chain: Chain) -> list[Operation]:
@@ -326,49 +339,36 @@ class OperationLog:
         Only if `has_parked`. One author at a time, because the result tells of one fork.
         """
         result = Inserted()
-        author = self._parking.take_woken()
-        chain = self.chains.get(author)
+        author = self.parking.take_woken()
+        chain = self._chain_of(author)
         if chain is not None:
             self._release_parked(chain, author, result)
-            self._sum_up(author)
+            self._sum_up(chain, author, result)
         return result
 
     def has_parked(self) -> bool:
         """Whether `unpark` may release something."""
-        return self._parking.woken
-
-    def _drop_if_empty(self, author: PublicKey) -> None:
-        """Forget an author of whom nothing is held or parked, so that refused operations leave no trace."""
-        chain = self.chains.get(author)
-        if chain is not None and not chain.ids and chain.frozen_at is None and self._parking.any(author) is None:
-            del self.chains[author]
-            del self._authors[bisect_left(self._authors, author)]
+        return self.parking.woken
 
     # ------------------------------------------------------------ reading
 
     def entry(self, author: PublicKey) -> FrontierEntry | None:
         """The frontier entry of an author, or None if nothing of it is held."""
         chain = self.chains.get(author)
-        if chain is None or (not chain.ids and chain.frozen_at is None):
+        if chain is None or not (chain.ids or chain.loose):
             return None
         return FrontierEntry(author, len(chain), chain.head, chain.loose_hash)
 
     def frontier(self, low: bytes = b"", high: bytes = b"") -> Iterator[FrontierEntry]:
         """Entries in the order of their authors, from `low` (inclusive) to `high` (exclusive; empty: to the end)."""
-        stop = bisect_left(self._authors, high) if high else len(self._authors)
-        for index in range(bisect_left(self._authors, low), stop):
-            entry = self.entry(self._authors[index])
-            if entry is not None:
-                yield entry
-
-    def count(self, low: bytes, high: bytes) -> int:
-        """How many authors in a range something is known of."""
-        stop = bisect_left(self._authors, high) if high else len(self._authors)
-        return max(0, stop - bisect_left(self._authors, low))
+        for author in self.index.authors(*self.index.span(low, high)):
+            entry = self.entry(author)
+            assert entry is not None, "the index has whom the chains have"
+            yield entry
 
     def digest(self) -> bytes:
         """32 bytes that are equal exactly when two frontiers are."""
-        return self.sum.digest()
+        return self.index.digest()
 
     def read(self, author: PublicKey, start: int, stop: int) -> list[bytes]:
         """Signed operations of an author's chain, from `start` to `stop` exclusive."""
@@ -384,10 +384,17 @@ class OperationLog:
         at = bisect_left(ids, start)
         return [chain.loose[key] for key in (*ids[at:], *ids[:at])]
 
-    def _sum_up(self, author: PublicKey) -> None:
-        """Bring the digest up to date with an author's chain."""
+    def _sum_up(self, chain: Chain, author: PublicKey, result: Inserted) -> None:
+        """Bring the frontier up to date with an author's chain. One of whom nothing is held leaves no trace."""
+        if result.accepted or result.loose:
+            self.chains[author] = chain
+            self._update(author)
+
+    def _update(self, author: PublicKey) -> None:
         entry = self.entry(author)
-        if entry is not None:
-            after = entry.hash
-            self.sum.replace(self._hashes.get(author), after)
-            self._hashes[author] = after
+        if entry is None:
+            # everything of it was cut off
+            self.chains.pop(author, None)
+            self.index.drop(author)
+        else:
+            self.index.put(author, entry.hash)

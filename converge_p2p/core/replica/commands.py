@@ -24,7 +24,7 @@ from converge_p2p.core.oplog.bodies import (
     ReleaseBody,
     SubmitBody,
 )
-from converge_p2p.core.oplog.motions import MotionBody, MotionKind, OpinionBody
+from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
@@ -164,6 +164,17 @@ class Commands:
         if choice in self._view.motions.opinion(name, epoch, self._key):
             return None
         return OpinionBody(name, choice)
+
+    def echo(self, name: OperationId) -> OpinionBody | None:
+        """The opinion of a witness, who says yes to a change as soon as a decider does; None if it has none to give."""
+        view, motion = self._view, self._view.motions.get(name)
+        deciders, epoch = view.counting.rules.deciders, view.epochs.number
+        if motion is None or motion.task is not None or motion.epoch != epoch or self._key in deciders:
+            return None
+        if view.motions.opinion(name, epoch, self._key):
+            return None
+        said = any(YES in view.motions.opinion(name, epoch, decider) for decider in deciders)
+        return OpinionBody(name, YES) if said else None
 
     def _open_register(self, task: TaskId) -> TaskRegister:
         register = self._view.registers.get(task)

@@ -59,6 +59,19 @@ class SyncReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewalReceived:
+    """A renewal (see `renewal`) came.
+
+    Attributes:
+        gossiped: it came by gossip; `PassOn` says that it may be passed on.
+    """
+
+    payload: bytes
+    peer: PeerId | None = None
+    gossiped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PeerUp:
     """A peer can be sent sync messages from now on."""
 
@@ -81,6 +94,7 @@ class TimerKind(Enum):
     DIGEST = "digest"
     CLOSE = "close"
     VOTE = "vote"
+    SYNC = "sync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +204,24 @@ class Say:
     choice: int
 
 
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Tell everybody that the local identity, which holds the task, is at work. Writes nothing.
+
+    Attributes:
+        fraction: how much is done, in thousandths.
+        note: for people, at most `limits.RENEWAL_NOTE_BYTES_MAX` bytes of UTF-8.
+    """
+
+    task: TaskId
+    fraction: int = 0
+    note: str = ""
+
+
 Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say
-Event = Restored | Received | SyncReceived | PeerUp | PeerDown | TimerFired | Persisted | Command
+Event = (
+    Restored | Received | SyncReceived | RenewalReceived | PeerUp | PeerDown | TimerFired | Persisted | Command | Renew
+)
 
 
 # ---------------------------------------------------------------- effects
@@ -226,6 +256,18 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Send a renewal to everybody in the pool. It may be lost, and is not kept."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """The renewal that just came by gossip is genuine and new: pass it on."""
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Fire `TimerFired(key)` when the monotonic clock reaches `at_ms`. Replaces an earlier setting."""
 
@@ -247,7 +289,7 @@ class Emit:
     notice: Notice
 
 
-Effect = Persist | Publish | Send | SetTimer | CancelTimer | Emit
+Effect = Persist | Publish | Broadcast | PassOn | Send | SetTimer | CancelTimer | Emit
 
 
 # ---------------------------------------------------------------- notices
@@ -273,6 +315,22 @@ class TaskChanged:
     state: TaskState
     epoch: int
     round: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """The holder of a task says how far it is. Nobody has to believe it.
+
+    Attributes:
+        fraction: in thousandths.
+        note: for people; whatever the holder wrote.
+    """
+
+    task: TaskId
+    epoch: int
+    round: int
+    fraction: int
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +389,16 @@ class ForkDetected:
 
 
 NEVER_HONEST: Final = frozenset(
-    {"bad_encoding", "bad_genesis", "bad_signature", "bad_sync_message", "not_member", "too_large", "wrong_pool"}
+    {
+        "bad_encoding",
+        "bad_genesis",
+        "bad_renewal",
+        "bad_signature",
+        "bad_sync_message",
+        "not_member",
+        "too_large",
+        "wrong_pool",
+    }
 )
 """Reasons of `Rejected` that no honest peer gives: it checks whatever it passes on by the same rules.
 
@@ -356,6 +423,7 @@ Notice = (
     PoolReady
     | Acknowledged
     | TaskChanged
+    | TaskProgress
     | ClaimWon
     | ClaimLost
     | MembersChanged

@@ -9,8 +9,6 @@ that two operations of one turn do not contradict each other, is noted when it i
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
 from typing import assert_never
 
 from converge_p2p.core import limits
@@ -22,7 +20,6 @@ from converge_p2p.core.errors import (
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.bodies import (
-    Ballot,
     Body,
     ClaimBody,
     Cut,
@@ -38,22 +35,24 @@ from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, Opinion
 from converge_p2p.core.oplog.operation import (
     Operation,
     decode_operation,
-    merge_hlc,
-    next_hlc,
     operation_id,
-    sign_operation,
 )
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.commands import Commands
 from converge_p2p.core.replica.doorkeeper import check_author
-from converge_p2p.core.replica.elector import Elector, Wait
+from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
+from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.proposer import Proposer
+from converge_p2p.core.replica.renewal import Renewal
+from converge_p2p.core.replica.renewing import Renewals
 from converge_p2p.core.replica.session import Sessions
+from converge_p2p.core.replica.voting import Voting
 from converge_p2p.core.replica.watch import TaskWatch
 from converge_p2p.core.replica.wire import (
+    Comparison,
     Digest,
-    FrontierPage,
+    Entries,
     GenesisWanted,
     Operations,
     SyncMessage,
@@ -69,16 +68,6 @@ from converge_p2p.core.view.register import Register
 DIGEST_PEERS_MAX = 8
 DIGEST_SOON_MS = 700
 GENESIS_RETRY_MS = 1000
-VOTE_PAUSE_MS = 20
-
-
-@dataclass(slots=True)
-class _Tip:
-    """The end of the own chain, operations that are not durable yet included."""
-
-    seq: int = 0
-    head: OperationId | None = None
-    hlc: int = 0
 
 
 class Replica:
@@ -108,20 +97,19 @@ class Replica:
         self.view = View(pool, protocol)
         self._elector = Elector(identity.public_key, self.view, self._held)
         self._proposer = Proposer(identity.public_key, self._emit)
-        self._sessions = Sessions(self.log, self._send)
-        self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit)
+        self._sessions = Sessions(self.log, self._send, self._wake_sync)
+        self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
+        self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
         self._digest_interval_ms = digest_interval_ms
         self._seed = seed
         self._draws = 0
-        self._tip = _Tip()
+        self._pen = Pen(identity, pool)
+        self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
         self._commands = Commands(identity.public_key, pool, self.view, self._proposer)
         self._in_flight: dict[int, list[Operation]] = {}
-        self._votes_in_flight = 0
-        self._next_vote_ms = 0
-        self._vote_timer = False
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
-        self._undecided: dict[TaskId, None] = {}
+        self._echoes: dict[OperationId, None] = {}
         self._digest_at: int | None = None
         self._digest_pause_ms = DIGEST_SOON_MS
         # collected during one turn
@@ -155,6 +143,10 @@ class Replica:
     def expired(self, task: TaskId) -> bool:
         """Whether the time of whoever holds the task is over on the local clock."""
         return self._watch.expired(task)
+
+    def progress(self, task: TaskId) -> Renewal | None:
+        """What the holder of a task said last, if anything."""
+        return self._watch.said(task)
 
     def has_peer(self, peer: PeerId) -> bool:
         """Whether this replica synchronises with a peer."""
@@ -198,9 +190,13 @@ class Replica:
                 if not self.ready:
                     self._send(peer, GenesisWanted())
             case ev.PeerDown(peer):
-                self._sessions.peer_down(peer)
+                self._sessions.peer_down(peer, self._now.mono_ms)
             case ev.Restored(operations):
                 self._restore(operations)
+            case ev.RenewalReceived():
+                self._renewals.hear(event)
+            case ev.Renew():
+                self._renewals.say(event, self._now.wall_ms)
             case _:
                 self._command(event)
 
@@ -213,13 +209,10 @@ class Replica:
                 self._propose(register)
                 self._watch.look(register, stands=self._proposer.stands(name, _duty(register)))
                 if self.is_elector:
-                    self._undecided[name] = None
-        if self._undecided and not self._votes_in_flight:
-            if self._now.mono_ms >= self._next_vote_ms:
-                self._vote()
-            elif not self._vote_timer:
-                self._vote_timer = True
-                self._set_timer(TimerKey(TimerKind.VOTE), self._next_vote_ms - self._now.mono_ms)
+                    self._voting.look_at(name)
+        for vote in self._voting.cast(self._now.mono_ms):
+            self._sign(vote)
+        self._echo()
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
@@ -228,11 +221,22 @@ class Replica:
         if self._digest_at is None:
             self._set_digest_timer(self._digest_pause_ms if self.ready else GENESIS_RETRY_MS)
 
+    def _echo(self) -> None:
+        """A witness records what a decider wants; where every elector judges, the application speaks."""
+        motions, self._echoes = self._echoes, {}
+        for motion in motions if self.is_elector else ():
+            choice = self._commands.echo(motion)
+            if choice is not None:
+                self._sign(choice)
+
     def _persist(self, operations: list[bytes], *, durable: bool) -> int:
         token = self._next_token
         self._next_token += 1
         self._effects.append(ev.Persist(token, tuple(operations), durable))
         return token
+
+    def _put(self, effect: Effect) -> None:
+        self._effects.append(effect)
 
     def _emit(self, notice: Notice) -> None:
         self._effects.append(Emit(notice))
@@ -269,7 +273,7 @@ class Replica:
             raise RemoteViolation("own_chain", "an operation in our name while our own are being written")
         inserted = self.log.insert(operation)
         self._absorb(inserted, peer)
-        self._tip.hlc = merge_hlc(self._now.wall_ms, self._tip.hlc, operation.hlc)
+        self._pen.saw(operation.hlc, self._now.wall_ms)
 
     def _absorb(self, inserted: Inserted, peer: PeerId | None) -> None:
         for operation in inserted.accepted:
@@ -304,6 +308,8 @@ class Replica:
                     self._emit(ev.MembersChanged(Identity.from_public_key(author).id, is_member))
             case MotionBody() if self.view.motions.get(operation.id) is not None:
                 self._emit(ev.MotionMoved(operation.id))
+            case OpinionBody(motion, choice) if choice == YES:
+                self._echoes[motion] = None
 
     def _install_epochs(self) -> None:
         """Put every epoch in force that is certified by now, one after the other."""
@@ -331,11 +337,8 @@ class Replica:
 
     def _note_own(self, operation: Operation) -> None:
         """An own operation that did not come through `_sign`: read back, or learned from others after a loss."""
-        if operation.seq < self._tip.seq:
-            return
-        self._tip.seq, self._tip.head = operation.seq + 1, operation.id
-        self._tip.hlc = max(self._tip.hlc, operation.hlc)
-        self._remember(operation.epoch, operation.body)
+        if self._pen.note(operation):
+            self._remember(operation.epoch, operation.body)
 
     def _remember(self, epoch: int, body: Body) -> None:
         if isinstance(body, VoteBody):
@@ -370,8 +373,10 @@ class Replica:
         match message:
             case Digest():
                 self._sessions.on_digest(peer, message, now_ms)
-            case FrontierPage():
-                self._sessions.on_frontier(peer, message, now_ms)
+            case Comparison():
+                self._sessions.on_comparison(peer, message, now_ms)
+            case Entries():
+                self._sessions.on_entries(peer, message, now_ms)
             case Want():
                 self._sessions.on_want(peer, message)
             case Operations(operations):
@@ -382,6 +387,9 @@ class Replica:
                     self._send(peer, Operations((self.view.genesis,)))
             case _:
                 assert_never(message)
+
+    def _wake_sync(self, at_ms: int) -> None:
+        self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
 
     def _digest_soon(self) -> None:
         """After something new: compare soon, and then less and less often, for a digest can be lost too."""
@@ -407,11 +415,7 @@ class Replica:
                 self._sign(OpinionBody(self._own[-1].id, YES))
 
     def _sign(self, body: Body) -> Operation:
-        hlc = next_hlc(self._now.wall_ms, self._tip.hlc)
-        operation = sign_operation(
-            self.identity, self.pool, body, seq=self._tip.seq, prev=self._tip.head, epoch=self.epoch, hlc=hlc
-        )
-        self._tip.seq, self._tip.head, self._tip.hlc = operation.seq + 1, operation.id, hlc
+        operation = self._pen.sign(body, self.epoch, self._now.wall_ms)
         self._remember(self.epoch, body)
         self._own.append(operation)
         return operation
@@ -423,7 +427,7 @@ class Replica:
         for operation in operations:
             body = operation.body
             if isinstance(body, VoteBody):
-                self._votes_in_flight -= 1
+                self._voting.written()
                 self._touch(*(ballot.task for ballot in body.ballots))
             elif isinstance(body, SubmitBody):
                 self._commands.submitted(body)
@@ -436,49 +440,6 @@ class Replica:
         own = {operation.signed for operation in operations}
         self._fresh = [signed for signed in self._fresh if signed not in own]
         self._effects.append(ev.Publish(tuple(operation.signed for operation in operations)))
-
-    def _vote(self) -> None:
-        """Cast every ballot that is due, under as few signatures as possible.
-
-        While an own vote is being written the next ones collect (group commit): `_undecided` keeps their subjects. So
-        they do for a moment after a vote on several tasks: under load a signature then carries many ballots, and a
-        single task is never kept waiting.
-        """
-        subjects, self._undecided = self._undecided, {}
-        ballots: list[Ballot] = []
-        for name in subjects:
-            register = self.view.subject(name)
-            if not isinstance(register, EpochRegister):
-                ballots.extend(self._due(name, register))
-        if len({ballot.task for ballot in ballots}) > 1:
-            self._next_vote_ms = self._now.mono_ms + VOTE_PAUSE_MS
-        self._cast(ballots)
-        # a promise for the next epoch ends the votes in this one, so it stands behind them in the chain
-        for name in subjects:
-            register = self.view.subject(name)
-            if isinstance(register, EpochRegister):
-                self._cast(self._due(name, register))
-
-    def _due(self, name: TaskId, register: Register | None) -> list[Ballot]:
-        if register is None or register.settled is not None:
-            if not isinstance(register, EpochRegister):
-                # that of an epoch is kept until the epoch is in force: till then the elector stays sealed
-                self._elector.forget(name)
-            return []
-        due = self._elector.consider(
-            register, self._watch.patience(name), self._now.mono_ms, functools.partial(self._wait, name)
-        )
-        self._elector.note_own(self.epoch, tuple(due))
-        return due
-
-    def _cast(self, ballots: list[Ballot]) -> None:
-        for part in _vote_parts(ballots):
-            self._sign(VoteBody(part))
-            self._votes_in_flight += 1
-
-    def _wait(self, task: TaskId, wait: Wait) -> None:
-        kind = TimerKind.HOLD_OFF if wait.what == "hold_off" else TimerKind.GRANT
-        self._set_timer(TimerKey(kind, task), wait.delay_ms)
 
     def _set_timer(self, key: TimerKey, delay_ms: int) -> None:
         self._effects.append(SetTimer(key, self._now.mono_ms + delay_ms))
@@ -499,8 +460,11 @@ class Replica:
             else:
                 self._sessions.want_genesis()
             return
+        if key.kind is TimerKind.SYNC:
+            self._sessions.on_timer(self._now.mono_ms)
+            return
         if key.kind is TimerKind.VOTE:
-            self._vote_timer = False
+            self._voting.pause_over()
             return
         register = None if key.task is None else self.view.subject(key.task)
         if register is None:
@@ -518,11 +482,6 @@ class Replica:
             return peers
         start = self._jitter(len(peers))
         return [peers[(start + index) % len(peers)] for index in range(DIGEST_PEERS_MAX)]
-
-
-def _vote_parts(ballots: list[Ballot]) -> list[tuple[Ballot, ...]]:
-    size = limits.BALLOTS_PER_VOTE_MAX
-    return [tuple(ballots[start : start + size]) for start in range(0, len(ballots), size)]
 
 
 def _duty(register: Register) -> Purpose:

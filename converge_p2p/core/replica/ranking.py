@@ -52,7 +52,7 @@ def eligible(view: View, register: Register, claim: StandingClaim) -> bool:
         return False
     match claim.purpose:
         case Purpose.CANCEL:
-            return claim.author == submitted.author
+            return claim.entitled == submitted.author
         case Purpose.FAIL:
             entitled = claim.author == submitted.author or claim.author in view.electors
             return entitled and register.exhausted()

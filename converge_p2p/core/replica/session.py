@@ -1,26 +1,31 @@
-"""Anti-entropy with each peer: find out what is missing, and ask one peer for it.
+"""Anti-entropy with each peer: find out what is missing, and fetch it from whoever has it.
 
-Knows: frontiers, ranges, which range was asked of whom. Must not know: what operations mean.
+Knows: what each peer said it has, which pieces were asked of whom, and how peers kept their word. Must not know: what
+operations mean; how frontiers are compared (see `reconcile`); how chains are cut into pieces (see `fetch`).
 Source: `docs/protocol.md`, sync. Gossip is a hint; delivery comes from here.
 
 Nothing a peer says is believed for long: what it claims to have is forgotten when its answers bring nothing new, and it
-is then left alone for a while, so that a liar cannot keep the place of a peer that would help.
+is then left alone for a while, so that a liar cannot keep the place of a peer that would help. A request that stalls
+costs as much, and no more: its pieces are asked of others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.oplog.frontier import FrontierEntry
 from converge_p2p.core.oplog.log import Missing, OperationLog
+from converge_p2p.core.replica.fetch import Fetch, Piece
+from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
+    Comparison,
     Digest,
-    FrontierPage,
+    Entries,
     GenesisWanted,
     LooseWanted,
     Operations,
@@ -30,21 +35,24 @@ from converge_p2p.core.replica.wire import (
 )
 from converge_p2p.core.types import PeerId, PublicKey
 
-ANSWER_BATCHES_MAX = 4
-"""Batches sent for one Want; the asker asks again for the rest, so that it sets the pace."""
-
-PAGES_MAX = 16
-"""Frontier pages sent at a time; the next time goes on where this one ended."""
-
 REQUEST_PATIENCE_MS = 3000
-"""After this a range may be asked of another peer."""
+"""A request that brings nothing for so long is given up, and its pieces may be asked of another peer."""
+
+STRANGER_PATIENCE_MS = 1000
+"""The same, of a peer that has brought nothing yet: a liar that stalls costs a chain no more than this."""
 
 RECONCILE_PAUSE_MS = 300
-"""At most one frontier is sent to a peer in this time, however many digests differ."""
+"""At most one comparison is begun with a peer in this time, however many digests differ."""
 
 AVOID_MS = 300
 AVOID_DOUBLINGS_MAX = 5
 """How long a peer is not asked after answers that brought nothing: doubling, up to about ten seconds."""
+
+VAIN_SCANS_MAX = 8
+SCAN_PAUSE_MS = 20
+"""So many peers are looked through in a row without finding anything to ask; the others after a pause."""
+
+_LONG_AGO_MS = -(10**9)
 
 
 @dataclass(slots=True)
@@ -53,48 +61,93 @@ class PeerState:
 
     Attributes:
         targets: how long each author's chain is over there, as far as it said so and we lack some of it.
+        hints: the same, guessed from an operation it passed on: it is not to blame if it has no more.
         apart: authors whose chain is as long over there and ends differently.
         loose: frozen authors whose loose operations differ over there.
-        asked: authors of the request under way, and how much of each was held when it was sent.
-        asked_until_ms: when it no longer counts as under way.
+        more: it left out entries that are missing here.
+        asked: the pieces of the request under way.
+        came: how much of them came.
+        asked_until_ms: when the request is given up.
         avoided_until_ms: until when it is not asked.
-        barren: answers in a row that brought nothing.
-        reconciled_ms: when our frontier was last sent.
-        page_from: where the next frontier sent begins.
+        held_back: whether something would have been asked since.
+        barren: requests in a row that brought nothing.
+        proven: whether it ever brought something.
+        reconciled_ms: when a comparison with it last began or went on.
     """
 
     targets: dict[PublicKey, int] = field(default_factory=dict)
+    hints: dict[PublicKey, int] = field(default_factory=dict)
     apart: dict[PublicKey, None] = field(default_factory=dict)
     loose: dict[PublicKey, None] = field(default_factory=dict)
-    asked: dict[PublicKey, int] = field(default_factory=dict)
-    asked_until_ms: int = -(10**9)
-    avoided_until_ms: int = -(10**9)
+    more: bool = False
+    asked: tuple[Piece, ...] = ()
+    came: int = 0
+    asked_until_ms: int = _LONG_AGO_MS
+    avoided_until_ms: int = _LONG_AGO_MS
+    held_back: bool = False
     barren: int = 0
-    reconciled_ms: int = -(10**9)
-    page_from: bytes = b""
+    proven: bool = False
+    reconciled_ms: int = _LONG_AGO_MS
 
     def wants_anything(self) -> bool:
-        """Whether the peer said that it has something we lack."""
-        return bool(self.targets or self.apart or self.loose)
+        """Whether the peer has something we lack, as far as we know."""
+        return bool(self.targets or self.hints or self.apart or self.loose)
+
+    def goal(self, author: PublicKey) -> int:
+        """How long the author's chain is over there."""
+        return max(self.targets.get(author, 0), self.hints.get(author, 0))
+
+    def note(self, theirs: FrontierEntry, mine: FrontierEntry | None) -> None:
+        """Note an entry of the peer that differs from the own one."""
+        author, length = theirs.author, 0 if mine is None else mine.length
+        if len(self.targets) + len(self.apart) + len(self.loose) + 2 > limits.SYNC_AUTHORS_PER_PEER_MAX:
+            self.more = True
+            return
+        if theirs.loose is not None and (mine is None or mine.loose != theirs.loose):
+            self.loose[author] = None
+        if theirs.length > length:
+            self.targets[author] = theirs.length
+        elif mine is not None and theirs.length == length and theirs.head != mine.head:
+            self.apart[author] = None
 
     def forget(self, author: PublicKey) -> None:
-        """Forget what the peer said of an author."""
+        """Forget what the peer has of an author."""
         self.targets.pop(author, None)
+        self.hints.pop(author, None)
         self.apart.pop(author, None)
         self.loose.pop(author, None)
+
+    def put_last(self, author: PublicKey) -> None:
+        """Look at an author after all others the next time."""
+        _put_last(self.targets, author)
+        _put_last(self.hints, author)
+        _put_last(self.apart, author)
+        _put_last(self.loose, author)
 
 
 class Sessions:
     """Anti-entropy with all peers of one pool."""
 
-    def __init__(self, log: OperationLog, send: Callable[[PeerId, SyncMessage], None]) -> None:
+    def __init__(
+        self, log: OperationLog, send: Callable[[PeerId, SyncMessage], None], wake: Callable[[int], None]
+    ) -> None:
+        """Begin without peers.
+
+        Args:
+            log: what is held here.
+            send: sends a message to a peer.
+            wake: sees to it that `on_timer` is called at a time, in local milliseconds.
+        """
         self._log = log
         self._send = send
+        self._wake = wake
+        self._wake_ms: int | None = None
+        self._fetch = Fetch(log)
+        self._idle: dict[PeerId, None] = {}
+        self._loose_requests = 0
         self.peers: dict[PeerId, PeerState] = {}
         self.caught_up = False
         """Whether a peer was once found to have nothing that is missing here."""
-        self._asked: dict[PublicKey, tuple[PeerId, int]] = {}
-        self._loose_requests = 0
 
     def peer_up(self, peer: PeerId) -> None:
         """Begin with a digest."""
@@ -102,11 +155,12 @@ class Sessions:
             self.peers[peer] = PeerState()
         self._send(peer, Digest(self._log.digest()))
 
-    def peer_down(self, peer: PeerId) -> None:
-        """Forget a peer; what was asked of it may be asked of another."""
+    def peer_down(self, peer: PeerId, now_ms: int) -> None:
+        """Forget a peer, and ask others for what was asked of it."""
         state = self.peers.pop(peer, None)
         if state is not None:
-            self._end_request(peer, state)
+            self._end_request(state)
+            self._pursue_all(now_ms)
 
     def _state(self, peer: PeerId) -> PeerState:
         """The state of a peer; of one too many, a state that is not kept."""
@@ -120,103 +174,134 @@ class Sessions:
     # ------------------------------------------------------------ comparing
 
     def on_digest(self, peer: PeerId, message: Digest, now_ms: int) -> None:
-        """Send the own frontier if the peer's differs."""
-        if message.digest == self._log.digest():
+        """Begin a comparison if the peer's frontier differs."""
+        mine = self._log.digest()
+        if message.digest == mine:
             self.caught_up = True
             return
         state = self._state(peer)
         if now_ms - state.reconciled_ms < RECONCILE_PAUSE_MS:
             return
         state.reconciled_ms = now_ms
-        last = None
-        for page in self._pages(state.page_from, b"", answer=True):
-            self._send(peer, page)
-            last = page
-        state.page_from = b"" if last is None else last.high
+        if len(self._log.index) <= limits.FRONTIER_WHOLE_AUTHORS_MAX or mine < message.digest:
+            self._send(peer, opening(self._log))
+        else:
+            # of two large frontiers one side begins, or everything would be compared twice
+            self._send(peer, Digest(mine))
 
-    def _pages(self, low: bytes, high: bytes, *, answer: bool) -> Iterator[FrontierPage]:
-        """The own frontier in a range, in pages without a gap between them; the first of them if there are many."""
-        entries = self._log.frontier(low, high)
-        page = list(islice(entries, limits.FRONTIER_PAGE_AUTHORS_MAX))
-        for _ in range(PAGES_MAX):
-            following = list(islice(entries, limits.FRONTIER_PAGE_AUTHORS_MAX))
-            yield FrontierPage(tuple(page), low, following[0].author if following else high, answer)
-            if not following:
-                return
-            low, page = following[0].author, following
-
-    def on_frontier(self, peer: PeerId, page: FrontierPage, now_ms: int) -> None:
-        """Ask for what is missing here; tell the peer if it lacks something."""
+    def on_comparison(self, peer: PeerId, message: Comparison, now_ms: int) -> None:
+        """Compare, answer what differs, and ask for what is missing here."""
         state = self._state(peer)
-        they_lack, common = False, 0
-        for entry in page.entries:
-            if entry.author < page.low or (page.high and entry.author >= page.high):
-                continue
-            mine = self._log.entry(entry.author)
-            common += mine is not None
-            if mine != entry:
-                they_lack |= mine is not None
-                self._note(state, entry, mine)
-        they_lack |= self._log.count(page.low, page.high) > common
-        if not (page.low or page.high or state.wants_anything()):
+        result = answer(self._log, message)
+        if result.comparisons:
+            state.reconciled_ms = now_ms
+        for entry, mine in result.theirs:
+            state.note(entry, mine)
+        if result.whole and not state.wants_anything():
             self.caught_up = True
         self._pursue(peer, now_ms)
-        if page.answer and they_lack:
-            for own in self._pages(page.low, page.high, answer=False):
-                self._send(peer, own)
+        for reply in result.messages():
+            self._send(peer, reply)
 
-    @staticmethod
-    def _note(state: PeerState, theirs: FrontierEntry, mine: FrontierEntry | None) -> None:
-        author = theirs.author
-        if theirs.loose is not None and (mine is None or mine.loose != theirs.loose):
-            _add(state.loose, author, None)
-        if theirs.length > (0 if mine is None else mine.length):
-            _add(state.targets, author, theirs.length)
-        elif mine is not None and theirs.length == mine.length and theirs.head != mine.head:
-            _add(state.apart, author, None)
+    def on_entries(self, peer: PeerId, message: Entries, now_ms: int) -> None:
+        """Ask for what is missing here."""
+        state = self._state(peer)
+        state.more |= message.more
+        for entry in message.entries:
+            mine = self._log.entry(entry.author)
+            if mine != entry:
+                state.note(entry, mine)
+        self._pursue(peer, now_ms)
+
+    def on_gap(self, peer: PeerId | None, missing: Missing, now_ms: int) -> None:
+        """An operation came before its predecessors: ask whoever sent it."""
+        state = None if peer is None else self.peers.get(peer)
+        if peer is None or state is None:
+            return
+        if missing.author in state.hints or len(state.hints) < limits.SYNC_HINTS_PER_PEER_MAX:
+            state.hints[missing.author] = max(missing.stop, state.hints.get(missing.author, 0))
+            self._pursue(peer, now_ms)
 
     # ------------------------------------------------------------ asking
 
-    def _pursue(self, peer: PeerId, now_ms: int) -> None:
-        """Ask a peer for as much of what it has and we lack as fits one request. One request at a time."""
-        state = self.peers.get(peer)
-        if state is None or now_ms < state.avoided_until_ms or (state.asked and now_ms < state.asked_until_ms):
-            return
-        self._end_request(peer, state)
-        ranges: list[Missing] = []
-        loose: list[LooseWanted] = []
-        for author in (*state.targets, *state.apart, *state.loose):
-            if len(ranges) + len(loose) >= limits.WANTS_PER_MESSAGE_MAX:
-                break
-            if author in state.asked or now_ms < self._asked.get(author, (peer, now_ms))[1]:
-                continue
-            wanted = self._missing(state, author)
-            if wanted is not None:
-                ranges.append(wanted)
-            elif author in state.loose:
-                loose.append(self._loose_wanted(author))
-            else:
-                state.forget(author)
-                continue
-            state.asked[author] = self._log.held(author)
-        if not state.asked:
-            return
-        state.asked_until_ms = now_ms + REQUEST_PATIENCE_MS
-        for author in state.asked:
-            self._asked[author] = (peer, state.asked_until_ms)
-        self._send(peer, Want(tuple(ranges), tuple(loose)))
+    def _pursue(self, peer: PeerId, now_ms: int) -> bool:
+        """Ask a peer for as much of what it has and we lack as fits one request. One request at a time.
 
-    def _missing(self, state: PeerState, author: PublicKey) -> Missing | None:
-        """The range of an author's chain to ask for, or None if its chain is not what is missing."""
-        have, length = self._log.length(author), state.targets.get(author, 0)
-        if self._log.frozen_at(author) is not None:
-            return None
-        if have < length:
-            start = self._log.needed_from(author)
-            return Missing(author, start, min(length, start + limits.OPERATIONS_PER_RANGE_MAX))
-        if author in state.apart and have:
-            return Missing(author, max(0, have - self._log.WINDOW), have)
-        return None
+        Returns:
+            False if what it has was looked through in vain.
+        """
+        state = self.peers.get(peer)
+        if state is not None and state.asked and now_ms >= state.asked_until_ms:
+            self._give_up(state, now_ms)
+        if state is None or state.asked or not state.wants_anything():
+            return True
+        if now_ms < state.avoided_until_ms:
+            state.held_back = True
+            self._wake_at(state.avoided_until_ms)
+            return True
+        pieces: list[Piece] = []
+        room = limits.OPERATIONS_PER_RANGE_MAX
+        # who kept no word yet since it last broke it gets one piece to show that it does
+        pieces_max = 1 if state.barren else limits.WANTS_PER_MESSAGE_MAX
+        known = dict.fromkeys(chain(state.targets, state.apart, state.loose, state.hints))
+        for author in islice(known, limits.SYNC_SCAN_AUTHORS_MAX):
+            if len(pieces) >= pieces_max or room <= 0:
+                break
+            piece = self._next_piece(state, author, room)
+            if piece is not None:
+                pieces.append(piece)
+                self._fetch.begin(piece)
+                room -= piece.stop - piece.start
+            elif not self._still_missing(state, author):
+                state.forget(author)
+            else:
+                state.put_last(author)
+        if not pieces:
+            return False
+        state.asked, state.came = tuple(pieces), 0
+        state.asked_until_ms = now_ms + (REQUEST_PATIENCE_MS if state.proven else STRANGER_PATIENCE_MS)
+        self._wake_at(state.asked_until_ms)
+        ranges = tuple(piece.missing for piece in pieces if piece.stop)
+        self._send(peer, Want(ranges, tuple(self._loose_wanted(piece.author) for piece in pieces if not piece.stop)))
+        return True
+
+    def _next_piece(self, state: PeerState, author: PublicKey, room: int) -> Piece | None:
+        """What to ask a peer for of an author now, or None."""
+        have, goal = self._log.length(author), state.goal(author)
+        if self._log.growing(author):
+            if goal > have:
+                size = room if self._only_it_helps(state, author, goal - have) else limits.OPERATIONS_PER_PIECE_MAX
+                piece = self._fetch.next_piece(author, goal, min(room, size))
+                if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
+                    return None
+                return piece
+            if author in state.apart and have:
+                return self._fetch.search(author, max(0, have - self._log.WINDOW), have)
+        return self._fetch.loose(author) if author in state.loose else None
+
+    def _still_missing(self, state: PeerState, author: PublicKey) -> bool:
+        """Whether the peer has something of the author that we lack, though it cannot be asked for now."""
+        if author in state.loose:
+            return True
+        return self._log.growing(author) and (
+            state.goal(author) > self._log.length(author) or (author in state.apart and self._log.length(author) > 0)
+        )
+
+    def _only_it_helps(self, state: PeerState, author: PublicKey, missing: int) -> bool:
+        """Whether a peer that kept its word is the only one that has a long part of a chain: then it comes in one."""
+        return (
+            state.proven
+            and missing > limits.OPERATIONS_PER_PIECE_MAX
+            and not any(author in other.targets for other in self.peers.values() if other is not state)
+        )
+
+    def _better_is_there(self, state: PeerState, author: PublicKey) -> bool:
+        """Whether a peer that keeps its word has the author's chain too. All others then wait behind its piece only."""
+        return any(
+            author in other.targets and other.proven and not other.barren
+            for other in self.peers.values()
+            if other is not state
+        )
 
     def _loose_wanted(self, author: PublicKey) -> LooseWanted:
         """A request for loose operations that begins anywhere in the ring of their ids.
@@ -226,24 +311,39 @@ class Sessions:
         self._loose_requests += 1
         return LooseWanted(author, tagged_hash("loose-start", self._loose_requests.to_bytes(8, "big")))
 
-    def _end_request(self, peer: PeerId, state: PeerState) -> None:
-        for author in state.asked:
-            if self._asked.get(author, (None, 0))[0] == peer:
-                del self._asked[author]
-        state.asked = {}
+    def _pursue_all(self, now_ms: int) -> None:
+        """Ask whoever is idle: something that was under way no longer is, or more can be parked."""
+        self._idle.update(dict.fromkeys(self.peers))
+        self._pursue_idle(now_ms)
 
-    def on_gap(self, peer: PeerId | None, missing: Missing, now_ms: int) -> None:
-        """An operation came before its predecessors: ask whoever sent it."""
-        state = None if peer is None else self.peers.get(peer)
-        if peer is not None and state is not None:
-            _add(state.targets, missing.author, max(missing.stop, state.targets.get(missing.author, 0)))
-            self._pursue(peer, now_ms)
+    def _pursue_idle(self, now_ms: int) -> None:
+        vain = 0
+        while self._idle:
+            if vain >= VAIN_SCANS_MAX:
+                self._wake_at(now_ms + SCAN_PAUSE_MS)
+                return
+            peer = next(iter(self._idle))
+            del self._idle[peer]
+            vain += not self._pursue(peer, now_ms)
 
-    # ------------------------------------------------------------ answering
+    def _end_request(self, state: PeerState) -> None:
+        for piece in state.asked:
+            self._fetch.end(piece)
+        state.asked = ()
+
+    def _give_up(self, state: PeerState, now_ms: int) -> None:
+        self._avoid(state, now_ms)
+        self._end_request(state)
+
+    def _avoid(self, state: PeerState, now_ms: int) -> None:
+        state.avoided_until_ms = now_ms + (AVOID_MS << state.barren)
+        state.barren = min(state.barren + 1, AVOID_DOUBLINGS_MAX)
+
+    # ------------------------------------------------------------ answers
 
     def on_want(self, peer: PeerId, message: Want) -> None:
         """Send what was asked for, a bounded part of it."""
-        parts = list(islice(batches(self._wanted(message), limits.BATCH_BYTES_MAX), ANSWER_BATCHES_MAX)) or [()]
+        parts = list(islice(batches(self._wanted(message), limits.BATCH_BYTES_MAX), limits.ANSWER_BATCHES_MAX)) or [()]
         for index, batch in enumerate(parts):
             self._send(peer, Operations(batch, last=index == len(parts) - 1))
 
@@ -258,23 +358,54 @@ class Sessions:
     def on_operations(self, peer: PeerId, message: Operations, now_ms: int) -> None:
         """After the operations of an answer were handled: ask for the rest, or see whether all is equal now."""
         state = self.peers.get(peer)
-        if not message.last or state is None or not state.asked:
+        if state is None or not state.asked:
             return
-        fruitless = [author for author, held in state.asked.items() if self._log.held(author) == held]
-        if len(fruitless) < len(state.asked):
-            state.barren = 0
-        elif any(author in state.targets for author in fruitless):
-            state.avoided_until_ms = now_ms + (AVOID_MS << state.barren)
-            state.barren = min(state.barren + 1, AVOID_DOUBLINGS_MAX)
-        for author in fruitless:
-            state.forget(author)
-        self._end_request(peer, state)
+        came = [self._fetch.progress(piece) for piece in state.asked]
+        if not message.last:
+            if sum(came) > state.came:
+                state.came = sum(came)
+                state.asked_until_ms = now_ms + REQUEST_PATIENCE_MS
+            return
+        fruitful = [index for index, count in enumerate(came) if count]
+        if fruitful:
+            state.barren, state.proven = 0, True
+        elif any(piece.author in state.targets for piece in state.asked):
+            self._avoid(state, now_ms)
+        # an answer has the pieces in order, and may end before the last one
+        for piece in state.asked[: fruitful[-1] if fruitful else None]:
+            if not self._fetch.progress(piece):
+                state.forget(piece.author)
+        self._end_request(state)
         self._pursue(peer, now_ms)
-        for other in [other for other, its in self.peers.items() if other != peer and its.wants_anything()]:
-            self._pursue(other, now_ms)
+        self._pursue_all(now_ms)
         if not state.wants_anything():
-            self.caught_up = True
+            self.caught_up |= not state.more
+            state.more = False
             self._send(peer, Digest(self._log.digest()))
+
+    # ------------------------------------------------------------ time
+
+    def on_timer(self, now_ms: int) -> None:
+        """Give up requests that stall, and ask again whom we left alone for long enough."""
+        self._wake_ms = None
+        late = [state for state in self.peers.values() if state.asked and now_ms >= state.asked_until_ms]
+        for state in late:
+            self._give_up(state, now_ms)
+        if late:
+            self._idle.update(dict.fromkeys(self.peers))
+        for peer, state in self.peers.items():
+            if state.asked:
+                self._wake_at(state.asked_until_ms)
+            elif state.held_back:
+                # it is asked now, or this is put off again
+                state.held_back = False
+                self._idle[peer] = None
+        self._pursue_idle(now_ms)
+
+    def _wake_at(self, at_ms: int) -> None:
+        if self._wake_ms is None or at_ms < self._wake_ms:
+            self._wake_ms = at_ms
+            self._wake(at_ms)
 
     def digests(self, peers: list[PeerId]) -> None:
         """Send the own digest to some peers."""
@@ -290,7 +421,6 @@ class Sessions:
 _T = TypeVar("_T")
 
 
-def _add(table: dict[PublicKey, _T], author: PublicKey, value: _T) -> None:
-    """Note something a peer said of an author, as long as there is room for what this peer says."""
-    if author in table or len(table) < limits.SYNC_AUTHORS_PER_PEER_MAX:
-        table[author] = value
+def _put_last(table: dict[PublicKey, _T], author: PublicKey) -> None:
+    if author in table:
+        table[author] = table.pop(author)

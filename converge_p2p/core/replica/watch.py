@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.model.task import TaskState
 from converge_p2p.core.oplog.bodies import Purpose, Token
 from converge_p2p.core.replica.elector import Patience
-from converge_p2p.core.replica.events import Notice, TaskChanged, TimerKey, TimerKind
+from converge_p2p.core.replica.events import Notice, TaskChanged, TaskProgress, TimerKey, TimerKind
 from converge_p2p.core.replica.ranking import eligible
+from converge_p2p.core.replica.renewal import Hold, Renewal, round_ttl_ms
 from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
@@ -32,11 +32,13 @@ class _Local:
     """What is known here and now about an open task, beside the fold.
 
     Attributes:
+        hold: the time of whoever holds it.
         closing: the timer runs after which this node stands for settling a failure, or for founding an epoch.
         shown: what the application was told last.
     """
 
     patience: Patience = field(default_factory=Patience)
+    hold: Hold | None = None
     closing: bool = False
     shown: tuple[TaskState, Token | None, bool] | None = None
 
@@ -50,6 +52,7 @@ class TaskWatch:
         view: View,
         set_timer: Callable[[TimerKey, int], None],
         emit: Callable[[Notice], None],
+        now_ms: Callable[[], int],
     ) -> None:
         """Make a watch.
 
@@ -58,11 +61,13 @@ class TaskWatch:
             view: the fold.
             set_timer: called with a key and a delay in milliseconds.
             emit: called with each notice.
+            now_ms: returns the local monotonic clock.
         """
         self._key = key
         self._view = view
         self._set_timer = set_timer
         self._emit = emit
+        self._now_ms = now_ms
         self._local: dict[TaskId, _Local] = {}
         self._closed: set[TaskId] = set()
 
@@ -117,6 +122,52 @@ class TaskWatch:
         register, local = self._view.registers.get(task), self._local.get(task)
         return register is not None and local is not None and _is_expired(local, register)
 
+    # ------------------------------------------------------------ renewals
+
+    def said(self, task: TaskId) -> Renewal | None:
+        """What the holder of the top round said last, if anything."""
+        hold = self._hold(task)
+        return None if hold is None else hold.renewal
+
+    def heard(self, task: TaskId, signed: bytes) -> bool:
+        """Whether this is, to the byte, what the holder said last."""
+        hold = self._hold(task)
+        return hold is not None and hold.signed == signed
+
+    def takes(self, renewal: Renewal) -> bool:
+        """Whether a statement would be news, if its signature holds."""
+        hold = self._hold(renewal.task)
+        return hold is not None and hold.takes(renewal, self._now_ms())
+
+    def renewed(self, register: TaskRegister, renewal: Renewal, signed: bytes) -> None:
+        """The holder of the top round said something, and its signature was verified."""
+        hold = self._hold(register.id)
+        if hold is None or hold.token != renewal.token:
+            return
+        patience = self._of(register.id).patience
+        left_ms = hold.renew(renewal, signed, self._now_ms())
+        if left_ms is not None:
+            # impatience that nobody acted on yet is taken back, too
+            patience.expired = None if patience.expired == hold.token else patience.expired
+            self._set_timer(TimerKey(TimerKind.CLAIM, register.id), left_ms)
+        self._show(register)
+        epoch, number = renewal.token
+        self._emit(TaskProgress(register.id, epoch, number, renewal.fraction, renewal.note))
+
+    def pass_on(self, task: TaskId) -> bool:
+        """Whether what the holder said last is to be passed on. Once each: a replay would be multiplied."""
+        hold = self._hold(task)
+        if hold is None or hold.passed_on:
+            return False
+        hold.passed_on = True
+        return True
+
+    def _hold(self, task: TaskId) -> Hold | None:
+        register, local = self._view.registers.get(task), self._local.get(task)
+        if register is None or local is None or local.hold is None or local.hold.token != register.top:
+            return None
+        return local.hold
+
     # ------------------------------------------------------------ inside
 
     def _of(self, task: TaskId) -> _Local:
@@ -134,14 +185,13 @@ class TaskWatch:
         top = register.top
         if top is None or register.certified_id(top) is None:
             return
-        patience = self._of(register.id).patience
-        if patience.claim_timer == top:
+        local = self._of(register.id)
+        if local.patience.claim_timer == top:
             return
-        patience.claim_timer = top
-        ttl = min(
-            self._base_ttl_ms(register) << min(top.round, limits.CLAIM_TTL_DOUBLINGS_MAX), limits.CLAIM_TTL_MS_MAX
-        )
-        self._set_timer(TimerKey(TimerKind.CLAIM, register.id), ttl)
+        local.patience.claim_timer = top
+        ttl_ms = round_ttl_ms(self._base_ttl_ms(register), top.round)
+        local.hold = Hold(top, ttl_ms, self._now_ms())
+        self._set_timer(TimerKey(TimerKind.CLAIM, register.id), ttl_ms)
 
     def _base_ttl_ms(self, register: Register) -> int:
         policy = self._policy()

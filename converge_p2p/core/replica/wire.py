@@ -6,6 +6,7 @@ Source: `docs/protocol.md`, sync. Canonical CBOR arrays; the first element names
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError
-from converge_p2p.core.oplog.frontier import FrontierEntry
+from converge_p2p.core.oplog.frontier import FINGERPRINT_BYTES, FrontierEntry
 from converge_p2p.core.oplog.log import Missing
 from converge_p2p.core.types import OperationId, PublicKey
 
@@ -27,18 +28,32 @@ class Digest:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FrontierPage:
-    """All entries of authors from `low` (inclusive) to `high` (exclusive; empty: to the end).
+class Part(NamedTuple):
+    """What the sender says of one range of authors; it begins where the part before it ends.
 
     Attributes:
-        answer: the receiver should send back its own page of the range where the sender lacks something.
+        bound: where the range ends, exclusive; empty: with the last author.
+        content: None, nothing is said of it; 16 bytes, the fingerprint of the sender's entries; or all of them.
     """
 
-    entries: tuple[FrontierEntry, ...]
+    bound: bytes
+    content: bytes | tuple[FrontierEntry, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Ranges of the sender's frontier, without a gap, from `low` on. What differs is to be answered."""
+
     low: bytes
-    high: bytes
-    answer: bool
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Entries that the receiver was found to lack. `more`: others were left out; ask again when these are here."""
+
+    entries: tuple[FrontierEntry, ...]
+    more: bool = False
 
 
 class LooseWanted(NamedTuple):
@@ -74,7 +89,7 @@ class GenesisWanted:
     """The sender knows only the pool's id."""
 
 
-SyncMessage = Digest | FrontierPage | Want | Operations | GenesisWanted
+SyncMessage = Digest | Comparison | Want | Operations | GenesisWanted | Entries
 
 
 def encode_message(message: SyncMessage) -> bytes:
@@ -82,14 +97,16 @@ def encode_message(message: SyncMessage) -> bytes:
     match message:
         case Digest(digest):
             return encode([0, digest])
-        case FrontierPage(entries, low, high, answer):
-            return encode([1, [entry.to_plain() for entry in entries], low, high, answer])
+        case Comparison(low, parts):
+            return encode([1, low, [[part.bound, _plain_content(part.content)] for part in parts]])
         case Want(ranges, loose):
             return encode([2, [[item.author, item.start, item.stop] for item in ranges], list(map(list, loose))])
         case Operations(operations, last):
             return encode([3, list(operations), last])
         case GenesisWanted():
             return encode([4])
+        case Entries(entries, more):
+            return encode([5, [entry.to_plain() for entry in entries], more])
 
 
 def decode_message(payload: bytes) -> SyncMessage:
@@ -106,10 +123,8 @@ def decode_message(payload: bytes) -> SyncMessage:
     match plain:
         case [0, bytes() as digest] if len(digest) == _HASH:
             return Digest(digest)
-        case [1, list() as entries, bytes() as low, bytes() as high, bool() as answer]:
-            if len(entries) > limits.FRONTIER_PAGE_AUTHORS_MAX:
-                raise CodecError("a frontier page has too many entries")
-            return FrontierPage(tuple(_entry(item) for item in entries), low, high, answer)
+        case [1, bytes() as low, list() as parts]:
+            return _comparison(low, parts)
         case [2, list() as ranges, list() as loose]:
             if len(ranges) + len(loose) > limits.WANTS_PER_MESSAGE_MAX:
                 raise CodecError("a sync message wants too many ranges")
@@ -120,6 +135,8 @@ def decode_message(payload: bytes) -> SyncMessage:
             return Operations(tuple(operations), last)
         case [4]:
             return GenesisWanted()
+        case [5, list() as entries, bool() as more]:
+            return Entries(_entries(entries), more)
     raise CodecError("a sync message of unknown shape")
 
 
@@ -149,10 +166,51 @@ def _count(value: Any) -> int:
     return value
 
 
+def _plain_content(content: bytes | tuple[FrontierEntry, ...] | None) -> Any:
+    return [entry.to_plain() for entry in content] if isinstance(content, tuple) else content
+
+
+def _comparison(low: bytes, items: list[Any]) -> Comparison:
+    """Read ranges: bounds rise, only the last may be open, and entries stand in theirs."""
+    if not 0 < len(items) <= limits.RANGE_PARTS_PER_MESSAGE_MAX or len(low) > _HASH:
+        raise CodecError("a comparison has no parts, too many, or begins nowhere")
+    parts: list[Part] = []
+    start, entries = low, 0
+    for index, item in enumerate(items):
+        if type(item) is not list or len(item) != 2 or type(item[0]) is not bytes:
+            raise CodecError("a part is a bound and a content")
+        bound, content = item
+        if len(bound) > _HASH or not (start < bound or (not bound and index == len(items) - 1)):
+            raise CodecError("bounds are at most 32 bytes and rise; only the last may be empty")
+        if type(content) is list:
+            content = _entries(content)
+            entries += len(content)
+            if content and (content[0].author < start or (bound and content[-1].author >= bound)):
+                raise CodecError("an entry stands outside its range")
+        elif content is not None and (type(content) is not bytes or len(content) != FINGERPRINT_BYTES):
+            raise CodecError("a content is null, a fingerprint or entries")
+        parts.append(Part(bound, content))
+        start = bound
+    if entries > limits.FRONTIER_ENTRIES_PER_MESSAGE_MAX:
+        raise CodecError("a comparison has too many entries")
+    return Comparison(low, tuple(parts))
+
+
+def _entries(items: list[Any]) -> tuple[FrontierEntry, ...]:
+    if len(items) > limits.FRONTIER_ENTRIES_PER_MESSAGE_MAX:
+        raise CodecError("too many frontier entries")
+    entries = tuple(_entry(item) for item in items)
+    if any(one.author >= other.author for one, other in itertools.pairwise(entries)):
+        raise CodecError("frontier entries are sorted by author, without repeats")
+    return entries
+
+
 def _entry(item: Any) -> FrontierEntry:
     if type(item) is not list or len(item) != 4:
         raise CodecError("a frontier entry is an array of four")
     author, length, head, loose = item
+    if (head is None) != (length == 0) or (head is None and loose is None):
+        raise CodecError("a frontier entry has a head exactly if it has a length, or else loose operations")
     return FrontierEntry(
         PublicKey(_hash(author)),
         _count(length),

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import admits
-from converge_p2p.core.governance.electorate import Electorate
+from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
 from converge_p2p.core.oplog.bodies import (
+    ActBody,
     Ballot,
     ClaimBody,
     Cut,
@@ -32,10 +33,12 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
+from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
@@ -60,6 +63,7 @@ class View:
         self._next_change: EpochRegister | None = None
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
+        self.coordination = Coordination(pool, self.members, self.registers, self._register)
 
     # ------------------------------------------------------------ epochs
 
@@ -117,7 +121,7 @@ class View:
             subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
         )
         rules = epoch.counting.rules
-        self.motions.open_epoch(epoch.number, Electorate(epoch.electors, rules.epoch, rules.accept))
+        self.motions.open_epoch(epoch.number, electorate_of(epoch.electors, rules, epoch.number))
         founders = epoch.electors if self.creator is None or epoch.number else epoch.electors | {self.creator}
         self.members.found(founders, epoch.number)
         return epoch
@@ -127,7 +131,8 @@ class View:
         changes = {}
         for motion in self.motions.carried_changes(epoch.number):
             spec = motion.terms or epoch.spec
-            if not set(motion.expelled) & set(spec.electors):
+            same_pool = (spec.name, spec.nonce) == (epoch.spec.name, epoch.spec.nonce)
+            if same_pool and not set(motion.expelled) & set(spec.electors):
                 changes[motion.id] = Change(motion.expelled, spec)
         return changes
 
@@ -149,6 +154,7 @@ class View:
         """Take back the data operations of a removed author beyond its cut. Votes stay."""
         touched = self._take_back(cut.author, cut.length, voided)
         self.members.expel(cut.author, cut.length)
+        self.coordination.expel(cut.author, self.epochs.number)
         return touched
 
     # ------------------------------------------------------------ applying
@@ -187,6 +193,8 @@ class View:
             case MotionBody():
                 self.motions.add_motion(operation)
                 return (self.next_change.id,)
+        if isinstance(body, CoordinationBody | ActBody):
+            return self.coordination.apply(operation, body)
         return (self._apply_data(operation),)
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
@@ -201,9 +209,10 @@ class View:
         match body:
             case SubmitBody(spec):
                 register = self._register(task_id(self.pool, author, spec.key))
-                if register.submitted is None:
+                if register.submitted is None or register.submitted.delegate is not None:
                     # the author's chain decides between two submits with one key: the first stands
                     register.set_submitted(Submitted(operation.id, author, spec))
+                    self.coordination.refresh(register.id)
                 return register.id
             case ClaimBody(task, purpose, bid, reason, ref):
                 self._claimed(task, purpose, operation.epoch).claims[operation.id] = StandingClaim(
@@ -276,6 +285,7 @@ class View:
         touched = self._take_back(author, seq, voided)
         self.members.freeze(author, seq)
         self.epochs.frozen.add(author)
+        touched.update(self.coordination.freeze(author))
         return touched
 
     def _take_back(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
@@ -289,6 +299,7 @@ class View:
                     if register is not None and register.submitted is not None:
                         if register.submitted.operation == operation.id:
                             register.set_submitted(None)
+                            self.coordination.refresh(task)
                         touched.add(task)
                 case ClaimBody(task, purpose):
                     self._claimed(task, purpose, operation.epoch).claims.pop(operation.id, None)
@@ -300,6 +311,8 @@ class View:
                     token = Token(operation.epoch, body.round)
                     self._voted_on(task, operation.epoch).round(token).reports.pop(operation.id, None)
                     touched.add(task)
+                case _ if isinstance(body, CoordinationBody | ActBody):
+                    touched.update(self.coordination.void(operation, body))
         self.motions.void(author, seq, voided)
         return touched
 
@@ -379,4 +392,7 @@ class View:
         frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
         expelled = [[author, length] for author, length in sorted(self.members.expelled().items())]
         epoch = [self.epochs.number, self.epochs.current.hash] if len(self.epochs) else None
-        return encode([self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks])
+        coordination = self.coordination.state()
+        return encode(
+            [self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks, coordination]
+        )

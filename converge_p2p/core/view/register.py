@@ -26,7 +26,11 @@ NOBODY = OperationId(bytes(32))
 
 
 class StandingClaim(NamedTuple):
-    """A claim operation of a member."""
+    """A claim operation of a member.
+
+    Attributes:
+        principal: in whose name the author claims, or None. The author holds the claim all the same, and reports.
+    """
 
     operation: OperationId
     author: PublicKey
@@ -35,6 +39,12 @@ class StandingClaim(NamedTuple):
     bid: int
     reason: str
     ref: bytes = b""
+    principal: PublicKey | None = None
+
+    @property
+    def entitled(self) -> PublicKey:
+        """Whose right the claim rests on."""
+        return self.author if self.principal is None else self.principal
 
 
 class Grant(NamedTuple):

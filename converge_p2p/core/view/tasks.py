@@ -19,11 +19,16 @@ from converge_p2p.core.view.register import NOBODY, Offer, Register, RoundVotes,
 
 
 class Submitted(NamedTuple):
-    """Who asked for the task, and what for."""
+    """Who asked for the task, and what for.
+
+    Attributes:
+        delegate: who asked in the author's name, or None.
+    """
 
     operation: OperationId
     author: PublicKey
     spec: TaskSpec
+    delegate: PublicKey | None = None
 
 
 class TaskRegister(Register):

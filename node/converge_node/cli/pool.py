@@ -1,4 +1,4 @@
-"""Commands about pools: create, ls, show, join, audit.
+"""Commands about pools: create, ls, show, join, audit; and what is put to their electors (see `motions`).
 
 Knows: the client and the schema. Must not know: governance.
 """
@@ -13,6 +13,7 @@ import click
 from converge_node import schema
 from converge_node.cli.client import connect
 from converge_node.cli.governance import governance_options, governance_terms
+from converge_node.cli.motions import motions, propose, vote
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 
@@ -113,6 +114,10 @@ def audit(invocation: Invocation, reference: str) -> None:
     show(invocation, items, ids=lambda: named, text=lambda: _findings_text(items))
 
 
+for _command in (propose, motions, vote):
+    pool.add_command(_command)
+
+
 def pool_table(items: Iterable[schema.PoolItem]) -> str:
     """Return pools as a table."""
     rows = [
@@ -130,6 +135,7 @@ def _pool_text(item: schema.PoolDetail) -> str:
         ("governance", item.governance),
         ("decided by", item.decided_by or "not known yet"),
         ("state", _standing(item)),
+        ("epoch", item.epoch),
         ("quorum", quorum),
         ("task types", ", ".join(item.task_types) or "any"),
         ("tasks", _counts(item) or "none"),

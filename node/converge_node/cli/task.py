@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, ls, show, watch, cancel.
+"""Commands about tasks: submit, ls, show, watch, cancel, dispute.
 
 Knows: the client and the schema. Must not know: claims and votes.
 """
@@ -13,6 +13,7 @@ import msgspec
 
 from converge_node import schema
 from converge_node.cli.client import ControlClient, connect
+from converge_node.cli.motions import dispute
 from converge_node.cli.output import clean, facts, print_json, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode, UsageError
@@ -24,6 +25,9 @@ _SETTLED = ("completed", "failed", "cancelled")
 @click.group
 def task() -> None:
     """Submit, list, show, watch and cancel tasks. TASK is an id, or the first digits of one (six or more)."""
+
+
+task.add_command(dispute)
 
 
 @task.command
@@ -157,6 +161,7 @@ def task_text(item: schema.TaskDetail) -> str:
         ("submitter", item.submitter),
         ("worker", item.settled_by or item.assigned_to or "none"),
         ("claim", f"epoch {item.epoch}, round {item.round}" if item.round >= 0 else "none"),
+        ("progress", _progress(item) or "none"),
         ("attempts", item.attempts),
         ("inputs", _json(item.inputs)),
     ]
@@ -190,8 +195,13 @@ def _print_change(invocation: Invocation, item: schema.TaskItem) -> None:
         print(item.id, flush=True)
     else:
         worker = short(item.settled_by or item.assigned_to or "")
-        words = (short(item.id), _state(item), item.objective, worker, item.reason)
+        words = (short(item.id), _state(item), item.objective, worker, _progress(item), item.reason)
         print("  ".join(clean(word) for word in words if word), flush=True)
+
+
+def _progress(item: schema.TaskItem) -> str:
+    """What the worker says of its work, or nothing."""
+    return "" if item.progress is None else f"{item.progress:.0%} {item.note}".rstrip()
 
 
 def _state(item: schema.TaskItem) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from converge_node import schema
-from converge_node.control import views
+from converge_node.control import motions, views
 from converge_node.control.governance import governance_model
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.stream import EventStream
@@ -34,7 +34,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError, NotFound
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.model.task import Task, TaskState, TaskView
-from converge_p2p.core.types import TaskId
+from converge_p2p.core.types import PublicKey, TaskId
 
 _log = logging.getLogger("converge_node.control")
 _R = TypeVar("_R")
@@ -112,6 +112,10 @@ class ControlApi:
             route(task, "GET", self._task),
             route(task + "/watch", "GET", self._watch_task),
             route(task + "/cancel", "POST", self._cancel),
+            route(task + "/dispute", "POST", self._dispute),
+            route("/v1/pools/{pool}/motions", "GET", self._motions),
+            route("/v1/pools/{pool}/motions", "POST", self._move),
+            route("/v1/pools/{pool}/motions/{motion}/say", "POST", self._say),
             route("/v1/shutdown", "POST", self._shutdown),
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
@@ -217,6 +221,28 @@ class ControlApi:
 
     async def _audit(self, request: Request) -> list[schema.FindingItem]:
         return [views.finding_item(finding) for finding in await self._find_pool(request).audit()]
+
+    async def _motions(self, request: Request) -> list[schema.MotionItem]:
+        pool = self._find_pool(request)
+        return [motions.motion_item(pool, view) for view in pool.council.motions()]
+
+    async def _move(self, request: Request) -> schema.MotionItem:
+        pool, body = self._find_pool(request), _body(request, schema.Move)
+        return motions.motion_item(pool, await motions.move(pool, body, self._keys))
+
+    async def _say(self, request: Request) -> schema.MotionItem:
+        pool, body = self._find_pool(request), _body(request, schema.SayItem)
+        view = motions.find_motion(pool, request.path_params["motion"])
+        return motions.motion_item(pool, await motions.say(pool, view, body.choice))
+
+    async def _dispute(self, request: Request) -> schema.MotionItem:
+        pool, body = self._find_pool(request), _body(request, schema.Dispute)
+        task_id = views.find_task(pool, request.path_params["task"]).id
+        return motions.motion_item(pool, pool.council.motion(await pool.council.dispute(task_id, body.reason)))
+
+    def _keys(self, names: Sequence[str]) -> list[PublicKey]:
+        marked = views.elector_keys(self._state.running(), names)
+        return [PublicKey(bytes.fromhex(key.removeprefix("key:"))) for key in marked]
 
     def _find_pool(self, request: Request) -> PoolLike:
         return views.find_pool(self._state.running(), request.path_params["pool"])

@@ -61,6 +61,7 @@ async def pool_detail(pool: PoolLike) -> PoolDetail:
         frontier=pool.frontier_digest,
         decided_by=decided_by(pool.spec) if pool.ready else "",
         culprits=await pool.culprits() if pool.ready else None,
+        epoch=pool.council.epoch,
     )
 
 
@@ -232,6 +233,8 @@ def _task_fields(view: TaskView) -> dict[str, object]:
         "certified": view.certified,
         "priority": view.spec.priority,
         "value": "" if value is None else value.hash.hex(),
+        "progress": None if view.progress is None else view.progress.fraction / 1000,
+        "note": "" if view.progress is None else view.progress.note,
         "reason": "" if value is None or value.outcome is Outcome.COMPLETED else _reason(view),
     }
 

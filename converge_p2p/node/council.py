@@ -1,0 +1,153 @@
+"""What members put to the electors of a pool, and what an elector answers.
+
+Knows: motions, opinions and the terms in force, as an application asks for them. Must not know: how they are counted.
+Source: `docs/governance.md`, changing a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from converge_p2p.core.errors import LocalError, NotFound
+from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, move_change
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.types import OperationId, PublicKey, TaskId
+from converge_p2p.core.view.motions import MotionView
+from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.fanout import Fanout
+
+
+class Council:
+    """Motions of one pool.
+
+    Attributes:
+        moved: every motion that becomes known here, for `watch`.
+        installed: the number of every epoch that comes into force here.
+    """
+
+    def __init__(self, driver: PoolDriver, terms: Callable[[], PoolSpec]) -> None:
+        """Made by the pool's handle.
+
+        Args:
+            driver: drives the pool's replica.
+            terms: gives the terms in force; raises `NotFound` before the founding is known.
+        """
+        self._driver = driver
+        self._view = driver.replica.view
+        self._terms = terms
+        self.moved: Fanout[MotionView] = Fanout()
+        self.installed: Fanout[int] = Fanout()
+
+    # ------------------------------------------------------------ reading
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch in force here: how many changes were made since the founding."""
+        return self._driver.replica.epoch
+
+    def motions(self) -> list[MotionView]:
+        """Every motion that is in effect or was carried, by id."""
+        return self._view.motions.views(self.epoch)
+
+    def motion(self, name: OperationId) -> MotionView:
+        """A motion.
+
+        Raises:
+            NotFound: none of this id is in effect here.
+        """
+        found = self._view.motions.view(name, self.epoch)
+        if found is None:
+            raise NotFound(f"no motion {name.hex()[:12]} in this pool", hint="it may not have arrived yet")
+        return found
+
+    # ------------------------------------------------------------ asking
+
+    async def move(
+        self, *, expel: Iterable[PublicKey] = (), terms: PoolSpec | None = None, reason: str = ""
+    ) -> OperationId:
+        """Ask the electors to change the pool: to remove members, to set other terms, or both.
+
+        An elector that asks says yes at once. The change is for the present epoch: if another change is made first, it
+        lapses, and has to be moved again.
+
+        Args:
+            expel: whom to remove: nothing they sign from then on counts. An elector must not be one in `terms`.
+            terms: the terms that shall hold; made with `dataclasses.replace` from the pool's present ones.
+            reason: for people.
+
+        Returns:
+            The id of the motion.
+
+        Raises:
+            LocalError, CodecError: the change contradicts itself, or could not be safe.
+            NotAuthorised: this node is no member.
+        """
+        return await self._put(move_change(tuple(expel), terms, reason))
+
+    async def add_elector(self, key: PublicKey, reason: str = "") -> OperationId:
+        """Ask for a further elector. See `move`."""
+        terms = self._terms()
+        return await self.move(terms=replace(terms, electors=_sorted({*terms.electors, key})), reason=reason)
+
+    async def remove_elector(self, key: PublicKey, *, expel: bool = False, reason: str = "") -> OperationId:
+        """Ask that somebody is an elector no more, or, with `expel`, no member either. See `move`.
+
+        Raises:
+            LocalError: it is no elector.
+        """
+        terms = self._terms()
+        if key not in terms.electors:
+            raise LocalError(f"{key.hex()[:12]} is no elector of the pool")
+        without = replace(terms, electors=_sorted(set(terms.electors) - {key}))
+        return await self.move(expel=(key,) if expel else (), terms=without, reason=reason)
+
+    async def dispute(self, task: TaskId, reason: str = "") -> OperationId:
+        """Ask the electors to find that the settled result of a task is wrong.
+
+        The task stays as it is settled; what is found counts for the trust in its worker.
+
+        Raises:
+            NotFound: no such task.
+        """
+        return await self._put(dispute_result(task, reason))
+
+    async def _put(self, motion: MotionBody) -> OperationId:
+        operations = await self._driver.record(ev.Move(motion))
+        return operations[0]
+
+    async def say(self, motion: OperationId, choice: int = YES) -> None:
+        """Say what this elector thinks of a motion. A yes cannot be taken back.
+
+        Args:
+            motion: its id.
+            choice: 0 no, 1 yes; of rival results the index of one.
+
+        Raises:
+            NotFound: no such motion here.
+            NotAuthorised: this node is no elector.
+            Conflict: the motion was made for an epoch that is over.
+        """
+        await self._driver.carry_out(ev.Say(motion, choice))
+
+    # ------------------------------------------------------------ inside
+
+    def on_notice(self, notice: ev.Notice) -> None:
+        """The replica says something."""
+        match notice:
+            case ev.MotionMoved(name):
+                found = self._view.motions.view(name, self.epoch)
+                if found is not None:
+                    self.moved.send(found)
+            case ev.EpochInstalled(number):
+                self.installed.send(number)
+
+    def close(self) -> None:
+        """The node takes no more part in the pool."""
+        self.moved.close()
+        self.installed.close()
+
+
+def _sorted(keys: set[PublicKey]) -> tuple[PublicKey, ...]:
+    return tuple(sorted(keys))

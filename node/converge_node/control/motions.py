@@ -1,0 +1,131 @@
+"""Motions over the control interface: put a change to the electors, list what was put, and answer.
+
+Knows: the schema, and a pool through `control.ports`. Must not know: HTTP.
+Source: docs/control.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from converge_node import schema
+from converge_node.control.ports import PoolLike
+from converge_p2p.core.errors import Conflict, LocalError, NotFound
+from converge_p2p.core.identity import fingerprint
+from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.types import PublicKey
+from converge_p2p.core.view.motions import MotionView
+
+PREFIX_DIGITS_MIN = 6
+
+
+def motion_item(pool: PoolLike, view: MotionView) -> schema.MotionItem:
+    """Return a motion as the schema shows it."""
+    motion = view.motion
+    options = [_option(option) for option in motion.options]
+    return schema.MotionItem(
+        id=motion.id.hex(),
+        pool=pool.id.hex(),
+        kind=motion.kind.name.lower(),
+        state=view.outcome.value,
+        asks=_asks(pool.spec, view),
+        author=str(fingerprint(motion.author)),
+        epoch=motion.epoch,
+        reason=motion.reason,
+        task="" if motion.task is None else motion.task.hex(),
+        options=options,
+        decided="" if view.decided is None else options[view.decided],
+        opinions=[
+            schema.OpinionItem(agent_id=str(fingerprint(elector)), epoch=epoch, choice=options[choice])
+            for epoch, elector, choice in view.ballots
+        ],
+    )
+
+
+def _option(option: bytes) -> str:
+    return option.decode() if option in (b"no", b"yes") else option.hex()
+
+
+def _asks(now: PoolSpec, view: MotionView) -> list[str]:
+    """What a motion asks for, in words, against the terms in force."""
+    motion = view.motion
+    if motion.task is not None:
+        return [
+            f"find the result of task {motion.task.hex()[:12]} wrong" if len(motion.options) == 2 else "choose a result"
+        ]
+    said = [f"expel {fingerprint(author)}" for author in motion.expelled]
+    terms = motion.terms
+    if terms is None:
+        return said
+    said += [f"add elector {fingerprint(key)}" for key in terms.electors if key not in now.electors]
+    said += [f"remove elector {fingerprint(key)}" for key in now.electors if key not in terms.electors]
+    for name in ("governance", "quorum", "faults", "admission", "policy", "model", "whitelist", "task_types", "topics"):
+        before, after = getattr(now, name), getattr(terms, name)
+        if before != after:
+            said.append(f"set {name} to {getattr(after, 'name', after)}")
+    return said or ["keep the terms"]
+
+
+async def move(pool: PoolLike, body: schema.Move, keys_of: Callable[[Sequence[str]], list[PublicKey]]) -> MotionView:
+    """Put a change to the electors.
+
+    Raises:
+        LocalError, NotFound, NotAuthorised: see `PoolHandle.council`.
+    """
+    now = pool.spec
+    expel, gone = keys_of(body.expel), set(keys_of(body.remove_electors))
+    strangers = gone - set(now.electors)
+    if strangers:
+        raise LocalError(f"{fingerprint(min(strangers))} is no elector of the pool")
+    electors = (set(now.electors) | set(keys_of(body.add_electors))) - gone
+    policy = now.policy
+    if body.claim_ttl_s is not None:
+        policy = replace(policy, claim_ttl_ms=round(body.claim_ttl_s * 1000))
+    if body.max_retries is not None:
+        policy = replace(policy, max_retries=body.max_retries)
+    policy.check()
+    terms = replace(
+        now,
+        electors=tuple(sorted(electors)),
+        quorum=now.quorum if body.quorum is None else body.quorum,
+        faults=now.faults if body.faults is None else body.faults,
+        policy=policy,
+    )
+    if terms == now and not expel:
+        raise LocalError("nothing to change was given", hint="see `converge-node pool propose --help`")
+    council = pool.council
+    return council.motion(await council.move(expel=expel, terms=None if terms == now else terms, reason=body.reason))
+
+
+def find_motion(pool: PoolLike, reference: str) -> MotionView:
+    """Return the motion that an id or unique prefix means.
+
+    Raises:
+        NotFound: none.
+        Conflict: several.
+        LocalError: not hexadecimal, or too short.
+    """
+    text = reference.lower()
+    if len(text) < PREFIX_DIGITS_MIN or set(text) - set("0123456789abcdef"):
+        raise LocalError(f"{reference!r} is not a motion's id; expected {PREFIX_DIGITS_MIN} to 64 hexadecimal digits")
+    found = [view for view in pool.council.motions() if view.motion.id.hex().startswith(text)]
+    if len(found) > 1:
+        raise Conflict(f"{reference} means several motions", hint="give more digits")
+    if not found:
+        raise NotFound(f"no motion {reference} in this pool", hint="`converge-node pool motions POOL` lists them")
+    return found[0]
+
+
+async def say(pool: PoolLike, view: MotionView, choice: str) -> MotionView:
+    """Give this elector's opinion.
+
+    Raises:
+        LocalError: an unknown choice.
+        NotAuthorised, Conflict: see `PoolHandle.council`.
+    """
+    options = [_option(option) for option in view.motion.options]
+    if choice not in options:
+        raise LocalError(f"the motion is answered by {' or '.join(options)}, not by {choice!r}")
+    await pool.council.say(view.motion.id, options.index(choice))
+    return pool.council.motion(view.motion.id)
