@@ -11,7 +11,7 @@ a function of those sets. That is why the order of arrival does not matter.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -191,6 +191,25 @@ class Register(ABC):
                     continue
                 best = lock
         return best
+
+    def inherits_justly(self, epoch: int, promised: Mapping[PublicKey, int]) -> bool:
+        """Whether what these electors accepted in an epoch, before those seqs, may bind the next one.
+
+        A quorum must have endorsed it. Once a value is settled no quorum endorses another one above it, and what is
+        below it does not bind.
+        """
+        settled, floor = self.settled, self.settled_token
+        for token, votes in self.rounds.items():
+            if token.epoch != epoch or (floor is not None and token < floor):
+                continue
+            for value, voters in votes.accepted.items():
+                if value == settled or not any(
+                    vote.seq < promised.get(elector, -1) for elector, vote in voters.items()
+                ):
+                    continue
+                if settled is not None or not self.justified(Lock(token, value)):
+                    return False
+        return True
 
     def confirms(self, token: Token, voters: Collection[PublicKey], votes: RoundVotes) -> bool:
         """Whether the promises of these electors are enough in a round."""
