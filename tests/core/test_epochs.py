@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pool_kit import Mesh, Pool, notices
+from pool_kit import Mesh, Pool, claim, feed, notices, report, value_of
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError
@@ -13,10 +13,12 @@ from converge_p2p.core.governance.custom import DisputeContext, GovernanceModel
 from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
+from converge_p2p.core.oplog.bodies import Phase
 from converge_p2p.core.oplog.motions import YES, move_change
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.core.view.register import Grant
 
 QUICK = PoolPolicy(hold_off_ms=5, grant_timer_ms=100, claim_ttl_ms=2000, max_retries=3)
 
@@ -230,3 +232,26 @@ def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: Gov
     assert electorate.resolve is not None
     answer = electorate.resolve((b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
     assert answer == (1 if found else None)
+
+
+def test_no_epoch_is_made_of_a_promise_after_an_accept_that_no_quorum_endorsed_even_of_a_settled_task() -> None:
+    # who does not know that the task is settled would begin the epoch with that accept as lock, and settle it again
+    pool = Pool(4, 1, faults=1)
+    task, submit = pool.submit()
+    work = claim(pool.workers[0], task)
+    grants = pool.votes(Phase.GRANT, task, 0, work.id, (0, 1, 3))
+    value, stray = value_of(pool.workers[0], "result"), value_of(pool.workers[0], "stray")
+    made = [*pool.base, submit, work, *grants, report(pool.workers[0], task, 0, value, grants)]
+    for phase in (Phase.ENDORSE, Phase.ACCEPT):
+        made += pool.votes(phase, task, 0, value.hash, (0, 1, 3))
+    made += pool.votes(Phase.ACCEPT, task, 5, stray.hash, (2,))
+    replica = pool.replica()
+    feed(replica, made)
+    assert replica.view.registers[task].state is TaskState.COMPLETED
+
+    def fit(*who: int) -> bool:
+        promises = [Grant(pool.electors[index].key, work.id, None, seq=pool.electors[index].seq) for index in who]
+        return replica.view.next_change.fit(promises)
+
+    assert fit(0, 1, 3)
+    assert not fit(0, 1, 2)

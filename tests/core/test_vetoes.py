@@ -6,19 +6,22 @@ import random
 from dataclasses import replace
 
 import pytest
-from pool_kit import feed, value_of
+from pool_kit import Pool, ballots_in, claim, feed, now, report, settle_writes, value_of
 from test_epochs import Live
 
-from converge_p2p.core.errors import Conflict, NotAuthorised
+from converge_p2p.core.codec import encode_value
+from converge_p2p.core.errors import Conflict, NotAuthorised, SignatureError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import GovernanceKind, ModelTerms
-from converge_p2p.core.model.task import TaskState
-from converge_p2p.core.oplog.bodies import VetoBody
-from converge_p2p.core.oplog.operation import decode_operation
+from converge_p2p.core.model.task import Outcome, TaskState, TaskValue
+from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, Phase, Purpose, VetoBody
+from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import TaskId
 from converge_p2p.core.view.audit import audit
+from converge_p2p.core.view.receipt import Receipt, receipt_of
+from converge_p2p.core.view.vetoes import veto_subject
 from converge_p2p.testing.checkers import held_operations
 
 WINDOW_MS = 3_000
@@ -290,3 +293,133 @@ def test_the_content_of_a_veto_is_bound_to_the_word_it_names() -> None:
     assert final != register.value
     assert final != value_of(live.pool.people[0], {"error": "vetoed"})
     assert final.worker in live.mesh.replicas[0].view.electors
+
+
+@pytest.mark.parametrize("word", [True, False])
+def test_a_receipt_carries_both_certificates_and_neither_is_enough(word: bool) -> None:
+    live = Vetoed(word=word)
+    task = live.submit(b"x")
+    live.settle(task)
+    replica = live.mesh.replicas[1]
+    receipt = receipt_of(replica.view, replica.log, task)
+    assert receipt is not None
+    assert receipt.veto is not None
+    assert receipt.value.outcome is (Outcome.FAILED if word else Outcome.COMPLETED)
+    assert Receipt.from_bytes(receipt.to_bytes()) == receipt
+    receipt.check()
+    with pytest.raises(SignatureError, match="might deny"):
+        replace(receipt, value=receipt.veto.result, veto=None).check()
+    with pytest.raises(SignatureError, match="decide the veto"):
+        replace(receipt, veto=replace(receipt.veto, votes=receipt.votes)).check()
+    with pytest.raises(SignatureError, match="settle the task"):
+        replace(receipt, votes=receipt.veto.votes).check()
+    other = replace(receipt.value, result=encode_value("other"))
+    with pytest.raises(SignatureError, match="another value"):
+        replace(receipt, value=other).check()
+
+
+def test_a_result_that_still_waits_for_its_vetoers_has_no_receipt() -> None:
+    live = Vetoed()
+    task = live.submit(b"x")
+    live.await_veto(task)
+    replica = live.mesh.replicas[1]
+    assert receipt_of(replica.view, replica.log, task) is None
+
+
+class Courtroom:
+    """A veto pool of four electors of whom one may lie, and a task that is settled on a result, signed by hand."""
+
+    def __init__(self) -> None:
+        vetoer = Identity.from_seed(bytes([5]) * 32).public_key
+        model = ModelTerms(vetoers=(vetoer,), veto_window_ms=WINDOW_MS)
+        self.pool = Pool(4, 2, governance=GovernanceKind.VETO, model=model, faults=1)
+        self.vetoer, self.worker = self.pool.workers
+        self.task, submit = self.pool.submit()
+        work = claim(self.worker, self.task)
+        self.result = value_of(self.worker)
+        self.made = [*self.pool.base, submit, work, *self.pool.votes(Phase.GRANT, self.task, 0, work.id, (0, 1, 2))]
+        self.made.append(report(self.worker, self.task, 0, self.result, self.made[-3:]))
+        for phase in (Phase.ENDORSE, Phase.ACCEPT):
+            self.made += self.pool.votes(phase, self.task, 0, self.result.hash, (0, 1, 2))
+        self.subject = veto_subject(self.task, self.result.hash)
+
+    def stand(self, who: int, purpose: Purpose, ref: bytes = b"") -> Operation:
+        return self.pool.electors[who].sign(ClaimBody(self.subject, purpose, ref=ref))
+
+    def endorsed(self, *more: Operation, window_over: bool = True) -> list[Ballot]:
+        """What the fourth elector votes after all this."""
+        replica = Replica(self.pool.electors[3].identity, self.pool.id)
+        ballots = ballots_in(feed(replica, self.made))
+        if window_over:
+            key = ev.TimerKey(ev.TimerKind.WINDOW, self.subject)
+            effects = replica.handle(ev.TimerFired(key), now(WINDOW_MS))
+            ballots += ballots_in(settle_writes(replica, effects, WINDOW_MS))
+        ballots += ballots_in(feed(replica, more, WINDOW_MS))
+        key = ev.TimerKey(ev.TimerKind.HOLD_OFF, self.subject)
+        effects = replica.handle(ev.TimerFired(key), now(WINDOW_MS + 50))
+        ballots += ballots_in(settle_writes(replica, effects, WINDOW_MS + 50))
+        return [ballot for ballot in ballots if ballot.task == self.subject]
+
+
+def test_an_elector_promises_nothing_to_a_claim_that_names_no_veto_it_holds() -> None:
+    court = Courtroom()
+    word = court.vetoer.sign(VetoBody(court.task, court.result.hash, True, "no"))
+    assert court.endorsed(court.stand(0, Purpose.DENY, word.id)) == []
+    assert court.endorsed(court.stand(0, Purpose.DENY, court.made[3].id)) == []
+    (promise,) = court.endorsed(word, court.stand(1, Purpose.DENY, word.id))
+    assert promise.phase is Phase.GRANT
+
+
+def test_an_elector_promises_a_pass_only_when_the_window_is_over_and_it_heard_no_veto() -> None:
+    court = Courtroom()
+    stands = court.stand(0, Purpose.PASS)
+    assert court.endorsed(stands, window_over=False) == []
+    (promise,) = court.endorsed(stands)
+    assert promise.ref == stands.id
+    court = Courtroom()
+    word = court.vetoer.sign(VetoBody(court.task, court.result.hash, True, "no"))
+    assert court.endorsed(word, court.stand(0, Purpose.PASS)) == []
+    court = Courtroom()
+    early = court.vetoer.sign(VetoBody(court.task, court.result.hash, False))
+    assert len(court.endorsed(early, court.stand(0, Purpose.PASS), window_over=False)) == 1
+
+
+def test_who_claims_to_pass_cannot_propose_a_denial_and_the_other_way_round() -> None:
+    court = Courtroom()
+    word = court.vetoer.sign(VetoBody(court.task, court.result.hash, True, "no"))
+    passes = court.stand(0, Purpose.PASS)
+    grants = court.pool.votes(Phase.GRANT, court.subject, 0, passes.id, (0, 1, 2))
+    content = {"error": "vetoed", "by": court.vetoer.key, "reason": "no"}
+    denial = TaskValue(Outcome.FAILED, court.pool.electors[0].key, encode_value(content))
+    lie = report(court.pool.electors[0], court.subject, 0, denial, grants)
+    assert not any(ballot.phase is Phase.ENDORSE for ballot in court.endorsed(word, passes, *grants, lie))
+    court = Courtroom()
+    word = court.vetoer.sign(VetoBody(court.task, court.result.hash, True, "no"))
+    denies = court.stand(0, Purpose.DENY, word.id)
+    grants = court.pool.votes(Phase.GRANT, court.subject, 0, denies.id, (0, 1, 2))
+    passed = TaskValue(Outcome.COMPLETED, court.pool.electors[0].key, encode_value("passed"))
+    lie = report(court.pool.electors[0], court.subject, 0, passed, grants)
+    assert not any(ballot.phase is Phase.ENDORSE for ballot in court.endorsed(word, denies, *grants, lie))
+
+
+def test_an_elector_endorses_what_a_quorum_promised_although_it_heard_the_veto_itself() -> None:
+    court = Courtroom()
+    word = court.vetoer.sign(VetoBody(court.task, court.result.hash, True, "no"))
+    passes = court.stand(0, Purpose.PASS)
+    grants = court.pool.votes(Phase.GRANT, court.subject, 0, passes.id, (0, 1, 2))
+    right = TaskValue(Outcome.COMPLETED, court.pool.electors[0].key, encode_value("passed"))
+    voted = court.endorsed(word, passes, *grants, report(court.pool.electors[0], court.subject, 0, right, grants))
+    assert [ballot.ref for ballot in voted if ballot.phase is Phase.ENDORSE] == [right.hash]
+
+
+def test_a_veto_counts_although_its_author_forks_later() -> None:
+    court = Courtroom()
+    word = court.vetoer.sign(VetoBody(court.task, court.result.hash, True, "no"))
+    twins = [court.vetoer.branch().sign(VetoBody(court.task, court.result.hash, False, text)) for text in ("a", "b")]
+    states = set()
+    for order in ([word, *twins], [*reversed(twins), word]):
+        replica = court.pool.replica()
+        feed(replica, [*court.made, *order])
+        states.add(replica.view.state_bytes())
+        assert set(replica.view.vetoes.registers[court.subject].denials) == {word.id}
+    assert len(states) == 1
