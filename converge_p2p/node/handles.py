@@ -104,7 +104,7 @@ class TaskHandle:
         assert view.value is not None
         match view.value.outcome:
             case Outcome.FAILED:
-                raise TaskFailed(_reason(view, "error") or "the task failed")
+                raise TaskFailed(": ".join(filter(None, (_reason(view, "error"), _detail(view)))) or "the task failed")
             case Outcome.CANCELLED:
                 raise TaskCancelled(_reason(view, "reason") or "the submitter cancelled the task")
         return TaskResult(view.result, fingerprint(view.value.worker), view, self.pool.receipt(self.id))
@@ -112,6 +112,20 @@ class TaskHandle:
     async def cancel(self, reason: str = "") -> None:
         """Ask for the cancellation. It competes with a result, and only one of them settles the task."""
         await self.pool.cancel(self.id, reason)
+
+    async def veto(self, reason: str = "") -> None:
+        """Deny the result that was settled (`view.awaiting`), as one of the pool's vetoers."""
+        await self.pool.veto(self.id, reason)
+
+    async def let_pass(self, reason: str = "") -> None:
+        """As a vetoer, let the result pass, so that nobody waits for this vetoer any longer."""
+        await self.pool.let_pass(self.id, reason)
+
+
+def _detail(view: TaskView) -> str:
+    """What a vetoer gave as its reason."""
+    result = view.result
+    return str(result.get("reason") or "") if isinstance(result, dict) else ""
 
 
 def _reason(view: TaskView, name: str) -> str:
@@ -319,6 +333,19 @@ class PoolHandle:
             NotAuthorised, NotFound, Conflict: see `core.replica.commands`.
         """
         await self.driver.carry_out(ev.Cancel(task_id, reason))
+
+    async def veto(self, task_id: TaskId, reason: str = "") -> None:
+        """Deny the result that a task was settled on. It counts if enough electors hear it in time.
+
+        Raises:
+            NotAuthorised: this node is no vetoer.
+            Conflict: there is no result that waits for its vetoers.
+        """
+        await self.driver.carry_out(ev.Veto(task_id, True, reason))
+
+    async def let_pass(self, task_id: TaskId, reason: str = "") -> None:
+        """Let the result pass that a task was settled on. Raises as `veto`."""
+        await self.driver.carry_out(ev.Veto(task_id, False, reason))
 
     async def claim(self, task_id: TaskId, bid: int = 0) -> None:
         """Stand as a worker for a task. Whether the claim is won shows in the task."""

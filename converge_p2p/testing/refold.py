@@ -19,7 +19,7 @@ from dataclasses import replace
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import pool_id
-from converge_p2p.core.oplog.bodies import Body, Genesis, Phase, ReportBody, VoteBody
+from converge_p2p.core.oplog.bodies import Body, ClaimBody, Genesis, Phase, ReportBody, VoteBody
 from converge_p2p.core.oplog.motions import OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, sign_operation
 from converge_p2p.core.replica import events as ev
@@ -93,7 +93,7 @@ def decided(view: View) -> dict[str, object]:
     tasks: dict[bytes, object] = {}
     for task, register in view.registers.items():
         if register.settled is not None:
-            tasks[task] = (register.settled, register.state)
+            tasks[task] = (register.settled, register.final, register.state)
         elif register.submitted is not None:
             holder = register.holder
             tasks[task] = (
@@ -165,6 +165,8 @@ class _Rewriter:
                         for ballot in ballots
                     )
                 )
+            case ClaimBody() if body.ref:
+                return replace(body, ref=self._new(OperationId(body.ref)))
             case OpinionBody(motion, choice):
                 return OpinionBody(self._new(motion), choice)
             case _:
@@ -178,6 +180,8 @@ def _references(operation: Operation) -> list[OperationId]:
             names.extend(grants)
         case VoteBody(ballots):
             names.extend(OperationId(ballot.ref) for ballot in ballots if ballot.phase is Phase.GRANT)
+        case ClaimBody() as body if body.ref:
+            names.append(OperationId(body.ref))
         case OpinionBody(motion):
             names.append(motion)
     return names

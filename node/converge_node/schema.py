@@ -184,6 +184,7 @@ class TaskItem(_Answer, frozen=True):
 
     Attributes:
         value: hash of the settled value, empty before: equal on all nodes.
+        awaits_veto: a result was settled, and the pool's vetoers may still deny it.
         progress: how much is done, 0 to 1, as the worker says; null if it says nothing, or does not work.
         note: what the worker says about it.
     """
@@ -203,15 +204,21 @@ class TaskItem(_Answer, frozen=True):
     priority: int = 0
     reason: str = ""
     value: str = ""
+    awaits_veto: bool = False
     progress: float | None = None
     note: str = ""
 
 
 class TaskDetail(TaskItem, frozen=True):
-    """A task with what was asked for and what came out."""
+    """A task with what was asked for and what came out.
+
+    Attributes:
+        awaiting: the result that the pool's vetoers may still deny.
+    """
 
     inputs: Any = None
     result: Any = None
+    awaiting: Any = None
     required_capabilities: list[str] = []
     claim_ttl_s: float | None = None
     max_retries: int | None = None
@@ -317,6 +324,12 @@ class SayItem(_Request, frozen=True):
     """What this elector says to a motion: yes, no, or one of its options."""
 
     choice: str
+
+
+class VetoTask(_Request, frozen=True):
+    """Deny a result that was settled, or let it pass."""
+
+    reason: str = ""
 
 
 def success(data: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from converge_p2p.core.codec import encode_value
-from converge_p2p.core.errors import NetworkError, NotAuthorised, NotFound
+from converge_p2p.core.errors import Conflict, NetworkError, NotAuthorised, NotFound
 from converge_p2p.core.governance import Democratic, GovernanceModel
 from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import compile_rules
@@ -163,9 +163,22 @@ class FakePool:
             raise NotAuthorised("only the submitter can cancel a task")
         self.settle(id_, Outcome.CANCELLED, reason)
 
+    async def veto(self, id_: TaskId, /, reason: str = "") -> None:
+        self.settle(id_, Outcome.FAILED, {"error": "vetoed", "reason": reason})
+
+    async def let_pass(self, id_: TaskId, /, reason: str = "") -> None:
+        awaiting = self._tasks[id_].awaiting
+        if awaiting is None:
+            raise Conflict("there is no result that could be denied or let pass")
+        self.change(replace(self._tasks[id_], state=TaskState.COMPLETED, value=awaiting, awaiting=None))
+
     def settle(self, id_: TaskId, outcome: Outcome, value: Any) -> None:
         settled = TaskValue(outcome, self._identity.public_key, encode_value(value))
-        self.change(replace(self._tasks[id_], state=outcome.state, value=settled, certified=True, attempts=1, round=0))
+        self.change(
+            replace(
+                self._tasks[id_], state=outcome.state, value=settled, certified=True, attempts=1, round=0, awaiting=None
+            )
+        )
 
     def change(self, view: TaskView) -> None:
         self._tasks[view.id] = view

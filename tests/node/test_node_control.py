@@ -22,9 +22,9 @@ from converge_node.control.app import ControlApi, ControlState
 from converge_node.control.server import open_control_server
 from converge_node.paths import resolve_paths
 from converge_p2p.core import limits
-from converge_p2p.core.codec import tagged_hash
+from converge_p2p.core.codec import encode_value, tagged_hash
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState
+from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskValue
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import OperationId, PoolId, TaskId
 from converge_p2p.core.view.audit import Finding, Rule
@@ -401,6 +401,25 @@ async def test_cancelling_carries_the_reason_and_the_refusal(bench_of: Callable[
         assert (code, error["code"]) == (5, "not_authorised")
         data = (await bench.json("task", "cancel", "demo", id_, "--reason", "late"))[1]
         assert (data["state"], data["reason"]) == ("cancelled", "late")
+
+
+async def test_a_vetoer_sees_the_result_that_waits_and_denies_it_or_lets_it_pass(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        handles = [await pool.submit(Task("x")) for _ in range(2)]
+        code, error = await bench.json("task", "pass", "demo", handles[0].id.hex())
+        assert (code, error["code"]) == (7, "conflict")
+        result = TaskValue(Outcome.COMPLETED, OTHER.public_key, encode_value({"words": 2}))
+        for handle in handles:
+            pool.change(replace(pool.task(handle.id), state=TaskState.ASSIGNED, awaiting=result))
+        denied, passed = (handle.id.hex() for handle in handles)
+        data = (await bench.json("task", "show", "demo", denied))[1]
+        assert (data["state"], data["awaits_veto"], data["awaiting"]) == ("assigned", True, {"words": 2})
+        assert "awaits its vetoers" in (await bench.run("task", "ls", "demo"))[1]
+        data = (await bench.json("task", "veto", "demo", denied, "--reason", "too few"))[1]
+        assert (data["state"], data["reason"], data["awaits_veto"]) == ("failed", "vetoed: too few", False)
+        data = (await bench.json("task", "pass", "demo", passed))[1]
+        assert (data["state"], data["result"], data["awaiting"]) == ("completed", {"words": 2}, None)
 
 
 async def test_a_node_that_is_not_ready_says_what_it_does(bench_of: Callable[[], Any]) -> None:

@@ -112,6 +112,8 @@ class ControlApi:
             route(task, "GET", self._task),
             route(task + "/watch", "GET", self._watch_task),
             route(task + "/cancel", "POST", self._cancel),
+            route(task + "/veto", "POST", self._veto),
+            route(task + "/pass", "POST", self._let_pass),
             route(task + "/dispute", "POST", self._dispute),
             route("/v1/pools/{pool}/motions", "GET", self._motions),
             route("/v1/pools/{pool}/motions", "POST", self._move),
@@ -288,6 +290,18 @@ class ControlApi:
         pool, body = self._find_pool(request), _body(request, schema.CancelTask)
         task_id = views.find_task(pool, request.path_params["task"]).id
         await pool.cancel(task_id, reason=body.reason)
+        return views.task_detail(pool.task(task_id))
+
+    async def _veto(self, request: Request) -> schema.TaskDetail:
+        pool, body = self._find_pool(request), _body(request, schema.VetoTask)
+        task_id = views.find_task(pool, request.path_params["task"]).id
+        await pool.veto(task_id, reason=body.reason)
+        return views.task_detail(pool.task(task_id))
+
+    async def _let_pass(self, request: Request) -> schema.TaskDetail:
+        pool, body = self._find_pool(request), _body(request, schema.VetoTask)
+        task_id = views.find_task(pool, request.path_params["task"]).id
+        await pool.let_pass(task_id, reason=body.reason)
         return views.task_detail(pool.task(task_id))
 
     async def _watch_pool(self, request: Request) -> EventStream:

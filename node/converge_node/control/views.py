@@ -22,9 +22,10 @@ from converge_node.schema import (
     TaskItem,
     to_json_value,
 )
+from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
-from converge_p2p.core.model.task import Outcome, TaskView
+from converge_p2p.core.model.task import Outcome, TaskValue, TaskView
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.core.view.audit import Finding
 
@@ -102,6 +103,7 @@ def task_detail(view: TaskView) -> TaskDetail:
         **_task_fields(view),  # type: ignore[arg-type]
         inputs=to_json_value(view.inputs),
         result=to_json_value(view.result),
+        awaiting=None if view.awaiting is None else _awaiting(view.awaiting),
         required_capabilities=list(spec.required_capabilities),
         claim_ttl_s=spec.claim_ttl_ms / 1000 or None,
         max_retries=spec.max_retries,
@@ -235,8 +237,17 @@ def _task_fields(view: TaskView) -> dict[str, object]:
         "value": "" if value is None else value.hash.hex(),
         "progress": None if view.progress is None else view.progress.fraction / 1000,
         "note": "" if view.progress is None else view.progress.note,
+        "awaits_veto": view.awaiting is not None,
         "reason": "" if value is None or value.outcome is Outcome.COMPLETED else _reason(view),
     }
+
+
+def _awaiting(value: TaskValue) -> object:
+    """Return a result as a vetoer sees it; it is what a worker wrote, so it can be anything."""
+    try:
+        return to_json_value(decode_value(value.result))
+    except ConvergeError:
+        return "the result cannot be decoded"
 
 
 def _reason(view: TaskView) -> str:
@@ -246,7 +257,8 @@ def _reason(view: TaskView) -> str:
     except ConvergeError:
         return "the reason cannot be decoded"
     if isinstance(result, dict):
-        result = result.get("error", result.get("reason", result))
+        words = [str(result[name]) for name in ("error", "reason") if result.get(name)]
+        result = ": ".join(words) or result
     return str(result or "")
 
 
