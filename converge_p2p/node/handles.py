@@ -22,7 +22,9 @@ from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, Tas
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.renewal import renewal_interval_ms
 from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.receipt import Receipt, receipt_of
+from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
@@ -102,7 +104,7 @@ class TaskHandle:
         assert view.value is not None
         match view.value.outcome:
             case Outcome.FAILED:
-                raise TaskFailed(_reason(view, "error") or "the task failed")
+                raise TaskFailed(": ".join(filter(None, (_reason(view, "error"), _detail(view)))) or "the task failed")
             case Outcome.CANCELLED:
                 raise TaskCancelled(_reason(view, "reason") or "the submitter cancelled the task")
         return TaskResult(view.result, fingerprint(view.value.worker), view, self.pool.receipt(self.id))
@@ -110,6 +112,20 @@ class TaskHandle:
     async def cancel(self, reason: str = "") -> None:
         """Ask for the cancellation. It competes with a result, and only one of them settles the task."""
         await self.pool.cancel(self.id, reason)
+
+    async def veto(self, reason: str = "") -> None:
+        """Deny the result that was settled (`view.awaiting`), as one of the pool's vetoers."""
+        await self.pool.veto(self.id, reason)
+
+    async def let_pass(self, reason: str = "") -> None:
+        """As a vetoer, let the result pass, so that nobody waits for this vetoer any longer."""
+        await self.pool.let_pass(self.id, reason)
+
+
+def _detail(view: TaskView) -> str:
+    """What a vetoer gave as its reason."""
+    result = view.result
+    return str(result.get("reason") or "") if isinstance(result, dict) else ""
 
 
 def _reason(view: TaskView, name: str) -> str:
@@ -135,6 +151,7 @@ class PoolHandle:
         self._waiters: dict[TaskId, trio.Event] = {}
         self._changes: Fanout[TaskView] = Fanout()
         self._closed = False
+        self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
         self.council = Council(driver, lambda: self.spec)
 
@@ -282,6 +299,17 @@ class PoolHandle:
             raise Conflict(f"task {task.hex()[:12]} is not settled here, so there is no receipt yet")
         return receipt
 
+    async def audit(self) -> list[Finding]:
+        """Read the whole log for electors that broke a rule, and return what proves it. See `core.view.audit`.
+
+        Votes without support count only when this node holds all that others hold; contradictions always do.
+        """
+        return await self._audit.findings()
+
+    async def culprits(self) -> int | None:
+        """How many electors an audit names; None if the log is too large for a mere count: see `audit`."""
+        return await self._audit.count()
+
     # ------------------------------------------------------------ proposing
 
     async def submit(self, task: Task) -> TaskHandle:
@@ -305,6 +333,19 @@ class PoolHandle:
             NotAuthorised, NotFound, Conflict: see `core.replica.commands`.
         """
         await self.driver.carry_out(ev.Cancel(task_id, reason))
+
+    async def veto(self, task_id: TaskId, reason: str = "") -> None:
+        """Deny the result that a task was settled on. It counts if enough electors hear it in time.
+
+        Raises:
+            NotAuthorised: this node is no vetoer.
+            Conflict: there is no result that waits for its vetoers.
+        """
+        await self.driver.carry_out(ev.Veto(task_id, True, reason))
+
+    async def let_pass(self, task_id: TaskId, reason: str = "") -> None:
+        """Let the result pass that a task was settled on. Raises as `veto`."""
+        await self.driver.carry_out(ev.Veto(task_id, False, reason))
 
     async def claim(self, task_id: TaskId, bid: int = 0) -> None:
         """Stand as a worker for a task. Whether the claim is won shows in the task."""

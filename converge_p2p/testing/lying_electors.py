@@ -144,12 +144,10 @@ class LyingElector(Forger):
             for value in sorted(values):
                 options.append(Ballot(Phase.ENDORSE, register.id, number, value))
                 options.append(Ballot(Phase.ACCEPT, register.id, number, value))
-            for claim in sorted(register.claims):
-                options.append(
-                    Ballot(
-                        Phase.GRANT, register.id, number, claim, self._lock(register), held=self._held(register, claim)
-                    )
-                )
+            options.extend(
+                Ballot(Phase.GRANT, register.id, number, claim, self._lock(register), held=self._held(register, claim))
+                for claim in sorted(register.claims)
+            )
         return options
 
     def _lock(self, register: Register) -> Lock | None:

@@ -46,8 +46,9 @@ def draw_terms(
             return spec
     for wanted in (faults, 0):
         spec = _with(base, GovernanceKind.DEMOCRATIC, electors, faults=wanted)
-        if is_sound(spec) and (needed is None or decides(spec, needed)):
+        if spec is not None and is_sound(spec) and (needed is None or decides(spec, needed)):
             return spec
+    assert spec is not None, "a democratic pool of any size has terms"
     return spec
 
 

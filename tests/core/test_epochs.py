@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pool_kit import Mesh, Pool, notices
+from pool_kit import Mesh, Pool, claim, feed, notices, report, value_of
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError
@@ -20,6 +20,7 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CastVote, OpenPoll
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.core.view.register import Grant
 
 QUICK = PoolPolicy(hold_off_ms=5, grant_timer_ms=100, claim_ttl_ms=2000, max_retries=3)
 
@@ -363,3 +364,26 @@ def test_members_coordinate_through_the_replica() -> None:
         live.mesh.at(1, node, CastVote(poll, 1))
     live.mesh.run(lambda: all((seen := view.view(poll)) is not None and seen.winner == 1 for view in polls))
     assert len(live.states()) == 1
+
+
+def test_no_epoch_is_made_of_a_promise_after_an_accept_that_no_quorum_endorsed_even_of_a_settled_task() -> None:
+    # who does not know that the task is settled would begin the epoch with that accept as lock, and settle it again
+    pool = Pool(4, 1, faults=1)
+    task, submit = pool.submit()
+    work = claim(pool.workers[0], task)
+    grants = pool.votes(Phase.GRANT, task, 0, work.id, (0, 1, 3))
+    value, stray = value_of(pool.workers[0], "result"), value_of(pool.workers[0], "stray")
+    made = [*pool.base, submit, work, *grants, report(pool.workers[0], task, 0, value, grants)]
+    for phase in (Phase.ENDORSE, Phase.ACCEPT):
+        made += pool.votes(phase, task, 0, value.hash, (0, 1, 3))
+    made += pool.votes(Phase.ACCEPT, task, 5, stray.hash, (2,))
+    replica = pool.replica()
+    feed(replica, made)
+    assert replica.view.registers[task].state is TaskState.COMPLETED
+
+    def fit(*who: int) -> bool:
+        promises = [Grant(pool.electors[index].key, work.id, None, seq=pool.electors[index].seq) for index in who]
+        return replica.view.next_change.fit(promises)
+
+    assert fit(0, 1, 3)
+    assert not fit(0, 1, 2)

@@ -291,6 +291,7 @@ class TaskView:
         certified: whether `state` rests on a certificate of the pool's governance.
         expired: whether the time of whoever holds it is over on the local clock.
         progress: what the holder said last, if ASSIGNED and it said something.
+        awaiting: the result it was settled on, while the pool's vetoers may still deny it.
     """
 
     id: TaskId
@@ -306,11 +307,13 @@ class TaskView:
     certified: bool = False
     expired: bool = False
     progress: Progress | None = None
+    awaiting: TaskValue | None = None
 
     @property
     def claimable(self) -> bool:
         """Whether it is worth claiming now: nobody holds it, or the holder's time is over."""
-        return self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and self.expired)
+        over = self.expired and self.awaiting is None
+        return self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and over)
 
     @property
     def inputs(self) -> Any:

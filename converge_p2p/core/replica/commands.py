@@ -23,6 +23,7 @@ from converge_p2p.core.oplog.bodies import (
     Purpose,
     ReleaseBody,
     SubmitBody,
+    VetoBody,
 )
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.replica import events as ev
@@ -85,6 +86,8 @@ class Commands:
                 return LeaveBody()
             case ev.Move(motion):
                 return self._move(motion)
+            case ev.Veto():
+                return self._veto(command)
             case ev.Say(motion, choice):
                 return self._say(motion, choice)
             case _:
@@ -230,6 +233,19 @@ class Commands:
         if not self._proposer.stands(command.task, Purpose.WORK):
             raise Conflict("this node has no claim on the task", hint="claim it first")
         self._proposer.finished[command.task] = TaskValue(command.outcome, self._key, command.result)
+
+    def _veto(self, command: ev.Veto) -> Body:
+        register = self._view.registers.get(command.task)
+        if register is None or register.submitted is None:
+            raise NotFound(f"no task {command.task.hex()[:12]} in this pool")
+        if register.state.terminal:
+            raise Conflict(f"task {command.task.hex()[:12]} is settled as {register.state.value}, for ever")
+        veto = self._view.vetoes.registers.get(self._view.vetoes.twin(command.task) or command.task)
+        if veto is None or register.awaiting is None or register.settled is None:
+            raise Conflict("there is no result that could be denied or let pass", hint="wait until one is settled")
+        if self._key not in veto.terms.vetoers:
+            raise NotAuthorised("only the vetoers of the pool deny a result or let it pass")
+        return VetoBody(command.task, register.settled, command.deny, _cut(command.reason))
 
     def _cancel(self, command: ev.Cancel) -> Body | None:
         register = self._open_register(command.task)

@@ -94,6 +94,7 @@ class TimerKind(Enum):
     DIGEST = "digest"
     CLOSE = "close"
     VOTE = "vote"
+    WINDOW = "window"
     SYNC = "sync"
 
 
@@ -218,7 +219,21 @@ class Renew:
     note: str = ""
 
 
-Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say
+@dataclass(frozen=True, slots=True)
+class Veto:
+    """Command of a vetoer: deny the result that a task was settled on, or let it pass.
+
+    Attributes:
+        deny: False ends the waiting for this vetoer.
+        reason: for people.
+    """
+
+    task: TaskId
+    deny: bool = True
+    reason: str = ""
+
+
+Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto
 Event = (
     Restored | Received | SyncReceived | RenewalReceived | PeerUp | PeerDown | TimerFired | Persisted | Command | Renew
 )

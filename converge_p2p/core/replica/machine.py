@@ -65,6 +65,7 @@ from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, Task
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
+from converge_p2p.core.view.vetoes import VetoRegister
 
 DIGEST_PEERS_MAX = 8
 DIGEST_SOON_MS = 700
@@ -351,6 +352,9 @@ class Replica:
     def _touch(self, *tasks: TaskId) -> None:
         for task in tasks:
             self._dirty[task] = None
+            twin = self.view.vetoes.twin(task)
+            if twin is not None:
+                self._dirty[twin] = None
 
     def _note_own(self, operation: Operation) -> None:
         """An own operation that did not come through `_sign`: read back, or learned from others after a loss."""
@@ -487,10 +491,7 @@ class Replica:
         if register is None:
             return
         if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, _duty(register)):
-            if isinstance(register, EpochRegister):
-                self._sign(ClaimBody(register.id, Purpose.EPOCH, 0, "", min(register.motions)))
-            else:
-                self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
+            self._sign(_claim_of_duty(register))
         self._touch(register.id)
 
     def _some_peers(self) -> list[PeerId]:
@@ -503,4 +504,15 @@ class Replica:
 
 def _duty(register: Register) -> Purpose:
     """What somebody has to stand for if nobody else does."""
+    if isinstance(register, VetoRegister):
+        return Purpose.DENY if register.denials else Purpose.PASS
     return Purpose.EPOCH if isinstance(register, EpochRegister) else Purpose.FAIL
+
+
+def _claim_of_duty(register: Register) -> ClaimBody:
+    purpose = _duty(register)
+    if isinstance(register, VetoRegister):
+        return ClaimBody(register.id, purpose, 0, "", min(register.denials) if register.denials else b"")
+    if isinstance(register, EpochRegister):
+        return ClaimBody(register.id, purpose, 0, "", min(register.motions))
+    return ClaimBody(register.id, purpose, 0, "every attempt failed or ran out of time")

@@ -16,12 +16,15 @@ from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register, RoundVotes, StandingClaim
 from converge_p2p.core.view.tasks import TaskRegister
+from converge_p2p.core.view.vetoes import VetoRegister
 
 _NEVER = Token(-1, -1)
 _STILL = Token(-2, -2)
 """Before everybody else: who held the task when a new epoch began goes on."""
 
-_ORDER = {Purpose.CANCEL: 0, Purpose.FAIL: 1, Purpose.WORK: 2, Purpose.EPOCH: 3}
+_ORDER = {
+    Purpose.CANCEL: 0, Purpose.FAIL: 1, Purpose.WORK: 2, Purpose.EPOCH: 3, Purpose.DENY: 4, Purpose.PASS: 5,
+}  # fmt: skip
 
 
 def best_claim(view: View, register: Register, token: Token) -> StandingClaim | None:
@@ -48,6 +51,8 @@ def eligible(view: View, register: Register, claim: StandingClaim) -> bool:
     if isinstance(register, EpochRegister):
         motions = register.motions
         return claim.purpose is Purpose.EPOCH and claim.author in view.electors and claim.ref in motions
+    if isinstance(register, VetoRegister):
+        return claim.author in view.electors and register.may_hold(claim)
     assert isinstance(register, TaskRegister)
     submitted = register.submitted
     if submitted is None:
@@ -61,7 +66,7 @@ def eligible(view: View, register: Register, claim: StandingClaim) -> bool:
         case Purpose.WORK:
             able = set(submitted.spec.required_capabilities) <= set(view.members.capabilities(claim.author))
             return able and not register.exhausted()
-        case Purpose.EPOCH:
+        case Purpose.EPOCH | Purpose.PASS | Purpose.DENY:
             return False
 
 
