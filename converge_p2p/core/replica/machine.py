@@ -204,6 +204,9 @@ class Replica:
 
     def _finish_turn(self) -> None:
         """Let proposer and elector act on what changed, then hand out what is to be stored."""
+        # an own vote may have brought an epoch into force, for which operations were waiting
+        while self.log.has_parked():
+            self._absorb(self.log.unpark(), None)
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             register = self.view.subject(name)
