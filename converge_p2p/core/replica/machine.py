@@ -9,10 +9,10 @@ that two operations of one turn do not contradict each other, is noted when it i
 
 from __future__ import annotations
 
+import functools
 from typing import assert_never
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import (
     CodecError,
     RemoteViolation,
@@ -40,6 +40,7 @@ from converge_p2p.core.oplog.operation import (
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.commands import Commands
 from converge_p2p.core.replica.coordination import CoordinationCommand
+from converge_p2p.core.replica.digests import Digests
 from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
@@ -66,10 +67,6 @@ from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
 from converge_p2p.core.view.vetoes import VetoRegister
-
-DIGEST_PEERS_MAX = 8
-DIGEST_SOON_MS = 700
-GENESIS_RETRY_MS = 1000
 
 
 class Replica:
@@ -102,9 +99,8 @@ class Replica:
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
-        self._digest_interval_ms = digest_interval_ms
-        self._seed = seed
-        self._draws = 0
+        set_timer = functools.partial(self._set_timer, TimerKey(TimerKind.DIGEST))
+        self._digests = Digests(seed, digest_interval_ms, set_timer)
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
         self._commands = Commands(identity.public_key, pool, self.view, self._proposer, self._length_of)
@@ -112,8 +108,6 @@ class Replica:
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
         self._echoes: dict[OperationId, None] = {}
-        self._digest_at: int | None = None
-        self._digest_pause_ms = DIGEST_SOON_MS
         # collected during one turn
         self._now = Now(0, 0)
         self._effects: list[Effect] = []
@@ -223,8 +217,7 @@ class Replica:
         if self._own:
             token = self._persist([operation.signed for operation in self._own], durable=True)
             self._in_flight[token] = list(self._own)
-        if self._digest_at is None:
-            self._set_digest_timer(self._digest_pause_ms if self.ready else GENESIS_RETRY_MS)
+        self._digests.keep_going(self._now.mono_ms, ready=self.ready)
 
     def _echo(self) -> None:
         """A witness records what a decider wants; where every elector judges, the application speaks."""
@@ -248,11 +241,6 @@ class Replica:
 
     def _send(self, peer: PeerId, message: SyncMessage) -> None:
         self._effects.append(ev.Send(peer, encode_message(message)))
-
-    def _jitter(self, bound_ms: int) -> int:
-        self._draws += 1
-        digest = tagged_hash("jitter", self._seed.to_bytes(16, "big"), self._draws.to_bytes(8, "big"))
-        return int.from_bytes(digest[:8], "big") % max(1, bound_ms)
 
     # ------------------------------------------------------------ receiving
 
@@ -294,7 +282,7 @@ class Replica:
         if inserted.missing is not None:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         if inserted.accepted or inserted.loose:
-            self._digest_soon()
+            self._digests.soon(self._now.mono_ms)
             self._install_epochs()
         elif inserted.parked is not None:
             early = self.view.apply_early(inserted.parked)
@@ -415,17 +403,6 @@ class Replica:
     def _wake_sync(self, at_ms: int) -> None:
         self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
 
-    def _digest_soon(self) -> None:
-        """After something new: compare soon, and then less and less often, for a digest can be lost too."""
-        self._digest_pause_ms = DIGEST_SOON_MS
-        soon = self._now.mono_ms + DIGEST_SOON_MS
-        if self._digest_at is None or self._digest_at > soon + DIGEST_SOON_MS:
-            self._set_digest_timer(DIGEST_SOON_MS)
-
-    def _set_digest_timer(self, interval_ms: int) -> None:
-        self._digest_at = self._now.mono_ms + interval_ms + self._jitter(interval_ms // 4)
-        self._set_timer(TimerKey(TimerKind.DIGEST), self._digest_at - self._now.mono_ms)
-
     # ------------------------------------------------------------ own operations
 
     def _command(self, command: ev.Command | CoordinationCommand) -> None:
@@ -477,10 +454,9 @@ class Replica:
 
     def _timer(self, key: TimerKey) -> None:
         if key.kind is TimerKind.DIGEST:
-            self._digest_at = None
-            self._digest_pause_ms = min(2 * self._digest_pause_ms, self._digest_interval_ms)
+            peers = self._digests.fired(list(self._sessions.peers))
             if self.ready:
-                self._sessions.digests(self._some_peers())
+                self._sessions.digests(peers)
             else:
                 self._sessions.want_genesis()
             return
@@ -496,13 +472,6 @@ class Replica:
         if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, _duty(register)):
             self._sign(_claim_of_duty(register))
         self._touch(register.id)
-
-    def _some_peers(self) -> list[PeerId]:
-        peers = list(self._sessions.peers)
-        if len(peers) <= DIGEST_PEERS_MAX:
-            return peers
-        start = self._jitter(len(peers))
-        return [peers[(start + index) % len(peers)] for index in range(DIGEST_PEERS_MAX)]
 
 
 def _duty(register: Register) -> Purpose:
