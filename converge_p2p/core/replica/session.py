@@ -210,17 +210,17 @@ class Sessions:
                 if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
                     return None
                 return piece
-            if author in state.apart and have:
-                return self._fetch.search(author, max(0, have - self._log.WINDOW), have)
+        if author in state.apart and have and goal <= have:
+            # also of one that is frozen: its branches may part below where two operations were first seen to differ
+            return self._fetch.search(author, max(0, have - self._log.WINDOW), have)
         return self._fetch.loose(author) if author in state.loose else None
 
     def _still_missing(self, state: PeerState, author: PublicKey) -> bool:
         """Whether the peer has something of the author that we lack, though it cannot be asked for now."""
-        if author in state.loose:
+        have = self._log.length(author)
+        if author in state.loose or (author in state.apart and have):
             return True
-        return self._log.growing(author) and (
-            state.goal(author) > self._log.length(author) or (author in state.apart and self._log.length(author) > 0)
-        )
+        return self._log.growing(author) and state.goal(author) > have
 
     def _size(self, state: PeerState, author: PublicKey, missing: int) -> int:
         """How many operations of a chain to ask a peer for: fewer, the more peers share the work.
