@@ -54,10 +54,10 @@ if TYPE_CHECKING:
 REACTION_MS = 15
 REACTS = 0.15
 """How often something that arrived makes it lie."""
-LIES_MAX = 60
+LIES_MAX = 30
 """Lies of one elector in a run: more of them only take time."""
 BALLOTS_MAX = 4
-SPAM = 24
+SPAM = 12
 
 
 class LyingElector(Forger):
@@ -137,6 +137,7 @@ class LyingElector(Forger):
         tokens = [token for token in register.rounds if token.epoch == now]
         rounds = sorted({token.round for token in tokens} | {max((token.round for token in tokens), default=-1) + 1})
         options: list[Ballot] = []
+        grants: list[Ballot] = []
         for number in rounds[-4:]:
             votes = register.rounds.get(Token(now, number))
             values = set() if votes is None else {report.value for report in votes.reports.values()}
@@ -145,12 +146,9 @@ class LyingElector(Forger):
                 options.append(Ballot(Phase.ENDORSE, register.id, number, value))
                 options.append(Ballot(Phase.ACCEPT, register.id, number, value))
             for claim in sorted(register.claims):
-                options.append(
-                    Ballot(
-                        Phase.GRANT, register.id, number, claim, self._lock(register), held=self._held(register, claim)
-                    )
-                )
-        return options
+                lock, held = self._lock(register), self._held(register, claim)
+                grants.append(Ballot(Phase.GRANT, register.id, number, claim, lock, held=held))
+        return options + grants
 
     def _lock(self, register: Register) -> Lock | None:
         """A lock: left out, invented, or of another round."""

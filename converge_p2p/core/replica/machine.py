@@ -292,7 +292,11 @@ class Replica:
             self._digest_soon()
             self._install_epochs()
         elif inserted.parked is not None:
-            self._touch(*self.view.apply_early(inserted.parked))
+            touched = self.view.apply_early(inserted.parked)
+            if touched:
+                # the own operations may soon rest on it, so it is stored before them
+                self._fresh.append(inserted.parked.signed)
+            self._touch(*touched)
             self._install_epochs()
 
     def _apply(self, operation: Operation) -> None:
@@ -360,6 +364,9 @@ class Replica:
         for signed in operations:
             try:
                 operation = decode_operation(signed, self.pool, trusted=True)
+                if operation.author == self.identity.public_key:
+                    # whether or not it can be placed already: its number is taken, and its votes are cast
+                    self._note_own(operation)
                 self._absorb(self.log.insert(operation), None)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(None, f"store_{violation.reason}"))
