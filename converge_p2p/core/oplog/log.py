@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
@@ -388,7 +389,8 @@ class OperationLog:
             passed = self.parking.first(author, self.epoch, below=len(chain))
             if passed is not None:
                 self.parking.remove(passed)
-                self._place(chain, passed, result)
+                with suppress(RemoteViolation):
+                    self._place(chain, passed, result)
                 self._release_parked(chain, author, result)
             self._sum_up(chain, author, result)
         return result
