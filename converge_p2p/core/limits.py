@@ -51,6 +51,9 @@ INVITATION_BYTES_MAX: Final = 1024
 AUDIT_FINDINGS_MAX: Final = 64
 AUDIT_COUNTED_OPERATIONS_MAX: Final = 20_000
 
+# receipts: epochs in one, each with a certificate
+RECEIPT_EPOCHS_MAX: Final = 4096
+
 # governance
 FORMULA_DEPTH_MAX: Final = 4
 FORMULA_PARTS_MAX: Final = 256

@@ -83,10 +83,9 @@ class Signer:
     def sign(self, pool: PoolId, body: Body, **changed: Any) -> Operation:
         """Sign the next operation of the chain."""
         last = self.chain[-1] if self.chain else None
-        operation = sign_operation(
-            self.identity, pool, body, seq=len(self.chain), prev=None if last is None else last.id,
-            epoch=0, hlc=HLC_START + len(self.chain), **changed,
-        )  # fmt: skip
+        fields: dict[str, Any] = {"epoch": 0, "hlc": HLC_START + len(self.chain), **changed}
+        prev = None if last is None else last.id
+        operation = sign_operation(self.identity, pool, body, seq=len(self.chain), prev=prev, **fields)
         self.chain.append(operation)
         return operation
 

@@ -330,6 +330,8 @@ class View:
         early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
         for ballot in early:
             self._apply_ballot(operation, ballot)
+        if any(ballot.phase is Phase.ACCEPT for ballot in early):
+            self.changes[subject].keep_early(operation.id, operation.signed)
         return (subject,) if early else ()
 
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
