@@ -49,7 +49,7 @@ INVITATION_BYTES_MAX: Final = 1024
 
 # audit: findings kept of an elector and a rule, and how large a log is read for a mere count
 AUDIT_FINDINGS_MAX: Final = 64
-AUDIT_COUNTED_OPERATIONS_MAX: Final = 20_000
+AUDIT_COUNTED_OPERATIONS_MAX: Final = 10_000
 
 # receipts: epochs in one, each with a certificate
 RECEIPT_EPOCHS_MAX: Final = 4096
