@@ -2,11 +2,14 @@
 
 from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.directory import PoolAnnouncement
-from converge_p2p.node.handles import MemberView, PoolHandle, TaskHandle, TaskResult
+from converge_p2p.node.handles import PoolHandle, TaskHandle
 from converge_p2p.node.mail import TopicHandle
 from converge_p2p.node.main import Node
+from converge_p2p.node.results import TaskResult
+from converge_p2p.node.roster import FrozenView, MemberView
 
 __all__ = [
+    "FrozenView",
     "MemberView",
     "Node",
     "NodeConfig",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -20,14 +20,16 @@ from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskView, task_id
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica.renewal import renewal_interval_ms
-from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
+from converge_p2p.node.results import TaskResult, detail_of, reason_of
+from converge_p2p.node.roster import FrozenView, MemberView, frozen_views, member_views
+from converge_p2p.node.work_port import WorkPort
 from converge_p2p.runtime.attempt import HandlerFunction
 from converge_p2p.runtime.executor import encode_result
 from converge_p2p.runtime.workers import WorkerPool
@@ -36,40 +38,6 @@ if TYPE_CHECKING:
     from converge_p2p.node.main import Node
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class MemberView:
-    """A member of a pool.
-
-    Attributes:
-        agent_id: its fingerprint.
-        public_key: its key.
-        elector: whether it votes.
-        capabilities: what it declared when it joined.
-    """
-
-    agent_id: AgentId
-    public_key: PublicKey
-    elector: bool
-    capabilities: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """How a task was completed.
-
-    Attributes:
-        value: the decoded result.
-        by: agent id of the worker it is credited to.
-        view: the task as it was settled.
-        receipt: proof that verifies offline.
-    """
-
-    value: Any
-    by: AgentId
-    view: TaskView
-    receipt: Receipt
 
 
 class TaskHandle:
@@ -104,9 +72,11 @@ class TaskHandle:
         assert view.value is not None
         match view.value.outcome:
             case Outcome.FAILED:
-                raise TaskFailed(": ".join(filter(None, (_reason(view, "error"), _detail(view)))) or "the task failed")
+                raise TaskFailed(
+                    ": ".join(filter(None, (reason_of(view, "error"), detail_of(view)))) or "the task failed"
+                )
             case Outcome.CANCELLED:
-                raise TaskCancelled(_reason(view, "reason") or "the submitter cancelled the task")
+                raise TaskCancelled(reason_of(view, "reason") or "the submitter cancelled the task")
         return TaskResult(view.result, fingerprint(view.value.worker), view, self.pool.receipt(self.id))
 
     async def cancel(self, reason: str = "") -> None:
@@ -120,17 +90,6 @@ class TaskHandle:
     async def let_pass(self, reason: str = "") -> None:
         """As a vetoer, let the result pass, so that nobody waits for this vetoer any longer."""
         await self.pool.let_pass(self.id, reason)
-
-
-def _detail(view: TaskView) -> str:
-    """What a vetoer gave as its reason."""
-    result = view.result
-    return str(result.get("reason") or "") if isinstance(result, dict) else ""
-
-
-def _reason(view: TaskView, name: str) -> str:
-    result = view.result
-    return str(result.get(name, "")) if isinstance(result, dict) else str(result or "")
 
 
 class PoolHandle:
@@ -248,10 +207,20 @@ class PoolHandle:
 
     def members(self) -> list[MemberView]:
         """The members, sorted by key."""
-        return [
-            MemberView(fingerprint(key), key, key in self._view.electors, self._view.members.capabilities(key))
-            for key in self._view.members.all()
-        ]
+        return member_views(self._view)
+
+    def frozen(self) -> list[FrozenView]:
+        """Agents that signed two operations with one number, sorted by key: their data counts no further."""
+        return frozen_views(self._view)
+
+    @property
+    def unsure(self) -> str:
+        """Why this node signs nothing here: its store may be an old copy, and this is lacking. Empty if all is well."""
+        return self.driver.replica.unsure
+
+    def trust_store(self) -> None:
+        """Sign again although the store may be an old copy. If others hold more of this node's operations, it forks."""
+        self.driver.feed(ev.TrustStore())
 
     def tasks(self) -> Iterator[TaskView]:
         """Every task, in the order in which this node first heard of it."""
@@ -408,7 +377,9 @@ class PoolHandle:
         """Do the tasks of an objective with a function from now on. See `handler`."""
         self._check_open()
         if self.workers is None:
-            self.workers = WorkerPool(_WorkPort(self), self._node.public_key, capabilities=self.own_capabilities)
+            self.workers = WorkerPool(
+                WorkPort(self, self._node.public_key), self._node.public_key, capabilities=self.own_capabilities
+            )
             self._node.start_workers(self.workers)
         self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)
 
@@ -506,32 +477,3 @@ class PoolHandle:
                 waiter.set()
         self._changes.send(view)
         self._node.on_task_changed(view)
-
-
-class _WorkPort:
-    """The tasks of one pool, as its workers see them (`runtime.ports.TaskWorkPort`)."""
-
-    def __init__(self, pool: PoolHandle) -> None:
-        self._pool = pool
-
-    def claim(self, task_id: TaskId) -> None:
-        self._pool.driver.propose(ev.Claim(task_id))
-
-    def release(self, task_id: TaskId, failed: bool, reason: str) -> None:
-        self._pool.driver.propose(ev.Release(task_id, failed, reason))
-
-    def report(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
-        self._pool.driver.propose(ev.Report(task_id, outcome, result))
-
-    def renew(self, task_id: TaskId, fraction: int, note: str) -> None:
-        self._pool.driver.propose(ev.Renew(task_id, fraction, note))
-
-    def renewal_interval_s(self, view: TaskView, round_: int) -> float:
-        return renewal_interval_ms(view.spec.claim_ttl_ms or self._pool.spec.policy.claim_ttl_ms, round_) / 1000
-
-    def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterator[TaskView]:
-        own = self._pool._node.public_key
-        for view in self._pool.open_tasks():
-            fits = view.objective in objectives and capabilities.issuperset(view.spec.required_capabilities)
-            if fits and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own)):
-                yield view

@@ -204,12 +204,11 @@ class Sessions:
     def _next_piece(self, state: PeerState, author: PublicKey, room: int) -> Piece | None:
         """What to ask a peer for of an author now, or None."""
         have, goal = self._log.length(author), state.goal(author)
-        if self._log.growing(author):
-            if goal > have:
-                piece = self._fetch.next_piece(author, goal, min(room, self._size(state, author, goal - have)))
-                if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
-                    return None
-                return piece
+        if self._log.growing(author) and goal > have:
+            piece = self._fetch.next_piece(author, goal, min(room, self._size(state, author, goal - have)))
+            if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
+                return None
+            return piece
         if author in state.apart and have and goal <= have:
             # also of one that is frozen: its branches may part below where two operations were first seen to differ
             return self._fetch.search(author, max(0, have - self._log.WINDOW), have)
