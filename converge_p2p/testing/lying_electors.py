@@ -54,10 +54,10 @@ if TYPE_CHECKING:
 REACTION_MS = 15
 REACTS = 0.15
 """How often something that arrived makes it lie."""
-LIES_MAX = 60
+LIES_MAX = 30
 """Lies of one elector in a run: more of them only take time."""
 BALLOTS_MAX = 4
-SPAM = 24
+SPAM = 12
 
 
 class LyingElector(Forger):
@@ -104,7 +104,9 @@ class LyingElector(Forger):
 
     def _subjects(self) -> list[Register]:
         view = self.replica.view
-        found: list[Register] = [view.registers[task] for task in view.open if view.registers[task].is_open]
+        found: list[Register] = [
+            register for name in view.open if (register := view.subject(name)) is not None and register.is_open
+        ]
         if view.next_change.is_open:
             found += [view.next_change] * (1 + len(found))
         return found
@@ -137,6 +139,7 @@ class LyingElector(Forger):
         tokens = [token for token in register.rounds if token.epoch == now]
         rounds = sorted({token.round for token in tokens} | {max((token.round for token in tokens), default=-1) + 1})
         options: list[Ballot] = []
+        grants: list[Ballot] = []
         for number in rounds[-4:]:
             votes = register.rounds.get(Token(now, number))
             values = set() if votes is None else {report.value for report in votes.reports.values()}
@@ -144,11 +147,10 @@ class LyingElector(Forger):
             for value in sorted(values):
                 options.append(Ballot(Phase.ENDORSE, register.id, number, value))
                 options.append(Ballot(Phase.ACCEPT, register.id, number, value))
-            options.extend(
-                Ballot(Phase.GRANT, register.id, number, claim, self._lock(register), held=self._held(register, claim))
-                for claim in sorted(register.claims)
-            )
-        return options
+            for claim in sorted(register.claims):
+                lock, held = self._lock(register), self._held(register, claim)
+                grants.append(Ballot(Phase.GRANT, register.id, number, claim, lock, held=held))
+        return options + grants
 
     def _lock(self, register: Register) -> Lock | None:
         """A lock: left out, invented, or of another round."""

@@ -32,7 +32,7 @@ from converge_p2p.testing.machine import Machine
 from converge_p2p.testing.politics import Politics
 from converge_p2p.testing.scenario import Scenario, simulated_identity
 
-HEALING_MS = 4000
+HEALING_MS = 2000
 """Safety mode: how long the healed pool goes on working before it is stopped."""
 
 LIVENESS_MS = 900_000

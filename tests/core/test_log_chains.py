@@ -417,3 +417,18 @@ def test_a_cut_keeps_votes_and_drops_data_whenever_it_becomes_known(when: int) -
     assert set(log.read_loose(author.key)) == {operations[2].signed, operations[4].signed}
     assert not log.holds(operations[3].id)
     assert voided == ([operations[3]] if when == 4 else [])
+
+
+def test_a_fork_that_waited_for_an_epoch_is_seen_when_the_epoch_is_known() -> None:
+    author, log = Author(1, POOL), OperationLog(POOL)
+    first = author.sign(JoinBody())
+    liar = author.branch()
+    later = liar.sign(JoinBody(("in the next epoch",)), epoch=1)
+    for operation in (first, later, *chain_of(author, 3)):
+        log.insert(operation)
+    assert log.length(author.key) == 4
+    log.know_epoch(1)
+    while log.has_parked():
+        log.unpark()
+    assert log.frozen_at(author.key) == 1
+    assert log.holds(later.id)

@@ -384,6 +384,12 @@ class OperationLog:
         chain = self._chain_of(author)
         if chain is not None:
             self._release_parked(chain, author, result)
+            # what waited for an epoch may stand where the chain went on without it: that is a fork
+            passed = self.parking.first(author, self.epoch, below=len(chain))
+            if passed is not None:
+                self.parking.remove(passed)
+                self._place(chain, passed, result)
+                self._release_parked(chain, author, result)
             self._sum_up(chain, author, result)
         return result
 

@@ -374,6 +374,9 @@ class Replica:
         for signed in operations:
             try:
                 operation = decode_operation(signed, self.pool, trusted=True)
+                if operation.author == self.identity.public_key:
+                    # whether or not it can be placed already: its number is taken, and its votes are cast
+                    self._note_own(operation)
                 self._absorb(self.log.insert(operation), None)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(None, f"store_{violation.reason}"))

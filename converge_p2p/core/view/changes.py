@@ -97,7 +97,7 @@ class EpochRegister(Register):
         cuts = []
         for author in change.expelled:
             held = [cut for grant in grants.values() for cut in grant.held if cut.author == author]
-            if len(held) != len(grants):
+            if not held or len(held) != len(grants):
                 return None
             # its own promise, if the epoch is made of it, has to stay part of its chain
             held += [Cut(author, grant.seq + 1, vote) for vote, grant in grants.items() if grant.elector == author]
