@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -16,19 +16,19 @@ from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound
-from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskView, task_id
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica.renewal import renewal_interval_ms
-from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
+from converge_p2p.node.roster import FrozenView, MemberView, frozen_views, member_views
 from converge_p2p.node.task_handles import TaskHandle
+from converge_p2p.node.work_port import WorkPort
 from converge_p2p.runtime.attempt import HandlerFunction
 from converge_p2p.runtime.executor import encode_result
 from converge_p2p.runtime.workers import WorkerPool
@@ -37,23 +37,6 @@ if TYPE_CHECKING:
     from converge_p2p.node.main import Node
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class MemberView:
-    """A member of a pool.
-
-    Attributes:
-        agent_id: its fingerprint.
-        public_key: its key.
-        elector: whether it votes.
-        capabilities: what it declared when it joined.
-    """
-
-    agent_id: AgentId
-    public_key: PublicKey
-    elector: bool
-    capabilities: tuple[str, ...]
 
 
 class PoolHandle:
@@ -171,10 +154,20 @@ class PoolHandle:
 
     def members(self) -> list[MemberView]:
         """The members, sorted by key."""
-        return [
-            MemberView(fingerprint(key), key, key in self._view.electors, self._view.members.capabilities(key))
-            for key in self._view.members.all()
-        ]
+        return member_views(self._view)
+
+    def frozen(self) -> list[FrozenView]:
+        """Agents that signed two operations with one number, sorted by key: their data counts no further."""
+        return frozen_views(self._view)
+
+    @property
+    def unsure(self) -> str:
+        """Why this node signs nothing here: its store may be an old copy, and this is lacking. Empty if all is well."""
+        return self.driver.replica.unsure
+
+    def trust_store(self) -> None:
+        """Sign again although the store may be an old copy. If others hold more of this node's operations, it forks."""
+        self.driver.feed(ev.TrustStore())
 
     def tasks(self) -> Iterator[TaskView]:
         """Every task, in the order in which this node first heard of it."""
@@ -331,7 +324,9 @@ class PoolHandle:
         """Do the tasks of an objective with a function from now on. See `handler`."""
         self._check_open()
         if self.workers is None:
-            self.workers = WorkerPool(_WorkPort(self), self._node.public_key, capabilities=self.own_capabilities)
+            self.workers = WorkerPool(
+                WorkPort(self, self._node.public_key), self._node.public_key, capabilities=self.own_capabilities
+            )
             self._node.start_workers(self.workers)
         self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)
 
@@ -429,32 +424,3 @@ class PoolHandle:
                 waiter.set()
         self._changes.send(view)
         self._node.on_task_changed(view)
-
-
-class _WorkPort:
-    """The tasks of one pool, as its workers see them (`runtime.ports.TaskWorkPort`)."""
-
-    def __init__(self, pool: PoolHandle) -> None:
-        self._pool = pool
-
-    def claim(self, task_id: TaskId) -> None:
-        self._pool.driver.propose(ev.Claim(task_id))
-
-    def release(self, task_id: TaskId, failed: bool, reason: str) -> None:
-        self._pool.driver.propose(ev.Release(task_id, failed, reason))
-
-    def report(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
-        self._pool.driver.propose(ev.Report(task_id, outcome, result))
-
-    def renew(self, task_id: TaskId, fraction: int, note: str) -> None:
-        self._pool.driver.propose(ev.Renew(task_id, fraction, note))
-
-    def renewal_interval_s(self, view: TaskView, round_: int) -> float:
-        return renewal_interval_ms(view.spec.claim_ttl_ms or self._pool.spec.policy.claim_ttl_ms, round_) / 1000
-
-    def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterator[TaskView]:
-        own = self._pool._node.public_key
-        for view in self._pool.open_tasks():
-            fits = view.objective in objectives and capabilities.issuperset(view.spec.required_capabilities)
-            if fits and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own)):
-                yield view

@@ -100,14 +100,25 @@ class MemberItem(_Answer, frozen=True):
     elector: bool
 
 
+class FrozenItem(_Answer, frozen=True):
+    """An agent that signed two operations with one number; its data from there on counts nowhere."""
+
+    agent_id: str
+    public_key: str
+    seq: Count
+
+
 class PoolDetail(PoolItem, frozen=True):
     """A pool with its members and the hash of what it knows.
 
     Attributes:
         culprits: how many electors an audit names; None if the log is too large for a mere count, or not known yet.
+        unsure: why this node signs nothing here, as its store may be an old copy; empty if all is well.
     """
 
     member_list: list[MemberItem] = []
+    frozen: list[FrozenItem] = []
+    unsure: str = ""
     frontier: str = ""
     decided_by: str = ""
     culprits: Count | None = None

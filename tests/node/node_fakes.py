@@ -23,6 +23,7 @@ from converge_p2p.core.oplog.operation import sign_operation
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import Motions, MotionView
+from converge_p2p.node import FrozenView
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class FakePool:
         self.ready = True
         self.has_quorum: bool | None = True
         self.found: list[Finding] = []
+        self.shut_out: list[FrozenView] = []
         self.council = FakeCouncil(identity, spec, id_)
         self.handlers: dict[str, tuple[Any, int]] = {}
         self.watchers: list[trio.MemorySendChannel[TaskView]] = []
@@ -142,6 +144,13 @@ class FakePool:
 
     def members(self) -> Sequence[FakeMember]:
         return [FakeMember(Identity.from_public_key(key).id, key, True) for key in self.spec.electors]
+
+    def frozen(self) -> list[FrozenView]:
+        return self.shut_out
+
+    @property
+    def unsure(self) -> str:
+        return ""
 
     def tasks(self) -> list[TaskView]:
         return list(self._tasks.values())

@@ -28,6 +28,7 @@ from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, Tas
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import OperationId, PoolId, TaskId
 from converge_p2p.core.view.audit import Finding, Rule
+from converge_p2p.node import FrozenView
 
 OTHER = Identity.from_seed(b"\1" * 32)
 STRANGER = Identity.from_seed(b"\2" * 32)
@@ -181,6 +182,18 @@ async def test_terms_that_a_model_cannot_use_are_refused_with_the_reason(
         assert code != 0
         assert message in err
         assert not bench.node.pools
+
+
+async def test_whoever_forked_is_shown_with_the_number(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        await bench.run("pool", "create", "demo")
+        assert "frozen" not in (await bench.run("pool", "show", "demo"))[1]
+        (pool,) = bench.node.pools.values()
+        pool.shut_out = [FrozenView(OTHER.id, OTHER.public_key, 7)]
+        assert (await bench.json("pool", "show", "demo"))[1]["frozen"] == [
+            {"agent_id": OTHER.id, "public_key": OTHER.public_key.hex(), "seq": 7}
+        ]
+        assert f"{OTHER.id} signed two operations with number 7" in (await bench.run("pool", "show", "demo"))[1]
 
 
 async def test_electors_that_broke_a_rule_are_named_with_the_proof(bench_of: Callable[[], Any]) -> None:

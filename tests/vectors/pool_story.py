@@ -64,6 +64,8 @@ from converge_p2p.core.replica.wire import (
     Operations,
     Part,
     SyncMessage,
+    Tip,
+    TipWanted,
     Want,
     encode_message,
 )
@@ -231,6 +233,11 @@ def operations(to_json: Any) -> dict[str, Any]:
     }
 
 
+def bytes_key(number: int) -> PublicKey:
+    """A key that nobody holds."""
+    return PublicKey(bytes([number]) * 32)
+
+
 def sync_messages() -> list[tuple[str, SyncMessage]]:
     """Each kind of sync message."""
     _, told = story()
@@ -250,6 +257,9 @@ def sync_messages() -> list[tuple[str, SyncMessage]]:
         ("no operations", Operations((), False)),
         ("genesis wanted", GenesisWanted()),
         ("entries, others were left out", Entries(whole, True)),
+        ("tip wanted", TipWanted(other.author)),
+        ("tip", Tip(other.author, 3, other.signed)),
+        ("tip of an author of whom nothing is held", Tip(bytes_key(7), 0, b"")),
     ]
 
 

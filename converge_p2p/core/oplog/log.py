@@ -424,6 +424,16 @@ class OperationLog:
         chain = self.chains.get(author)
         return [] if chain is None else chain.signed[max(0, start) : max(0, stop)]
 
+    def last_of(self, author: PublicKey) -> bytes:
+        """The signed operation that an author's chain ends with; of a frozen author a loose one, beyond its chain.
+
+        Empty if nothing of it is held.
+        """
+        chain = self.chains.get(author)
+        if chain is None:
+            return b""
+        return next(iter(chain.loose.values()), b"") or (chain.signed[-1] if chain.signed else b"")
+
     def read_loose(self, author: PublicKey, start: bytes = b"") -> list[bytes]:
         """The loose operations of a frozen author in the order of their ids, as a ring from `start` on."""
         chain = self.chains.get(author)

@@ -37,9 +37,22 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Operations read back from the own store at start, in the order they were stored. Comes first, once."""
+    """Operations read back from the own store at start, in the order they were stored. Comes first, once.
+
+    Attributes:
+        unsure: the store may be an old copy. Nothing is signed before the end of the own chain was learned from others.
+    """
 
     operations: tuple[bytes, ...]
+    unsure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrustStore:
+    """Command of the operator: the store is the newest there is, whatever it looks like. Writes nothing.
+
+    If it is not, the next signature may be a fork.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +86,14 @@ class RenewalReceived:
 
 @dataclass(frozen=True, slots=True)
 class PeerUp:
-    """A peer can be sent sync messages from now on."""
+    """A peer can be sent sync messages from now on.
+
+    Attributes:
+        key: the identity that the connection proves; None if it proves none.
+    """
 
     peer: PeerId
+    key: PublicKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +114,7 @@ class TimerKind(Enum):
     VOTE = "vote"
     WINDOW = "window"
     SYNC = "sync"
+    TIP = "tip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +254,17 @@ class Veto:
 
 Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto
 Event = (
-    Restored | Received | SyncReceived | RenewalReceived | PeerUp | PeerDown | TimerFired | Persisted | Command | Renew
+    Restored
+    | TrustStore
+    | Received
+    | SyncReceived
+    | RenewalReceived
+    | PeerUp
+    | PeerDown
+    | TimerFired
+    | Persisted
+    | Command
+    | Renew
 )
 
 
@@ -403,6 +432,17 @@ class ForkDetected:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class OwnChainLearned:
+    """A store that was in doubt is no longer: from now on this replica signs again.
+
+    Attributes:
+        length: how many operations the own chain has.
+    """
+
+    length: int
+
+
 NEVER_HONEST: Final = frozenset(
     {
         "bad_encoding",
@@ -445,5 +485,6 @@ Notice = (
     | MotionMoved
     | EpochInstalled
     | ForkDetected
+    | OwnChainLearned
     | Rejected
 )

@@ -14,6 +14,7 @@ from converge_node.control.governance import decided_by
 from converge_node.control.ports import AnnouncementLike, NodeLike, PeerLike, PoolLike
 from converge_node.schema import (
     FindingItem,
+    FrozenItem,
     MemberItem,
     PeerItem,
     PoolDetail,
@@ -59,6 +60,11 @@ async def pool_detail(pool: PoolLike) -> PoolDetail:
     return PoolDetail(
         **_pool_fields(pool),  # type: ignore[arg-type]
         member_list=members,
+        frozen=[
+            FrozenItem(agent_id=str(one.agent_id), public_key=one.public_key.hex(), seq=one.seq)
+            for one in pool.frozen()
+        ],
+        unsure=pool.unsure,
         frontier=pool.frontier_digest,
         decided_by=decided_by(pool.spec) if pool.ready else "",
         culprits=await pool.culprits() if pool.ready else None,
