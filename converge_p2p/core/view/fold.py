@@ -474,17 +474,8 @@ class View:
 
     def state_bytes(self) -> bytes:
         """Canonical bytes of the decided state: equal on all replicas that hold the same operations."""
-        tasks = []
-        for task in sorted(self.registers):
-            register = self.registers[task]
-            if register.settled is not None:
-                tasks.append([task, *_ended(register)])
-            elif register.submitted is not None:
-                top = register.top
-                claim = None if top is None else register.certified_id(top)
-                released = register.holder is None
-                round_now = None if top is None else list(top)
-                tasks.append([task, 0, register.submitted.operation, round_now, claim, released, register.failures()])
+        decided = [(task, self.registers[task].decided()) for task in sorted(self.registers)]
+        tasks = [[task, *said] for task, said in decided if said]
         frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
         expelled = [[author, length] for author, length in sorted(self.members.expelled().items())]
         epoch = [self.epochs.number, self.epochs.current.hash] if len(self.epochs) else None
@@ -492,11 +483,3 @@ class View:
         return encode(
             [self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks, coordination]
         )
-
-
-def _ended(register: TaskRegister) -> list[object]:
-    """How a settled task stands in the state: with its end, or with what waits for its vetoers."""
-    if register.veto is None:
-        return [1, register.settled]
-    final = register.final
-    return [2, register.settled, register.veto.settled] if final is None else [1, final.hash]

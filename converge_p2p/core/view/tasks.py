@@ -152,6 +152,20 @@ class TaskRegister(Register):
             return False
         return any(claim.purpose is Purpose.WORK and self.stands(claim) for claim in self.claims.values())
 
+    def decided(self) -> list[object]:
+        """What is decided of the task, for the comparison of replicas; empty if nothing of it is known to be one."""
+        if self.settled is not None:
+            if self.veto is None:
+                return [1, self.settled]
+            final = self.final
+            return [2, self.settled, self.veto.settled] if final is None else [1, final.hash]
+        if self.submitted is None:
+            return []
+        top = self.top
+        claim = None if top is None else self.certified_id(top)
+        round_now = None if top is None else list(top)
+        return [0, self.submitted.operation, round_now, claim, self.holder is None, self.failures()]
+
     def workers(self) -> list[StandingClaim]:
         """Whose work a round that is open to several is meant for: the first of those who stand, by rank."""
         standing = [claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim)]
