@@ -16,7 +16,7 @@ from typing import Final
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
 from converge_p2p.core.oplog.motions import MotionBody
-from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId
+from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId, ValueHash
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,22 @@ class Veto:
     reason: str = ""
 
 
-Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Command of a task's evaluator: its verdict on a reported result.
+
+    Attributes:
+        value: hash of the result; None is the one that waits for a verdict, if it is the only one.
+        reason: for people.
+    """
+
+    task: TaskId
+    approve: bool
+    reason: str = ""
+    value: ValueHash | None = None
+
+
+Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto | Judge
 Event = (
     Restored | Received | SyncReceived | RenewalReceived | PeerUp | PeerDown | TimerFired | Persisted | Command | Renew
 )
@@ -403,6 +418,22 @@ class ForkDetected:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class VerdictWanted:
+    """A result was reported that the local identity, as the task's evaluator, has to judge."""
+
+    task: TaskId
+    value: ValueHash
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorUnknown:
+    """A task is judged by a rule that is not registered here, so that this elector endorses no result of it."""
+
+    task: TaskId
+    rule: str
+
+
 NEVER_HONEST: Final = frozenset(
     {
         "bad_encoding",
@@ -443,6 +474,8 @@ Notice = (
     | ClaimLost
     | MembersChanged
     | MotionMoved
+    | VerdictWanted
+    | EvaluatorUnknown
     | EpochInstalled
     | ForkDetected
     | Rejected

@@ -44,6 +44,7 @@ from converge_p2p.core.replica.digests import Digests
 from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
+from converge_p2p.core.replica.judging import Judging
 from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.replica.renewal import Renewal
@@ -98,6 +99,7 @@ class Replica:
         self._proposer = Proposer(identity.public_key, self._emit)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
+        self._judging = Judging(identity.public_key, self.view, self._emit)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
         set_timer = functools.partial(self._set_timer, TimerKey(TimerKind.DIGEST))
         self._digests = Digests(seed, digest_interval_ms, set_timer)
@@ -206,6 +208,7 @@ class Replica:
             register = self.view.subject(name)
             if register is not None and not self._watch.closed(name):
                 self._propose(register)
+                self._judging.look(register)
                 self._watch.look(register, stands=self._proposer.stands(name, _duty(register)))
                 if self.is_elector:
                     self._voting.look_at(name)

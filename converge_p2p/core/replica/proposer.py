@@ -74,6 +74,8 @@ class Proposer:
             self._settled(register)
             return None
         token, claim = register.top, self._held_claim(register)
+        if token is not None and isinstance(register, TaskRegister) and register.denied(token):
+            self._denied(register, token)
         if token is None or claim is None:
             # an open round alone takes nothing away: only a certificate for somebody else does
             if register.holder is not None:
@@ -131,6 +133,14 @@ class Proposer:
                     self._won[register.id] = token
                     self._emit(ClaimWon(register.id, token.epoch, token.round))
                 return done
+
+    def _denied(self, register: TaskRegister, token: Token) -> None:
+        """The evaluator denied what came of a round: whoever held it does the work anew if it holds another."""
+        claim, done = register.certified_claim(token), self.finished.get(register.id)
+        if claim is not None and claim.author == self._key:
+            if done is not None and register.verdict(done) is False:
+                del self.finished[register.id]
+            self._lost(register.id, "the evaluator denied the result")
 
     def _lost(self, task: TaskId, reason: str) -> None:
         token = self._won.pop(task, None)
