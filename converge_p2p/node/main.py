@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -422,6 +422,10 @@ class Node:
     def start_workers(self, workers: WorkerPool) -> None:
         """Run the workers of a pool in this node's nursery."""
         self._nursery.start_soon(workers.run)
+
+    def start_background(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of a pool in this node's nursery until the node stops."""
+        self._nursery.start_soon(run)
 
     def on_task_changed(self, _view: TaskView) -> None:
         """A task changed: agents may want to look."""

@@ -222,6 +222,8 @@ class Pools:
                 handle.on_notice(notice)
             if isinstance(notice, ev.PoolReady):
                 self._switchboard.announce(pool)
+            elif isinstance(notice, ev.EvaluatorUnknown):
+                _logger.warning("rule %r is not registered here: this elector accepts no result it judges", notice.rule)
             elif isinstance(notice, ev.ForkDetected):
                 _logger.warning("author %s signed two operations with number %d", notice.author.hex(), notice.seq)
 

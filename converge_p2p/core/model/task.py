@@ -295,6 +295,7 @@ class TaskView:
         expired: whether the time of whoever holds it is over on the local clock.
         progress: what the holder said last, if ASSIGNED and it said something.
         awaiting: the result it was settled on, while the pool's vetoers may still deny it.
+        unjudged: results of whoever holds it that wait for a verdict of its evaluator.
     """
 
     id: TaskId
@@ -311,6 +312,7 @@ class TaskView:
     expired: bool = False
     progress: Progress | None = None
     awaiting: TaskValue | None = None
+    unjudged: tuple[TaskValue, ...] = ()
 
     @property
     def claimable(self) -> bool:

@@ -374,12 +374,17 @@ class ClaimWon:
 
 @dataclass(frozen=True, slots=True)
 class ClaimLost:
-    """The local identity no longer holds the claim: stop working."""
+    """The local identity no longer holds the claim: stop working.
+
+    Attributes:
+        denied: the evaluator denied what was reported, so that it is not reported again.
+    """
 
     task: TaskId
     epoch: int
     round: int
     reason: str
+    denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,12 +140,12 @@ class Proposer:
         if claim is not None and claim.author == self._key:
             if done is not None and register.verdict(done) is False:
                 del self.finished[register.id]
-            self._lost(register.id, "the evaluator denied the result")
+            self._lost(register.id, "the evaluator denied the result", denied=True)
 
-    def _lost(self, task: TaskId, reason: str) -> None:
+    def _lost(self, task: TaskId, reason: str, *, denied: bool = False) -> None:
         token = self._won.pop(task, None)
         if token is not None:
-            self._emit(ClaimLost(task, token.epoch, token.round, reason))
+            self._emit(ClaimLost(task, token.epoch, token.round, reason, denied))
 
     def _settled(self, register: Register) -> None:
         task, value = register.id, register.value

@@ -469,6 +469,7 @@ class View:
             assigned_to=holder.author if state is TaskState.ASSIGNED and holder is not None else None,
             value=register.final,
             awaiting=register.awaiting,
+            unjudged=tuple(register.to_judge()),
             attempts=register.attempts(),
             certified=state is not TaskState.PENDING,
             expired=expired,
