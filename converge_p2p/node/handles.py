@@ -16,15 +16,17 @@ from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound
+from converge_p2p.core.model.evaluator import parse_evaluator
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskView, task_id
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.core.types import PoolId, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.evaluations import EvaluationFunction, Evaluations
 from converge_p2p.node.fanout import Fanout
 from converge_p2p.node.roster import FrozenView, MemberView, frozen_views, member_views
 from converge_p2p.node.task_handles import TaskHandle
@@ -45,6 +47,7 @@ class PoolHandle:
     Attributes:
         driver: drives the pool's replica.
         workers: does tasks with handlers, once there is one.
+        evaluations: judges results with a function, once there is one.
         council: motions to change the pool, and disputes.
     """
 
@@ -59,6 +62,7 @@ class PoolHandle:
         self._closed = False
         self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
+        self.evaluations: Evaluations | None = None
         self.council = Council(driver, lambda: self.spec)
 
     # ------------------------------------------------------------ reading
@@ -263,6 +267,21 @@ class PoolHandle:
         """Let the result pass that a task was settled on. Raises as `veto`."""
         await self.driver.carry_out(ev.Veto(task_id, False, reason))
 
+    async def judge(self, task_id: TaskId, approve: bool, reason: str = "", *, value: ValueHash | None = None) -> None:
+        """Approve or deny a reported result, as the task's evaluator. An approval is never taken back.
+
+        Args:
+            task_id: the task.
+            approve: electors may accept the result; otherwise the attempt failed.
+            reason: for people.
+            value: hash of the result (see `TaskView.unjudged`); None is the only one that waits for a verdict.
+
+        Raises:
+            NotAuthorised: this node is not the evaluator.
+            NotFound, Conflict: there is no such result, or the task is settled.
+        """
+        await self.driver.carry_out(ev.Judge(task_id, approve, reason, value))
+
     async def claim(self, task_id: TaskId, bid: int = 0) -> None:
         """Stand as a worker for a task. Whether the claim is won shows in the task."""
         await self.driver.carry_out(ev.Claim(task_id, bid))
@@ -329,6 +348,33 @@ class PoolHandle:
             )
             self._node.start_workers(self.workers)
         self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)
+
+    def evaluator(self, function: _Function) -> _Function:
+        """Decorate a function `(task, result) -> bool` that judges the tasks whose evaluator this node is.
+
+        True approves; anything else denies, and an error denies with the error as the reason. It never harms the node.
+        A coroutine function runs in the node, a plain one in a thread.
+
+        Raises:
+            Conflict: there is one already.
+        """
+        self.add_evaluator(function)
+        return function
+
+    def judges(self, view: TaskView) -> bool:
+        """Whether this node is the evaluator of a task."""
+        evaluator = parse_evaluator(view.spec.evaluator)
+        return evaluator is not None and evaluator.is_agent(self._node.public_key)
+
+    def add_evaluator(self, function: EvaluationFunction) -> None:
+        """Judge with a function from now on. See `evaluator`."""
+        self._check_open()
+        if self.evaluations is not None:
+            raise Conflict("another function judges the results of this pool already")
+        self.evaluations = Evaluations(self, function)
+        for view in self.open_tasks():
+            self.evaluations.look(view)
+        self._node.start_background(self.evaluations.run)
 
     def refresh_capabilities(self) -> None:
         """Called by the node: what it declared in the pool may have changed."""
@@ -398,11 +444,15 @@ class PoolHandle:
                 view = self.find_task(task)
                 if view is not None:
                     self._changes.send(view)
+            case ev.VerdictWanted(task):
+                self._verdict_wanted(task)
             case ev.ClaimWon(task, epoch, number):
                 if self.workers is not None:
                     self.workers.on_claim_won(task, epoch, number)
-            case ev.ClaimLost(task, epoch, number, reason):
+            case ev.ClaimLost(task, epoch, number, reason, denied):
                 if self.workers is not None:
+                    if denied:
+                        self.workers.on_denied(self.task(task))
                     self.workers.on_claim_lost(task, epoch, number, reason)
             case ev.PoolReady():
                 self._became_ready.set()
@@ -411,6 +461,13 @@ class PoolHandle:
             case ev.MembersChanged(agent):
                 if agent == self._node.id:
                     self.refresh_capabilities()
+
+    def _verdict_wanted(self, task: TaskId) -> None:
+        view = self.find_task(task)
+        if view is not None:
+            if self.evaluations is not None:
+                self.evaluations.look(view)
+            self._changes.send(view)
 
     def _task_changed(self, task: TaskId) -> None:
         view = self.find_task(task)

@@ -437,6 +437,10 @@ class Node:
         """Run the workers of a pool in this node's nursery."""
         self._nursery.start_soon(workers.run)
 
+    def start_background(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of a pool in this node's nursery until the node stops."""
+        self._nursery.start_soon(run)
+
     def on_task_changed(self, _view: TaskView) -> None:
         """A task changed: agents may want to look."""
         self._agents.notify()

@@ -242,6 +242,8 @@ class Pools:
                 self._switchboard.announce(pool)
             elif isinstance(notice, ev.OwnChainLearned):
                 self._node.spawn(self._own_chain_learned, pool)
+            elif isinstance(notice, ev.EvaluatorUnknown):
+                _logger.warning("rule %r is not registered here: this elector accepts no result it judges", notice.rule)
             elif isinstance(notice, ev.ForkDetected):
                 _logger.warning("author %s signed two operations with number %d", notice.author.hex(), notice.seq)
 

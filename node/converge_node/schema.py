@@ -196,6 +196,7 @@ class TaskItem(_Answer, frozen=True):
     Attributes:
         value: hash of the settled value, empty before: equal on all nodes.
         awaits_veto: a result was settled, and the pool's vetoers may still deny it.
+        awaits_verdict: a result was reported, and the task's evaluator did not judge it yet.
         progress: how much is done, 0 to 1, as the worker says; null if it says nothing, or does not work.
         note: what the worker says about it.
     """
@@ -216,8 +217,22 @@ class TaskItem(_Answer, frozen=True):
     reason: str = ""
     value: str = ""
     awaits_veto: bool = False
+    awaits_verdict: bool = False
     progress: float | None = None
     note: str = ""
+
+
+class ReportedItem(_Answer, frozen=True):
+    """A result that waits for the verdict of the task's evaluator.
+
+    Attributes:
+        value: its hash.
+        by: agent id of the worker.
+    """
+
+    value: str
+    by: str
+    result: Any = None
 
 
 class TaskDetail(TaskItem, frozen=True):
@@ -225,11 +240,15 @@ class TaskDetail(TaskItem, frozen=True):
 
     Attributes:
         awaiting: the result that the pool's vetoers may still deny.
+        evaluator: who judges results, `agent:…`, `rule:…`, or empty.
+        unjudged: results that wait for its verdict.
     """
 
     inputs: Any = None
     result: Any = None
     awaiting: Any = None
+    evaluator: str = ""
+    unjudged: list[ReportedItem] = []
     required_capabilities: list[str] = []
     claim_ttl_s: float | None = None
     max_retries: int | None = None
@@ -304,6 +323,7 @@ class SubmitTask(_Request, frozen=True):
     claim_ttl_s: Positive | None = None
     max_retries: Count | None = None
     attempt_timeout_s: Positive | None = None
+    evaluator: str = ""
 
 
 class CancelTask(_Request, frozen=True):
@@ -341,6 +361,14 @@ class VetoTask(_Request, frozen=True):
     """Deny a result that was settled, or let it pass."""
 
     reason: str = ""
+
+
+class JudgeTask(_Request, frozen=True):
+    """Approve or deny a reported result. `value` is its hash; empty is the only one that waits for a verdict."""
+
+    approve: bool
+    reason: str = ""
+    value: str = ""
 
 
 def success(data: Any) -> dict[str, Any]:

@@ -435,6 +435,31 @@ async def test_a_vetoer_sees_the_result_that_waits_and_denies_it_or_lets_it_pass
         assert (data["state"], data["result"], data["awaiting"]) == ("completed", {"words": 2}, None)
 
 
+async def test_an_evaluator_sees_what_was_reported_and_approves_or_denies_it(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        judge = f"agent:{OTHER.id}"
+        ids = [(await bench.json("task", "submit", "demo", "x", "--evaluator", judge))[1]["id"] for _ in range(2)]
+        code, error = await bench.json("task", "submit", "demo", "x", "--evaluator", "me")
+        assert (code, "names no evaluator" in error["message"]) == (2, True)
+        values = [TaskValue(Outcome.COMPLETED, OTHER.public_key, encode_value(number)) for number in (1, 2)]
+        for id_ in ids:
+            name = TaskId(bytes.fromhex(id_))
+            pool.change(replace(pool.task(name), state=TaskState.ASSIGNED, unjudged=tuple(values)))
+        data = (await bench.json("task", "show", "demo", ids[0]))[1]
+        assert (data["evaluator"], data["awaits_verdict"]) == (judge, True)
+        assert data["unjudged"][1] == {"value": values[1].hash.hex(), "by": OTHER.id, "result": 2}
+        assert values[0].hash.hex() in (await bench.run("task", "show", "demo", ids[0]))[1]
+        assert "awaits a verdict" in (await bench.run("task", "ls", "demo"))[1]
+        assert (await bench.json("task", "judge", "demo", ids[0], "approve"))[0] == 7
+        assert (await bench.json("task", "judge", "demo", ids[0], "approve", "--value", "12"))[0] == 2
+        chosen = ("--value", values[1].hash.hex())
+        data = (await bench.json("task", "judge", "demo", ids[0], "approve", *chosen))[1]
+        assert (data["state"], data["result"], data["unjudged"]) == ("completed", 2, [])
+        data = (await bench.json("task", "judge", "demo", ids[1], "deny", *chosen, "--reason", "poor"))[1]
+        assert data["state"] == "pending"
+
+
 async def test_a_node_that_is_not_ready_says_what_it_does(bench_of: Callable[[], Any]) -> None:
     async with bench_of() as bench:
         assert (await bench.run("health", "--ready"))[0] == 0

@@ -54,6 +54,7 @@ from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex
 from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
 from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import Operation, sign_operation
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
     Comparison,
@@ -160,6 +161,8 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     rivals = tell("motion on rival reports", bob, dispute_rivals(task, (value.hash, other.hash)))
     tell("opinion: the second value", alice, OpinionBody(rivals.id, 1))
     _coordinate(tell, task, alice, bob, carol)
+    tell("verdict: a result is approved", bob, VerdictBody(task, value.hash, True))
+    tell("verdict: a result is denied", bob, VerdictBody(task, value.hash, False, "twelve is not enough"))
     tell("leave", carol, LeaveBody())
     return pool, told
 

@@ -30,6 +30,7 @@ from converge_p2p.core.oplog.motions import (
     encode_motion,
     encode_opinion,
 )
+from converge_p2p.core.oplog.verdicts import VerdictBody, decode_verdict, encode_verdict
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
 
@@ -47,6 +48,7 @@ class Kind(IntEnum):
     MOTION = 8
     OPINION = 9
     VETO = 10
+    VERDICT = 16
     AUCTION = 20
     BID = 21
     POLL_OPEN = 22
@@ -246,6 +248,7 @@ Body = (
     | MotionBody
     | OpinionBody
     | VetoBody
+    | VerdictBody
     | CoordinationBody
     | ActBody
 )
@@ -284,6 +287,8 @@ def encode_body(body: Body) -> list[Any]:
             return encode_opinion(body)
         case VetoBody(task_id, value, deny, reason):
             return [task_id, value, deny, reason]
+        case VerdictBody():
+            return encode_verdict(body)
         case ActBody(delegation, inner):
             return [delegation, int(kind_of(inner)), encode_body(inner)]
         case _:
@@ -460,6 +465,7 @@ _KINDS: dict[type, Kind] = {
     MotionBody: Kind.MOTION,
     OpinionBody: Kind.OPINION,
     VetoBody: Kind.VETO,
+    VerdictBody: Kind.VERDICT,
     ActBody: Kind.ACT,
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
 }
@@ -475,6 +481,7 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.MOTION: decode_motion,
     Kind.OPINION: decode_opinion,
     Kind.VETO: _veto,
+    Kind.VERDICT: decode_verdict,
     Kind.ACT: _act,
     **coordination_codec.DECODERS,
 }

@@ -29,6 +29,7 @@ from converge_p2p.core.oplog.log import Inserted, OperationLog
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica import wire
 from converge_p2p.core.replica.commands import Commands
 from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.replica.digests import Digests
@@ -36,6 +37,7 @@ from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.duty import claim_of_duty, duty_of
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
+from converge_p2p.core.replica.judging import Judging
 from converge_p2p.core.replica.own_tip import OwnTip
 from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.proposer import Proposer
@@ -44,19 +46,6 @@ from converge_p2p.core.replica.renewing import Renewals
 from converge_p2p.core.replica.session import Sessions
 from converge_p2p.core.replica.voting import Voting
 from converge_p2p.core.replica.watch import TaskWatch
-from converge_p2p.core.replica.wire import (
-    Comparison,
-    Digest,
-    Entries,
-    GenesisWanted,
-    Operations,
-    SyncMessage,
-    Tip,
-    TipWanted,
-    Want,
-    decode_message,
-    encode_message,
-)
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
@@ -91,6 +80,7 @@ class Replica:
         self._proposer = Proposer(identity.public_key, self._emit)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
+        self._judging = Judging(identity.public_key, self.view, self._emit)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
         set_timer = functools.partial(self._set_timer, TimerKey(TimerKind.DIGEST))
         self._digests = Digests(seed, digest_interval_ms, set_timer)
@@ -185,7 +175,7 @@ class Replica:
                 self._sessions.peer_up(peer)
                 self._tip.peer_up(peer, key)
                 if not self.ready:
-                    self._send(peer, GenesisWanted())
+                    self._send(peer, wire.GenesisWanted())
             case ev.PeerDown(peer):
                 self._sessions.peer_down(peer, self._now.mono_ms)
                 self._tip.peer_down(peer)
@@ -216,6 +206,7 @@ class Replica:
             if register is not None and not self._watch.closed(name):
                 if not self._tip.unsure:
                     self._propose(register)
+                self._judging.look(register)
                 self._watch.look(register, stands=self._proposer.stands(name, duty_of(register)))
                 if self.is_elector:
                     self._voting.look_at(name)
@@ -250,8 +241,8 @@ class Replica:
     def _emit(self, notice: Notice) -> None:
         self._effects.append(Emit(notice))
 
-    def _send(self, peer: PeerId, message: SyncMessage) -> None:
-        self._effects.append(ev.Send(peer, encode_message(message)))
+    def _send(self, peer: PeerId, message: wire.SyncMessage) -> None:
+        self._effects.append(ev.Send(peer, wire.encode_message(message)))
 
     # ------------------------------------------------------------ receiving
 
@@ -394,27 +385,27 @@ class Replica:
 
     def _sync(self, peer: PeerId, payload: bytes) -> None:
         try:
-            message = decode_message(payload)
+            message = wire.decode_message(payload)
         except CodecError:
             self._emit(ev.Rejected(peer, "bad_sync_message"))
             return
         now_ms = self._now.mono_ms
         match message:
-            case Digest():
+            case wire.Digest():
                 self._sessions.on_digest(peer, message, now_ms)
-            case Comparison():
+            case wire.Comparison():
                 self._sessions.on_comparison(peer, message, now_ms)
-            case Entries():
+            case wire.Entries():
                 self._sessions.on_entries(peer, message, now_ms)
-            case Want():
+            case wire.Want():
                 self._sessions.on_want(peer, message)
-            case Operations(operations):
+            case wire.Operations(operations):
                 self._receive(operations, peer)
                 self._sessions.on_operations(peer, message, now_ms)
-            case GenesisWanted():
+            case wire.GenesisWanted():
                 if self.view.genesis:
-                    self._send(peer, Operations((self.view.genesis,)))
-            case TipWanted() | Tip():
+                    self._send(peer, wire.Operations((self.view.genesis,)))
+            case wire.TipWanted() | wire.Tip():
                 self._tip.on_message(peer, message, now_ms)
             case _:
                 assert_never(message)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import AdmissionContext, admits, check_admission
 from converge_p2p.core.governance.electorate import electorate_of
@@ -36,6 +35,7 @@ from converge_p2p.core.oplog.bodies import (
 from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordination
@@ -43,6 +43,7 @@ from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
+from converge_p2p.core.view.state import state_bytes
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
 from converge_p2p.core.view.trust import TrustFold
 from converge_p2p.core.view.vetoes import Vetoes
@@ -280,6 +281,11 @@ class View:
                 self.trust.add_report(operation, body)
                 self.vetoes.follow(about)
                 return task
+            case VerdictBody(task):
+                judged = self._named(task)
+                if isinstance(judged, TaskRegister):
+                    judged.verdicts.add(operation, body)
+                return task
         raise AssertionError(f"not a data operation: {body!r}")
 
     def _apply_opinion(self, operation: Operation) -> tuple[TaskId, ...]:
@@ -399,6 +405,11 @@ class View:
                     register_of.round(token).reports.pop(operation.id, None)
                     self.trust.void_report(operation, body)
                     touched.add(task)
+                case VerdictBody(task):
+                    judged = self._named(task)
+                    if isinstance(judged, TaskRegister):
+                        judged.verdicts.void(operation, body)
+                    touched.add(task)
                 case MotionBody():
                     disputed.append(TaskId(body.subject))
                 case _ if isinstance(body, CoordinationBody | ActBody):
@@ -460,6 +471,7 @@ class View:
             assigned_to=holder.author if state is TaskState.ASSIGNED and holder is not None else None,
             value=register.final,
             awaiting=register.awaiting,
+            unjudged=tuple(register.to_judge()),
             attempts=register.attempts(),
             certified=state is not TaskState.PENDING,
             expired=expired,
@@ -474,12 +486,4 @@ class View:
 
     def state_bytes(self) -> bytes:
         """Canonical bytes of the decided state: equal on all replicas that hold the same operations."""
-        decided = [(task, self.registers[task].decided()) for task in sorted(self.registers)]
-        tasks = [[task, *said] for task, said in decided if said]
-        frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
-        expelled = [[author, length] for author, length in sorted(self.members.expelled().items())]
-        epoch = [self.epochs.number, self.epochs.current.hash] if len(self.epochs) else None
-        coordination = self.coordination.state()
-        return encode(
-            [self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks, coordination]
-        )
+        return state_bytes(self)

@@ -16,7 +16,7 @@ from converge_p2p.core.governance import GovernanceModel
 from converge_p2p.core.model.pool import PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
-from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import MotionView
 
@@ -136,6 +136,9 @@ class PoolLike(Protocol):
     async def cancel(self, task_id: TaskId, /, reason: str = "") -> None: ...
     async def veto(self, task_id: TaskId, /, reason: str = "") -> None: ...
     async def let_pass(self, task_id: TaskId, /, reason: str = "") -> None: ...
+    async def judge(
+        self, task_id: TaskId, approve: bool, reason: str = "", *, value: ValueHash | None = None
+    ) -> None: ...
     def watch(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[TaskView]]: ...
     def handler(
         self, objective: str, *, concurrency: int = 1, claim_ttl: float | None = None
