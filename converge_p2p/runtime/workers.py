@@ -138,10 +138,10 @@ class WorkerPool:
     def counters(self) -> Counter[str]:
         """Counts since the start.
 
-        claims, claims_refused, wins, stale_wins, unasked_wins, rivals_won, started, completed, denied (of these, by an
-        evaluator), failed (attempts that failed, for good or not), released, lost, late (results that came too late), settled_elsewhere, expired
-        (tasks left alone because their deadline had passed), forgotten (entries of bounded tables), renewals_refused
-        (renewals of claims that were lost).
+        claims, claims_refused, wins, stale_wins, unasked_wins, rivals_won, started, completed, denied (of these, by
+        an evaluator), failed (attempts that failed, for good or not), released, lost, late (results that came too
+        late), settled_elsewhere, expired (tasks left alone because their deadline had passed), forgotten (entries of
+        bounded tables), renewals_refused (renewals of claims that were lost).
         """
         return self._book.counters
 
