@@ -90,8 +90,8 @@ def _check_cuts(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
             ):
                 raise InvariantViolated(6, f"node {node} keeps what a removed author did later")
         for task in below:
-            register = replica.view.registers.get(task)
-            if register is None or register.submitted is None:
+            survivor = replica.view.registers.get(task)
+            if survivor is None or survivor.submitted is None:
                 raise InvariantViolated(5, f"node {node} lost task {short(task)} of a member that was removed later")
         for author in cuts:
             if replica.view.members.has(author):
