@@ -87,11 +87,13 @@ def against_the_lock(stage: Stage) -> None:
 
 
 def _next_round(stage: Stage, task: TaskId) -> None:
+    """The time of W1 is over at B and C, and W2 stands; C never hears what W1 reported."""
     stage.sign(W2, ClaimBody(task))
-    stage.sign(W1, ReleaseBody(task, 0))
-    for worker in (W1, W2):
-        stage.tell(worker, B, C)
-    stage.meet(B, C)
+    stage.tell(W2, B, C)
+    for elector in (B, C):
+        stage.fire(elector, TimerKind.CLAIM, task)
+    stage.tell(B, C)
+    stage.tell(C, B)
 
 
 def below_the_promise(stage: Stage) -> None:
@@ -110,8 +112,8 @@ def below_the_promise(stage: Stage) -> None:
 def two_reports_with_a_liar(stage: Stage) -> None:
     """A worker reports two values in one round, and one of four electors lies: no promise shows which one was settled."""
     task = stage.submit()
-    claim = stage.said[W1][-1].id
-    _two_in_one_round(stage, task, claim, W1, [stage.value(W1, 1), stage.value(W1, 2)])
+    values = sorted((stage.value(W1, 1), stage.value(W1, 2)), key=lambda value: value.hash, reverse=True)
+    _two_in_one_round(stage, task, stage.said[W1][-1].id, W1, values)
 
 
 def _two_in_one_round(stage: Stage, subject: TaskId, claim: OperationId, who: int, values: list[TaskValue]) -> None:
@@ -160,7 +162,11 @@ def settled_before_the_epoch(stage: Stage) -> None:
     task = settle_unseen(stage)
     move(stage, C)
     stage.tell(C, A)
-    found(stage)
+    stage.fire(C, TimerKind.CLOSE, stage.change())
+    # only now, when C has promised, it hears that B endorsed as well, so that what A accepted is justified
+    stage.tell(B, C, but=1)
+    stage.meet(A, C)
+    assert stage.replicas[C].epoch == 1
     settle_next(stage, task)
 
 
@@ -183,15 +189,15 @@ def lock_of_an_earlier_epoch(stage: Stage) -> None:
     stage.report(W2, task, 0, new, stage.grants(task, 0, A, C, epoch=1), A, C, epoch=1)
     stage.tell(A, C)
     stage.tell(C, A, but=1)
-    # both accepted, and A does not know of C
-    stage.tell(C, B, but=1)
+    # both accepted, and A does not know of C; B hears of the epoch, and of A's votes, but not of the new report
+    stage.tell(C, B, but=2)
     stage.tell(A, B)
-    stage.tell(C, B, but=1)
+    stage.tell(C, B, but=2)
     assert stage.replicas[B].epoch == 1
     stage.sign(W1, ClaimBody(task), epoch=1)
-    stage.sign(W2, ReleaseBody(task, 0), epoch=1)
-    for worker in (W1, W2):
-        stage.tell(worker, A, B)
+    stage.tell(W1, A, B)
+    for elector in (A, B):
+        stage.fire(elector, TimerKind.CLAIM, task)
     stage.meet(A, B)
     stage.report(W1, task, 1, old, stage.grants(task, 1, A, B, epoch=1), A, B, epoch=1)
     stage.meet(A, B)
@@ -236,7 +242,13 @@ def epoch_against_a_lock(stage: Stage) -> None:
     """A and B accept the first proposal without knowing it of each other; B's promise for the next round tells of it."""
     _first_proposal(stage)
     stage.tell(A, B, but=1)
-    _second_proposal(stage)
+    stage.fire(C, TimerKind.CLOSE, stage.change())
+    stage.tell(C, B)
+    stage.fire(B, TimerKind.CLAIM, stage.change())
+    stage.tell(B, C)
+    # only now, when C has promised the round, it sees that B's lock is justified, and proposes all the same
+    stage.tell(A, C, but=1)
+    stage.tell(C, B)
     stage.tell(B, C)
 
 
