@@ -47,6 +47,13 @@ ADMISSION_PROOF_BYTES_MAX: Final = 4096
 ADMISSION_RULES_MAX: Final = 256
 INVITATION_BYTES_MAX: Final = 1024
 
+# audit: findings kept of an elector and a rule, and how large a log is read for a mere count
+AUDIT_FINDINGS_MAX: Final = 64
+AUDIT_COUNTED_OPERATIONS_MAX: Final = 10_000
+
+# receipts: epochs in one, each with a certificate
+RECEIPT_EPOCHS_MAX: Final = 4096
+
 # governance
 FORMULA_DEPTH_MAX: Final = 4
 FORMULA_PARTS_MAX: Final = 256
@@ -59,6 +66,7 @@ VETOERS_MAX: Final = 31
 VETO_WINDOW_MS_MAX: Final = 24 * 3600 * 1000
 COMPILED_POOLS_MAX: Final = 512
 MODELS_REGISTERED_MAX: Final = 256
+EVALUATORS_REGISTERED_MAX: Final = 256
 
 # parking and forks, per pool
 PARKED_PER_AUTHOR_MAX: Final = 1024
@@ -138,6 +146,7 @@ WORK_CANDIDATES_MAX: Final = 100_000
 WORK_MEMORY_TASKS_MAX: Final = 16_384
 TOOLS_MAX: Final = 256
 TOOL_THREADS_MAX: Final = 8
+EVALUATIONS_AT_ONCE_MAX: Final = 8
 
 # network
 PEERS_MAX: Final = 128

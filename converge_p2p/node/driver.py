@@ -18,6 +18,7 @@ import trio
 from converge_p2p.core.errors import CodecError, LocalError, NotFound
 from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, decode_message
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
@@ -105,6 +106,7 @@ class PoolDriver:
         self._written: dict[int, Written] = {}
         self._fresh: list[bytes] = []
         self._caught_up = trio.Event()
+        self._sure = trio.Event()
         self._closed = False
         self._pass_on = False
 
@@ -126,6 +128,8 @@ class PoolDriver:
                 self._obey(self.replica.handle(self._events.popleft(), _now()))
             if self.replica.caught_up:
                 self._caught_up.set()
+            if not self.replica.unsure:
+                self._sure.set()
         finally:
             self._draining = False
 
@@ -138,7 +142,9 @@ class PoolDriver:
         """
         return self._hand_over(command)[0]
 
-    def _hand_over(self, command: ev.Command | ev.Renew) -> tuple[tuple[Written, ...], list[bytes]]:
+    def _hand_over(
+        self, command: ev.Command | ev.Renew | CoordinationCommand
+    ) -> tuple[tuple[Written, ...], list[bytes]]:
         if self._closed:
             raise NotFound(f"this node no longer takes part in pool {self.pool.hex()[:12]}", hint="join it again")
         effects = self.replica.handle(command, _now())
@@ -159,7 +165,7 @@ class PoolDriver:
         for written in self.propose(command) or tuple(self._written.values()):
             await written.wait()
 
-    async def record(self, command: ev.Command) -> tuple[OperationId, ...]:
+    async def record(self, command: ev.Command | CoordinationCommand) -> tuple[OperationId, ...]:
         """Hand over a command, wait until what it asks for is durable, and return the ids of its operations.
 
         Raises:
@@ -182,9 +188,15 @@ class PoolDriver:
         if not self.replica.caught_up:
             await self._caught_up.wait()
 
+    async def wait_sure(self) -> None:
+        """Wait until the own chain is known, if the store was in doubt."""
+        if self.replica.unsure:
+            await self._sure.wait()
+
     def close(self) -> None:
         """Take no more events and commands, forget the timers, and let nobody wait."""
         self._closed = True
+        self._sure.set()
         self._events.clear()
         self._timers.cancel_all(self.pool)
         for written in self._written.values():

@@ -104,7 +104,9 @@ class LyingElector(Forger):
 
     def _subjects(self) -> list[Register]:
         view = self.replica.view
-        found: list[Register] = [view.registers[task] for task in view.open if view.registers[task].is_open]
+        found: list[Register] = [
+            register for name in view.open if (register := view.subject(name)) is not None and register.is_open
+        ]
         if view.next_change.is_open:
             found += [view.next_change] * (1 + len(found))
         return found

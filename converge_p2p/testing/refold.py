@@ -112,7 +112,7 @@ def decided(view: View, *, honest: bool = True) -> dict[str, object]:
     tasks: dict[bytes, object] = {}
     for task, register in view.registers.items():
         if register.settled is not None:
-            tasks[task] = (register.settled, register.state)
+            tasks[task] = (register.settled, register.final, register.state)
         elif register.submitted is not None and not honest:
             tasks[task] = register.submitted.author
         elif register.submitted is not None:

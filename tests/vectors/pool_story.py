@@ -29,6 +29,7 @@ from converge_p2p.core.oplog.bodies import (
     ReportBody,
     SubmitBody,
     Token,
+    VetoBody,
     VoteBody,
 )
 from converge_p2p.core.oplog.coordination import (
@@ -53,6 +54,7 @@ from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex
 from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
 from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import Operation, sign_operation
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
     Comparison,
@@ -63,10 +65,13 @@ from converge_p2p.core.replica.wire import (
     Operations,
     Part,
     SyncMessage,
+    Tip,
+    TipWanted,
     Want,
     encode_message,
 )
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.vetoes import veto_subject
 
 HLC_START = 1_700_000_000_000 << 16
 
@@ -81,10 +86,9 @@ class Signer:
     def sign(self, pool: PoolId, body: Body, **changed: Any) -> Operation:
         """Sign the next operation of the chain."""
         last = self.chain[-1] if self.chain else None
-        operation = sign_operation(
-            self.identity, pool, body, seq=len(self.chain), prev=None if last is None else last.id,
-            epoch=0, hlc=HLC_START + len(self.chain), **changed,
-        )  # fmt: skip
+        fields: dict[str, Any] = {"epoch": 0, "hlc": HLC_START + len(self.chain), **changed}
+        prev = None if last is None else last.id
+        operation = sign_operation(self.identity, pool, body, seq=len(self.chain), prev=prev, **fields)
         self.chain.append(operation)
         return operation
 
@@ -143,6 +147,11 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     tell("release of a claim that holds nothing", carol, ReleaseBody(task, -1))
     tell("claim to cancel", alice, ClaimBody(task, Purpose.CANCEL, 0, "not needed"))
     tell("claim to settle a failure", bob, ClaimBody(task, Purpose.FAIL, 0, "every attempt failed"))
+    veto = tell("veto: a result is denied", bob, VetoBody(task, value.hash, True, "twelve is not enough"))
+    tell("veto: a result may pass", alice, VetoBody(task, value.hash, False))
+    subject = veto_subject(task, value.hash)
+    tell("claim to let a result pass", alice, ClaimBody(subject, Purpose.PASS))
+    tell("claim to carry out a veto", bob, ClaimBody(subject, Purpose.DENY, ref=veto.id))
     motion = tell("motion to expel a member", alice, move_change((carol.identity.public_key,), None, "fails often"))
     tell("opinion: for it", bob, OpinionBody(motion.id, YES))
     terms = replace(spec, quorum=1, electors=spec.electors[:1], whitelist=())
@@ -152,6 +161,8 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     rivals = tell("motion on rival reports", bob, dispute_rivals(task, (value.hash, other.hash)))
     tell("opinion: the second value", alice, OpinionBody(rivals.id, 1))
     _coordinate(tell, task, alice, bob, carol)
+    tell("verdict: a result is approved", bob, VerdictBody(task, value.hash, True))
+    tell("verdict: a result is denied", bob, VerdictBody(task, value.hash, False, "twelve is not enough"))
     tell("leave", carol, LeaveBody())
     return pool, told
 
@@ -225,6 +236,11 @@ def operations(to_json: Any) -> dict[str, Any]:
     }
 
 
+def bytes_key(number: int) -> PublicKey:
+    """A key that nobody holds."""
+    return PublicKey(bytes([number]) * 32)
+
+
 def sync_messages() -> list[tuple[str, SyncMessage]]:
     """Each kind of sync message."""
     _, told = story()
@@ -244,6 +260,9 @@ def sync_messages() -> list[tuple[str, SyncMessage]]:
         ("no operations", Operations((), False)),
         ("genesis wanted", GenesisWanted()),
         ("entries, others were left out", Entries(whole, True)),
+        ("tip wanted", TipWanted(other.author)),
+        ("tip", Tip(other.author, 3, other.signed)),
+        ("tip of an author of whom nothing is held", Tip(bytes_key(7), 0, b"")),
     ]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode_value, encode, encode_value, tagged_hash
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError
+from converge_p2p.core.model.evaluator import parse_evaluator
 from converge_p2p.core.types import PoolId, PublicKey, TaskId, ValueHash
 
 
@@ -103,7 +104,7 @@ class TaskSpec:
         deadline_ms: Unix time after which workers no longer take it; 0 is none.
         cpu_milli: processor need in thousandths of a core.
         memory_mb: memory need in MiB.
-        evaluator: name of the rule or agent that judges results, or empty.
+        evaluator: who judges results: `agent:<agent id or public key>`, `rule:<name>`, or empty.
     """
 
     key: bytes
@@ -140,6 +141,7 @@ class TaskSpec:
             raise LocalError("a task needs an objective and a key that is not empty")
         if list(self.required_capabilities) != sorted(set(self.required_capabilities)):
             raise LocalError("required capabilities must be sorted and without repeats")
+        parse_evaluator(self.evaluator)
         ttl = self.claim_ttl_ms
         if ttl and not limits.CLAIM_TTL_MS_MIN <= ttl <= limits.CLAIM_TTL_MS_MAX:
             raise LocalError(
@@ -211,7 +213,8 @@ class Task:
         priority: higher is claimed first.
         constraints: the conventional keys timeout_sec, deadline (Unix seconds), claim_ttl_sec, max_retries,
             cpu (cores), memory_mb.
-        evaluator: name of the rule or agent that judges results.
+        evaluator: who judges results: `agent:<agent id or public key>`, `rule:<name>` (see `register_evaluator`), or
+            empty. Electors accept only a completed result that it approved.
     """
 
     objective: str
@@ -291,6 +294,8 @@ class TaskView:
         certified: whether `state` rests on a certificate of the pool's governance.
         expired: whether the time of whoever holds it is over on the local clock.
         progress: what the holder said last, if ASSIGNED and it said something.
+        awaiting: the result it was settled on, while the pool's vetoers may still deny it.
+        unjudged: results of whoever holds it that wait for a verdict of its evaluator.
     """
 
     id: TaskId
@@ -306,11 +311,14 @@ class TaskView:
     certified: bool = False
     expired: bool = False
     progress: Progress | None = None
+    awaiting: TaskValue | None = None
+    unjudged: tuple[TaskValue, ...] = ()
 
     @property
     def claimable(self) -> bool:
         """Whether it is worth claiming now: nobody holds it, or the holder's time is over."""
-        return self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and self.expired)
+        over = self.expired and self.awaiting is None
+        return self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and over)
 
     @property
     def inputs(self) -> Any:

@@ -30,6 +30,7 @@ from converge_p2p.core.oplog.motions import (
     encode_motion,
     encode_opinion,
 )
+from converge_p2p.core.oplog.verdicts import VerdictBody, decode_verdict, encode_verdict
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
 
@@ -46,6 +47,8 @@ class Kind(IntEnum):
     VOTE = 7
     MOTION = 8
     OPINION = 9
+    VETO = 10
+    VERDICT = 16
     AUCTION = 20
     BID = 21
     POLL_OPEN = 22
@@ -87,13 +90,16 @@ _PHASES = tuple(Phase)
 class Purpose(IntEnum):
     """Why somebody claims.
 
-    To work, to settle a cancellation, to settle a failure after the last retry, or, an elector, to found an epoch.
+    To work, to settle a cancellation, to settle a failure after the last retry; or, an elector: to found an epoch, to
+    let a result pass its vetoers, or to carry out a veto.
     """
 
     WORK = 0
     CANCEL = 1
     FAIL = 2
     EPOCH = 3
+    PASS = 4
+    DENY = 5
 
 
 class Cut(NamedTuple):
@@ -143,7 +149,8 @@ class ClaimBody:
     It names no round: a claim that could would let anybody start a round of a thousand million.
 
     Attributes:
-        ref: to found an epoch: id of the motion that asked for it, 32 bytes; otherwise empty.
+        ref: to found an epoch, the id of the motion that asked for it; to deny a result, the id of the veto; 32 bytes.
+            Otherwise empty.
     """
 
     task: TaskId
@@ -201,6 +208,21 @@ class VoteBody:
 
 
 @dataclass(frozen=True, slots=True)
+class VetoBody:
+    """A vetoer denies a result that was settled, or lets it pass.
+
+    Attributes:
+        value: hash of what the task was settled on.
+        reason: for people.
+    """
+
+    task: TaskId
+    value: ValueHash
+    deny: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ActBody:
     """The author acts in the name of whoever delegated to it.
 
@@ -225,11 +247,13 @@ Body = (
     | VoteBody
     | MotionBody
     | OpinionBody
+    | VetoBody
+    | VerdictBody
     | CoordinationBody
     | ActBody
 )
 
-VOTES = (VoteBody, OpinionBody)
+VOTES = (VoteBody, OpinionBody, VetoBody)
 """Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused."""
 
 
@@ -261,6 +285,10 @@ def encode_body(body: Body) -> list[Any]:
             return encode_motion(body)
         case OpinionBody():
             return encode_opinion(body)
+        case VetoBody(task_id, value, deny, reason):
+            return [task_id, value, deny, reason]
+        case VerdictBody():
+            return encode_verdict(body)
         case ActBody(delegation, inner):
             return [delegation, int(kind_of(inner)), encode_body(inner)]
         case _:
@@ -314,10 +342,10 @@ def _submit(body: list[Any]) -> SubmitBody:
 def _claim(body: list[Any]) -> ClaimBody:
     _shape("claim", body, bytes, int, int, str, bytes)
     task, purpose, bid, reason, ref = body
-    if purpose not in (0, 1, 2, 3) or not -(2**53) <= bid <= 2**53:
+    if purpose not in tuple(Purpose) or not -(2**53) <= bid <= 2**53:
         raise CodecError("a claim has an unknown purpose or a bid out of range")
-    if len(ref) != (HASH_BYTES if purpose == Purpose.EPOCH else 0):
-        raise CodecError("a claim to found an epoch names a motion, and no other claim does")
+    if len(ref) != (HASH_BYTES if purpose in (Purpose.EPOCH, Purpose.DENY) else 0):
+        raise CodecError("a claim names a motion to found an epoch, a veto to deny a result, and otherwise nothing")
     return ClaimBody(TaskId(_hash("a task id", task)), Purpose(purpose), bid, _text(reason), ref)
 
 
@@ -343,6 +371,12 @@ def _report(body: list[Any]) -> ReportBody:
         raise CodecError("a report names a grant twice")
     value = TaskValue(Outcome(outcome), PublicKey(_hash("a worker", worker)), result)
     return ReportBody(TaskId(_hash("a task id", task)), _round(number), value, names)
+
+
+def _veto(body: list[Any]) -> VetoBody:
+    _shape("veto", body, bytes, bytes, bool, str)
+    task, value, deny, reason = body
+    return VetoBody(TaskId(_hash("a task id", task)), ValueHash(_hash("a value hash", value)), deny, _text(reason))
 
 
 def _vote(body: list[Any]) -> VoteBody:
@@ -430,6 +464,8 @@ _KINDS: dict[type, Kind] = {
     VoteBody: Kind.VOTE,
     MotionBody: Kind.MOTION,
     OpinionBody: Kind.OPINION,
+    VetoBody: Kind.VETO,
+    VerdictBody: Kind.VERDICT,
     ActBody: Kind.ACT,
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
 }
@@ -444,6 +480,8 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.VOTE: _vote,
     Kind.MOTION: decode_motion,
     Kind.OPINION: decode_opinion,
+    Kind.VETO: _veto,
+    Kind.VERDICT: decode_verdict,
     Kind.ACT: _act,
     **coordination_codec.DECODERS,
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
@@ -31,7 +32,7 @@ class Chain:
 
     Attributes:
         ids, signed: the common prefix.
-        hlc: clock of the last of them.
+        hlc, epoch: clock of the last of them, and the epoch it names.
         frozen_at: sequence number from which the author is frozen, or None: because it forked, or was removed.
         forked: two operations with one number, or a clock that ran backwards, are held.
         cut: sequence number from which the data of a removed author is not kept, or None; only its reports are, because
@@ -45,6 +46,7 @@ class Chain:
     ids: list[OperationId] = field(default_factory=list)
     signed: list[bytes] = field(default_factory=list)
     hlc: int = 0
+    epoch: int = 0
     frozen_at: int | None = None
     forked: bool = False
     cut: int | None = None
@@ -235,7 +237,7 @@ class OperationLog:
             self._freeze(chain, operation, result)
         elif not self._follows(chain, operation):
             self._park(operation, result)
-        elif chain.ids and operation.hlc <= chain.hlc:
+        elif chain.ids and (operation.hlc <= chain.hlc or operation.epoch < chain.epoch):
             # refusing it would let the order of arrival decide whether it is a fork proof when another one comes
             self._freeze(chain, operation, result)
         else:
@@ -251,7 +253,7 @@ class OperationLog:
     def _append(self, chain: Chain, operation: Operation, result: Inserted) -> None:
         chain.ids.append(operation.id)
         chain.signed.append(operation.signed)
-        chain.hlc = operation.hlc
+        chain.hlc, chain.epoch = operation.hlc, operation.epoch
         self._hold(operation)
         result.accepted.append(operation)
 
@@ -270,14 +272,14 @@ class OperationLog:
             result.missing = Missing(operation.author, start, operation.seq)
 
     def _freeze(self, chain: Chain, operation: Operation, result: Inserted) -> None:
-        """Two operations of one number, or a clock that runs backwards: freeze the author there, on every branch."""
+        """Two operations of one number, or a clock or epoch that runs backwards: freeze the author there."""
         seq = operation.seq
         for index in range(seq, len(chain.ids)):
             voided = decode_operation(chain.signed[index], self.pool, trusted=True)
             result.voided.append(voided)
             chain.add_loose(voided)
         del chain.ids[seq:], chain.signed[seq:]
-        chain.hlc = decode_operation(chain.signed[-1], self.pool, trusted=True).hlc if chain.signed else 0
+        self._look_at_end(chain)
         chain.frozen_at = seq
         chain.forked = True
         result.forked = operation.author
@@ -343,7 +345,7 @@ class OperationLog:
         chain.forked = chain.forked and chain.frozen_at is not None and chain.frozen_at < chain.cut
         gone = [self._decoded(signed) for signed in chain.signed[chain.cut :]]
         del chain.ids[chain.cut :], chain.signed[chain.cut :]
-        chain.hlc = self._decoded(chain.signed[-1]).hlc if chain.signed else 0
+        self._look_at_end(chain)
         chain.frozen_at = chain.cut if chain.frozen_at is None else min(chain.cut, chain.frozen_at)
         gone.extend(self._take_loose(chain))
         voided = []
@@ -360,6 +362,10 @@ class OperationLog:
                 chain.add_loose(operation)
         self._update(author)
         return voided
+
+    def _look_at_end(self, chain: Chain) -> None:
+        last = self._decoded(chain.signed[-1]) if chain.signed else None
+        chain.hlc, chain.epoch = (0, 0) if last is None else (last.hlc, last.epoch)
 
     def _take_loose(self, chain: Chain) -> list[Operation]:
         operations = [self._decoded(signed) for signed in chain.loose.values()]
@@ -379,6 +385,13 @@ class OperationLog:
         chain = self._chain_of(author)
         if chain is not None:
             self._release_parked(chain, author, result)
+            # what waited for an epoch may stand where the chain went on without it: that is a fork
+            passed = self.parking.first(author, self.epoch, below=len(chain))
+            if passed is not None:
+                self.parking.remove(passed)
+                with suppress(RemoteViolation):
+                    self._place(chain, passed, result)
+                self._release_parked(chain, author, result)
             self._sum_up(chain, author, result)
         return result
 
@@ -410,6 +423,16 @@ class OperationLog:
         """Signed operations of an author's chain, from `start` to `stop` exclusive."""
         chain = self.chains.get(author)
         return [] if chain is None else chain.signed[max(0, start) : max(0, stop)]
+
+    def last_of(self, author: PublicKey) -> bytes:
+        """The signed operation that an author's chain ends with; of a frozen author a loose one, beyond its chain.
+
+        Empty if nothing of it is held.
+        """
+        chain = self.chains.get(author)
+        if chain is None:
+            return b""
+        return next(iter(chain.loose.values()), b"") or (chain.signed[-1] if chain.signed else b"")
 
     def read_loose(self, author: PublicKey, start: bytes = b"") -> list[bytes]:
         """The loose operations of a frozen author in the order of their ids, as a ring from `start` on."""

@@ -162,12 +162,12 @@ class Parking:
         waiting = self._authors.get(author)
         return 0 if waiting is None else waiting.bytes
 
-    def first(self, author: PublicKey, epoch: int) -> Operation | None:
-        """Something that waits of an author and names no epoch after this one, or None."""
+    def first(self, author: PublicKey, epoch: int, below: int = limits.SEQ_MAX) -> Operation | None:
+        """Something that waits of an author, at a number below this and with no epoch after this one, or None."""
         waiting = self._authors.get(author)
         if waiting is None:
             return None
-        found = (operation for same in waiting.by_seq.values() for operation in same.values())
+        found = (operation for seq, same in waiting.by_seq.items() if seq < below for operation in same.values())
         return next((operation for operation in found if operation.epoch <= epoch), None)
 
     # ------------------------------------------------------------ waking

@@ -6,7 +6,7 @@ Source: `docs/protocol.md`, operation kinds. A command that cannot be done raise
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NotAuthorised, NotFound
@@ -23,9 +23,12 @@ from converge_p2p.core.oplog.bodies import (
     Purpose,
     ReleaseBody,
     SubmitBody,
+    VetoBody,
 )
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.coordination import CoordinationCommand, CoordinationCommands
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.fold import View
@@ -35,11 +38,14 @@ from converge_p2p.core.view.tasks import TaskRegister
 class Commands:
     """Turns commands of the local identity into operation bodies."""
 
-    def __init__(self, key: PublicKey, pool: PoolId, view: View, proposer: Proposer) -> None:
+    def __init__(
+        self, key: PublicKey, pool: PoolId, view: View, proposer: Proposer, length_of: Callable[[PublicKey], int]
+    ) -> None:
         self._key = key
         self._pool = pool
         self._view = view
         self._proposer = proposer
+        self._coordination = CoordinationCommands(key, view, length_of)
         self._submitting: dict[TaskId, TaskSpec] = {}
         self._founding = False
 
@@ -47,8 +53,12 @@ class Commands:
         """An own submit is durable, and from now on the fold remembers it."""
         self._submitting.pop(task_id(self._pool, self._key, body.spec.key), None)
 
-    def body_for(self, command: ev.Command) -> Body | None:
+    def body_for(self, command: ev.Command | CoordinationCommand, wall_ms: int) -> Body | None:
         """Return the operation a command asks for, or None if nothing has to be signed for it.
+
+        Args:
+            command: what is asked for.
+            wall_ms: Unix time; what is offered only until then is not taken up later.
 
         Raises:
             LocalError, LimitExceeded: it cannot be done; nothing was changed.
@@ -77,10 +87,14 @@ class Commands:
                 return LeaveBody()
             case ev.Move(motion):
                 return self._move(motion)
+            case ev.Veto():
+                return self._veto(command)
+            case ev.Judge():
+                return self._judge(command)
             case ev.Say(motion, choice):
                 return self._say(motion, choice)
             case _:
-                assert_never(command)
+                return self._coordination.body_for(command, epoch=self._view.epochs.number, wall_ms=wall_ms)
 
     def _found(self, command: ev.Found) -> Body:
         if self._view.spec is not None or self._founding:
@@ -222,6 +236,40 @@ class Commands:
         if not self._proposer.stands(command.task, Purpose.WORK):
             raise Conflict("this node has no claim on the task", hint="claim it first")
         self._proposer.finished[command.task] = TaskValue(command.outcome, self._key, command.result)
+
+    def _veto(self, command: ev.Veto) -> Body:
+        register = self._view.registers.get(command.task)
+        if register is None or register.submitted is None:
+            raise NotFound(f"no task {command.task.hex()[:12]} in this pool")
+        if register.state.terminal:
+            raise Conflict(f"task {command.task.hex()[:12]} is settled as {register.state.value}, for ever")
+        veto = self._view.vetoes.registers.get(self._view.vetoes.twin(command.task) or command.task)
+        if veto is None or register.awaiting is None or register.settled is None:
+            raise Conflict("there is no result that could be denied or let pass", hint="wait until one is settled")
+        if self._key not in veto.terms.vetoers:
+            raise NotAuthorised("only the vetoers of the pool deny a result or let it pass")
+        return VetoBody(command.task, register.settled, command.deny, _cut(command.reason))
+
+    def _judge(self, command: ev.Judge) -> Body | None:
+        register = self._open_register(command.task)
+        if register.evaluator is None or not register.evaluator.is_agent(self._key):
+            raise NotAuthorised("this node is not the evaluator of the task")
+        waiting = [value.hash for value in register.to_judge()]
+        if command.value is None and len(waiting) != 1:
+            raise Conflict(
+                f"{len(waiting)} results of the task wait for a verdict"
+                if waiting
+                else "no result waits for a verdict",
+                hint="name the result by its hash" if waiting else "wait until whoever holds the task reports one",
+            )
+        name = waiting[0] if command.value is None else command.value
+        value = register.values.get(name)
+        if value is None:
+            raise NotFound(f"no result {name.hex()[:12]} of the task was reported here")
+        if register.verdict(value) in (True, command.approve):
+            # one approval is enough, for ever
+            return None
+        return VerdictBody(command.task, name, command.approve, _cut(command.reason))
 
     def _cancel(self, command: ev.Cancel) -> Body | None:
         register = self._open_register(command.task)

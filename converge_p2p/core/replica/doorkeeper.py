@@ -45,7 +45,8 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         if operation.seq == 0:
             raise RemoteViolation("bad_genesis", "the creator's first operation is the founding of the pool")
         return
-    if (operation.seq and known) or view.epochs.was_elector(author, operation.epoch):
+    named = view.epochs.was_elector(author, operation.epoch) or view.epochs.was_vetoer(author, operation.epoch)
+    if (operation.seq and known) or named:
         # its first operation was looked at; whether each of the others has an effect is decided in the fold
         return
     epoch = view.epochs.find(operation.epoch)

@@ -9,39 +9,36 @@ that two operations of one turn do not contradict each other, is noted when it i
 
 from __future__ import annotations
 
+import functools
 from typing import assert_never
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import tagged_hash
-from converge_p2p.core.errors import (
-    CodecError,
-    RemoteViolation,
-)
+from converge_p2p.core.errors import CodecError, RemoteViolation
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.bodies import (
     Body,
-    ClaimBody,
     Cut,
     Genesis,
     JoinBody,
     LeaveBody,
-    Purpose,
     SubmitBody,
     VoteBody,
 )
 from converge_p2p.core.oplog.log import Inserted, OperationLog
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
-from converge_p2p.core.oplog.operation import (
-    Operation,
-    decode_operation,
-    operation_id,
-)
+from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica import wire
 from converge_p2p.core.replica.commands import Commands
+from converge_p2p.core.replica.coordination import CoordinationCommand
+from converge_p2p.core.replica.digests import Digests
 from converge_p2p.core.replica.doorkeeper import check_author
+from converge_p2p.core.replica.duty import claim_of_duty, duty_of
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
+from converge_p2p.core.replica.judging import Judging
+from converge_p2p.core.replica.own_tip import OwnTip
 from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.replica.renewal import Renewal
@@ -49,25 +46,9 @@ from converge_p2p.core.replica.renewing import Renewals
 from converge_p2p.core.replica.session import Sessions
 from converge_p2p.core.replica.voting import Voting
 from converge_p2p.core.replica.watch import TaskWatch
-from converge_p2p.core.replica.wire import (
-    Comparison,
-    Digest,
-    Entries,
-    GenesisWanted,
-    Operations,
-    SyncMessage,
-    Want,
-    decode_message,
-    encode_message,
-)
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
-from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
-
-DIGEST_PEERS_MAX = 8
-DIGEST_SOON_MS = 700
-GENESIS_RETRY_MS = 1000
 
 
 class Replica:
@@ -99,19 +80,19 @@ class Replica:
         self._proposer = Proposer(identity.public_key, self._emit)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
+        self._judging = Judging(identity.public_key, self.view, self._emit)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
-        self._digest_interval_ms = digest_interval_ms
-        self._seed = seed
-        self._draws = 0
+        set_timer = functools.partial(self._set_timer, TimerKey(TimerKind.DIGEST))
+        self._digests = Digests(seed, digest_interval_ms, set_timer)
+        ask_tip = functools.partial(self._set_timer, TimerKey(TimerKind.TIP))
+        self._tip = OwnTip(identity.public_key, self.log, self.view, self._sessions, self._put, ask_tip)
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
-        self._commands = Commands(identity.public_key, pool, self.view, self._proposer)
+        self._commands = Commands(identity.public_key, pool, self.view, self._proposer, self._length_of)
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
         self._echoes: dict[OperationId, None] = {}
-        self._digest_at: int | None = None
-        self._digest_pause_ms = DIGEST_SOON_MS
         # collected during one turn
         self._now = Now(0, 0)
         self._effects: list[Effect] = []
@@ -157,9 +138,14 @@ class Replica:
         """Whether a peer was once found to have nothing that is missing here."""
         return self._sessions.caught_up
 
+    @property
+    def unsure(self) -> str:
+        """Why nothing is signed here: the store may be an old copy, and this is lacking. Empty if all is well."""
+        return self._tip.reason(self._now.mono_ms)
+
     # ------------------------------------------------------------ the one entrance
 
-    def handle(self, event: Event, now: Now) -> list[Effect]:
+    def handle(self, event: Event | CoordinationCommand, now: Now) -> list[Effect]:
         """Take one event and return what the shell has to do, in order.
 
         Raises:
@@ -175,7 +161,7 @@ class Replica:
         finally:
             self._effects, self._fresh, self._own = [], [], []
 
-    def _dispatch(self, event: Event) -> None:
+    def _dispatch(self, event: Event | CoordinationCommand) -> None:
         match event:
             case ev.Received(operations, peer):
                 self._receive(operations, peer)
@@ -185,14 +171,20 @@ class Replica:
                 self._persisted(token)
             case ev.TimerFired(key):
                 self._timer(key)
-            case ev.PeerUp(peer):
+            case ev.PeerUp(peer, key):
                 self._sessions.peer_up(peer)
+                self._tip.peer_up(peer, key)
                 if not self.ready:
-                    self._send(peer, GenesisWanted())
+                    self._send(peer, wire.GenesisWanted())
             case ev.PeerDown(peer):
                 self._sessions.peer_down(peer, self._now.mono_ms)
-            case ev.Restored(operations):
+                self._tip.peer_down(peer)
+            case ev.Restored(operations, unsure):
+                if unsure:
+                    self._tip.doubt()
                 self._restore(operations)
+            case ev.TrustStore():
+                self._tip.trust()
             case ev.RenewalReceived():
                 self._renewals.hear(event)
             case ev.Renew():
@@ -202,24 +194,32 @@ class Replica:
 
     def _finish_turn(self) -> None:
         """Let proposer and elector act on what changed, then hand out what is to be stored."""
+        # an own vote may have brought an epoch into force, for which operations were waiting
+        while self.log.has_parked():
+            self._absorb(self.log.unpark(), None)
+        if self._tip.learned(self._now.mono_ms):
+            self._emit(ev.OwnChainLearned(self._pen.length))
+            self._touch_open()
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             register = self.view.subject(name)
             if register is not None and not self._watch.closed(name):
-                self._propose(register)
-                self._watch.look(register, stands=self._proposer.stands(name, _duty(register)))
+                if not self._tip.unsure:
+                    self._propose(register)
+                self._judging.look(register)
+                self._watch.look(register, stands=self._proposer.stands(name, duty_of(register)))
                 if self.is_elector:
                     self._voting.look_at(name)
-        for vote in self._voting.cast(self._now.mono_ms):
-            self._sign(vote)
-        self._echo()
+        if not self._tip.unsure:
+            for vote in self._voting.cast(self._now.mono_ms):
+                self._sign(vote)
+            self._echo()
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
             token = self._persist([operation.signed for operation in self._own], durable=True)
             self._in_flight[token] = list(self._own)
-        if self._digest_at is None:
-            self._set_digest_timer(self._digest_pause_ms if self.ready else GENESIS_RETRY_MS)
+        self._digests.keep_going(self._now.mono_ms, ready=self.ready)
 
     def _echo(self) -> None:
         """A witness records what a decider wants; where every elector judges, the application speaks."""
@@ -241,13 +241,8 @@ class Replica:
     def _emit(self, notice: Notice) -> None:
         self._effects.append(Emit(notice))
 
-    def _send(self, peer: PeerId, message: SyncMessage) -> None:
-        self._effects.append(ev.Send(peer, encode_message(message)))
-
-    def _jitter(self, bound_ms: int) -> int:
-        self._draws += 1
-        digest = tagged_hash("jitter", self._seed.to_bytes(16, "big"), self._draws.to_bytes(8, "big"))
-        return int.from_bytes(digest[:8], "big") % max(1, bound_ms)
+    def _send(self, peer: PeerId, message: wire.SyncMessage) -> None:
+        self._effects.append(ev.Send(peer, wire.encode_message(message)))
 
     # ------------------------------------------------------------ receiving
 
@@ -289,14 +284,14 @@ class Replica:
         if inserted.missing is not None:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         if inserted.accepted or inserted.loose:
-            self._digest_soon()
+            self._digests.soon(self._now.mono_ms)
             self._install_epochs()
         elif inserted.parked is not None:
-            touched = self.view.apply_early(inserted.parked)
-            if touched:
-                # the own operations may soon rest on it, so it is stored before them
+            early = self.view.apply_early(inserted.parked)
+            if early:
+                # an epoch may come into force by it, and must be known again after a restart: own operations name it
                 self._fresh.append(inserted.parked.signed)
-            self._touch(*touched)
+            self._touch(*early)
             self._install_epochs()
 
     def _apply(self, operation: Operation) -> None:
@@ -339,6 +334,9 @@ class Replica:
             self._touch(*self.view.open, self.view.next_change.id)
             self._emit(ev.EpochInstalled(epoch.number, self.is_elector))
 
+    def _length_of(self, author: PublicKey) -> int:
+        return self._pen.length if author == self.identity.public_key else self.log.length(author)
+
     def _held(self, author: PublicKey) -> Cut:
         length = self.log.length(author)
         entry = self.log.entry(author)
@@ -347,6 +345,9 @@ class Replica:
     def _touch(self, *tasks: TaskId) -> None:
         for task in tasks:
             self._dirty[task] = None
+            twin = self.view.vetoes.twin(task)
+            if twin is not None:
+                self._dirty[twin] = None
 
     def _note_own(self, operation: Operation) -> None:
         """An own operation that did not come through `_sign`: read back, or learned from others after a loss."""
@@ -373,6 +374,9 @@ class Replica:
         while self.log.has_parked():
             self._absorb(self.log.unpark(), None)
         self._fresh.clear()
+        self._touch_open()
+
+    def _touch_open(self) -> None:
         self._touch(*self.view.open)
         if self.ready:
             self._touch(self.view.next_change.id)
@@ -381,47 +385,39 @@ class Replica:
 
     def _sync(self, peer: PeerId, payload: bytes) -> None:
         try:
-            message = decode_message(payload)
+            message = wire.decode_message(payload)
         except CodecError:
             self._emit(ev.Rejected(peer, "bad_sync_message"))
             return
         now_ms = self._now.mono_ms
         match message:
-            case Digest():
+            case wire.Digest():
                 self._sessions.on_digest(peer, message, now_ms)
-            case Comparison():
+            case wire.Comparison():
                 self._sessions.on_comparison(peer, message, now_ms)
-            case Entries():
+            case wire.Entries():
                 self._sessions.on_entries(peer, message, now_ms)
-            case Want():
+            case wire.Want():
                 self._sessions.on_want(peer, message)
-            case Operations(operations):
+            case wire.Operations(operations):
                 self._receive(operations, peer)
                 self._sessions.on_operations(peer, message, now_ms)
-            case GenesisWanted():
+            case wire.GenesisWanted():
                 if self.view.genesis:
-                    self._send(peer, Operations((self.view.genesis,)))
+                    self._send(peer, wire.Operations((self.view.genesis,)))
+            case wire.TipWanted() | wire.Tip():
+                self._tip.on_message(peer, message, now_ms)
             case _:
                 assert_never(message)
 
     def _wake_sync(self, at_ms: int) -> None:
         self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
 
-    def _digest_soon(self) -> None:
-        """After something new: compare soon, and then less and less often, for a digest can be lost too."""
-        self._digest_pause_ms = DIGEST_SOON_MS
-        soon = self._now.mono_ms + DIGEST_SOON_MS
-        if self._digest_at is None or self._digest_at > soon + DIGEST_SOON_MS:
-            self._set_digest_timer(DIGEST_SOON_MS)
-
-    def _set_digest_timer(self, interval_ms: int) -> None:
-        self._digest_at = self._now.mono_ms + interval_ms + self._jitter(interval_ms // 4)
-        self._set_timer(TimerKey(TimerKind.DIGEST), self._digest_at - self._now.mono_ms)
-
     # ------------------------------------------------------------ own operations
 
-    def _command(self, command: ev.Command) -> None:
-        body = self._commands.body_for(command)
+    def _command(self, command: ev.Command | CoordinationCommand) -> None:
+        self._tip.check_sure(self._now.mono_ms)
+        body = self._commands.body_for(command, self._now.wall_ms)
         if body is not None:
             self._sign(body)
         match command:
@@ -469,15 +465,17 @@ class Replica:
 
     def _timer(self, key: TimerKey) -> None:
         if key.kind is TimerKind.DIGEST:
-            self._digest_at = None
-            self._digest_pause_ms = min(2 * self._digest_pause_ms, self._digest_interval_ms)
+            peers = self._digests.fired(list(self._sessions.peers))
             if self.ready:
-                self._sessions.digests(self._some_peers())
+                self._sessions.digests(peers)
             else:
                 self._sessions.want_genesis()
             return
         if key.kind is TimerKind.SYNC:
             self._sessions.on_timer(self._now.mono_ms)
+            return
+        if key.kind is TimerKind.TIP:
+            self._tip.ask()
             return
         if key.kind is TimerKind.VOTE:
             self._voting.pause_over()
@@ -485,21 +483,7 @@ class Replica:
         register = None if key.task is None else self.view.subject(key.task)
         if register is None:
             return
-        if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, _duty(register)):
-            if isinstance(register, EpochRegister):
-                self._sign(ClaimBody(register.id, Purpose.EPOCH, 0, "", min(register.motions)))
-            else:
-                self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
+        due = self._watch.fired(key.kind, register) and not self._tip.unsure
+        if due and not self._proposer.stands(register.id, duty_of(register)):
+            self._sign(claim_of_duty(register))
         self._touch(register.id)
-
-    def _some_peers(self) -> list[PeerId]:
-        peers = list(self._sessions.peers)
-        if len(peers) <= DIGEST_PEERS_MAX:
-            return peers
-        start = self._jitter(len(peers))
-        return [peers[(start + index) % len(peers)] for index in range(DIGEST_PEERS_MAX)]
-
-
-def _duty(register: Register) -> Purpose:
-    """What somebody has to stand for if nobody else does."""
-    return Purpose.EPOCH if isinstance(register, EpochRegister) else Purpose.FAIL

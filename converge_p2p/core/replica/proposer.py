@@ -17,6 +17,7 @@ from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.register import NOBODY, Grant, Register, StandingClaim
 from converge_p2p.core.view.tasks import TaskRegister
+from converge_p2p.core.view.vetoes import VetoRegister
 
 
 class Proposer:
@@ -57,7 +58,9 @@ class Proposer:
         if register.certified_id(top) != NOBODY:
             holder = register.holder
             return holder if holder is not None and holder.author == self._key else None
-        assert isinstance(register, TaskRegister)
+        if not isinstance(register, TaskRegister):
+            # only liars open a round for nobody where it is for somebody
+            return None
         own = [claim for claim in register.claims.values() if claim.author == self._key and register.stands(claim)]
         wanted = [claim for claim in own if claim.purpose is not Purpose.WORK]
         return min(wanted, key=_by_purpose, default=None) or next(
@@ -71,6 +74,8 @@ class Proposer:
             self._settled(register)
             return None
         token, claim = register.top, self._held_claim(register)
+        if token is not None and isinstance(register, TaskRegister) and register.denied(token):
+            self._denied(register, token)
         if token is None or claim is None:
             # an open round alone takes nothing away: only a certificate for somebody else does
             if register.holder is not None:
@@ -120,6 +125,8 @@ class Proposer:
                 assert isinstance(register, EpochRegister)
                 epoch = register.propose(claim, grants)
                 return None if epoch is None else TaskValue(Outcome.COMPLETED, self._key, epoch.to_bytes())
+            case Purpose.PASS | Purpose.DENY:
+                return register.proposal(claim) if isinstance(register, VetoRegister) else None
             case Purpose.WORK:
                 done = self.finished.get(register.id)
                 if done is None and self._won.get(register.id) != token:
@@ -127,10 +134,18 @@ class Proposer:
                     self._emit(ClaimWon(register.id, token.epoch, token.round))
                 return done
 
-    def _lost(self, task: TaskId, reason: str) -> None:
+    def _denied(self, register: TaskRegister, token: Token) -> None:
+        """The evaluator denied what came of a round: whoever held it does the work anew if it holds another."""
+        claim, done = register.certified_claim(token), self.finished.get(register.id)
+        if claim is not None and claim.author == self._key:
+            if done is not None and register.verdict(done) is False:
+                del self.finished[register.id]
+            self._lost(register.id, "the evaluator denied the result", denied=True)
+
+    def _lost(self, task: TaskId, reason: str, *, denied: bool = False) -> None:
         token = self._won.pop(task, None)
         if token is not None:
-            self._emit(ClaimLost(task, token.epoch, token.round, reason))
+            self._emit(ClaimLost(task, token.epoch, token.round, reason, denied))
 
     def _settled(self, register: Register) -> None:
         task, value = register.id, register.value

@@ -141,6 +141,7 @@ class Epochs:
         self._epochs: list[Epoch] = []
         self._subjects: dict[TaskId, int] = {}
         self._electors: dict[PublicKey, int] = {}
+        self._vetoers: dict[PublicKey, int] = {}
         self.frozen: set[PublicKey] = set()
         """Authors that are known to have forked."""
 
@@ -187,6 +188,8 @@ class Epochs:
         self._subjects[epoch_subject(self._pool, number + 1)] = number + 1
         for elector in electors:
             self._electors.setdefault(elector, number)
+        for vetoer in rules.veto.vetoers if rules.veto is not None else ():
+            self._vetoers.setdefault(vetoer, number)
         return epoch
 
     def changes(self, subject: TaskId) -> int | None:
@@ -196,6 +199,11 @@ class Epochs:
     def was_elector(self, author: PublicKey, number: int) -> bool:
         """Whether the author was an elector in this epoch or before it."""
         first = self._electors.get(author)
+        return first is not None and first <= number
+
+    def was_vetoer(self, author: PublicKey, number: int) -> bool:
+        """Whether the author might deny results in this epoch or before it."""
+        first = self._vetoers.get(author)
         return first is not None and first <= number
 
     def find(self, number: int) -> Epoch | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import AdmissionContext, admits, check_admission
 from converge_p2p.core.governance.electorate import electorate_of
@@ -24,18 +23,19 @@ from converge_p2p.core.oplog.bodies import (
     Genesis,
     JoinBody,
     LeaveBody,
-    Lock,
     Phase,
     Purpose,
     ReleaseBody,
     ReportBody,
     SubmitBody,
     Token,
+    VetoBody,
     VoteBody,
 )
 from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordination
@@ -43,8 +43,10 @@ from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
+from converge_p2p.core.view.state import state_bytes
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
 from converge_p2p.core.view.trust import TrustFold
+from converge_p2p.core.view.vetoes import Vetoes
 
 
 class View:
@@ -63,7 +65,10 @@ class View:
         """The registers of the epochs, by what votes on them name; the last is that of the next epoch."""
         self._next_change: EpochRegister | None = None
         self.open: dict[TaskId, None] = {}
-        """Tasks that are not settled, in the order in which they were first heard of."""
+        """Tasks and vetoes that are not settled, in the order in which they were first heard of."""
+        self.vetoes = Vetoes(self.epochs, self.registers, self.open)
+        self._strays: dict[TaskId, None] = {}
+        """Settled subjects of which another value was accepted as well."""
         self.coordination = Coordination(pool, self.members, self.registers, self._register)
         self.trust = TrustFold(self.registers, self.motions)
 
@@ -87,7 +92,7 @@ class View:
     def subject(self, name: TaskId) -> Register | None:
         """The register that votes on a subject are counted in, or None if nothing of it is known."""
         # anybody can claim what is named like an epoch as if it were a task: that must not hide the epoch
-        return self.changes.get(name) or self.registers.get(name)
+        return self.changes.get(name) or self.vetoes.registers.get(name) or self.registers.get(name)
 
     @property
     def next_change(self) -> EpochRegister:
@@ -128,7 +133,9 @@ class View:
         rules = epoch.counting.rules
         electorate = electorate_of(epoch.electors, rules, epoch.number)
         self.trust.touch(*self.motions.open_epoch(epoch.number, electorate))
-        founders = epoch.electors if self.creator is None or epoch.number else epoch.electors | {self.creator}
+        founders = {*epoch.electors, *(rules.veto.vetoers if rules.veto is not None else ())}
+        if self.creator is not None and not epoch.number:
+            founders.add(self.creator)
         self.members.found(founders, epoch.number)
         return epoch
 
@@ -146,16 +153,20 @@ class View:
     def _locks_justified(self, promised: Mapping[PublicKey, int]) -> bool:
         """Whether all that these electors accepted in this epoch, before those seqs, was endorsed by a quorum."""
         number = self.epochs.number
-        for task in self.open:
-            register = self.registers[task]
-            for token, votes in register.rounds.items():
-                if token.epoch != number:
-                    continue
-                for value, voters in votes.accepted.items():
-                    before = any(vote.seq < promised.get(elector, -1) for elector, vote in voters.items())
-                    if before and not register.justified(Lock(token, value)):
-                        return False
-        return True
+        for name in self.open:
+            register = self.subject(name)
+            if register is not None and not register.inherits_justly(number, promised):
+                return False
+        # of a subject that is settled here some electors may not know that: there a stray accept would bind them
+        return all(
+            register.inherits_justly(number, promised)
+            for register in map(self.subject, self._strays)
+            if register is not None
+        )
+
+    def _note_strays(self, register: Register) -> None:
+        if any(value != register.settled for votes in register.rounds.values() for value in votes.accepted):
+            self._strays[register.id] = None
 
     def cut(self, cut: Cut, voided: list[Operation], *, forked: bool) -> set[TaskId]:
         """Take back the data operations of a removed author beyond its cut. Votes stay.
@@ -193,6 +204,8 @@ class View:
                 return self._apply_votes(operation, body)
             case OpinionBody():
                 return self._apply_opinion(operation)
+            case VetoBody():
+                return self.vetoes.hear(operation, body)
             case Genesis():
                 self._apply_genesis(operation, body)
                 return ()
@@ -256,15 +269,22 @@ class View:
                 )
                 return task
             case ReleaseBody(task, number, failed, _):
-                register = self._register(task)
-                register.withdrawn.setdefault(author, set()).add(operation.seq)
+                named = self._named(task)
+                named.withdrawn.setdefault(author, set()).add(operation.seq)
                 token = Token(operation.epoch, number)
-                register.releases.setdefault((author, token), {})[operation.id] = failed
+                named.releases.setdefault((author, token), {})[operation.id] = failed
                 return task
             case ReportBody(task):
                 token = Token(operation.epoch, body.round)
-                self._voted_on(task, operation.epoch).add_report(token, operation.id, author, body)
+                about = self._voted_on(task, operation.epoch)
+                about.add_report(token, operation.id, author, body)
                 self.trust.add_report(operation, body)
+                self.vetoes.follow(about)
+                return task
+            case VerdictBody(task):
+                judged = self._named(task)
+                if isinstance(judged, TaskRegister):
+                    judged.verdicts.add(operation, body)
                 return task
         raise AssertionError(f"not a data operation: {body!r}")
 
@@ -298,8 +318,9 @@ class View:
                 register.add_endorsement(token, elector, ValueHash(ballot.ref))
             case Phase.ACCEPT:
                 register.add_accept(token, elector, ValueHash(ballot.ref), Vote(operation.seq, operation.id))
-                if register.settled is not None:
-                    self.open.pop(register.id, None)
+                if register.settled is not None and not isinstance(register, EpochRegister):
+                    self.vetoes.follow(register)
+                    self._note_strays(register)
 
     def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
         """Count what an operation that waits for its predecessors says of the next epoch.
@@ -315,6 +336,8 @@ class View:
         early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
         for ballot in early:
             self._apply_ballot(operation, ballot)
+        if any(ballot.phase is Phase.ACCEPT for ballot in early):
+            self.changes[subject].keep_early(operation.id, operation.signed)
         return (subject,) if early else ()
 
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
@@ -328,9 +351,13 @@ class View:
             case OpinionBody():
                 return self._apply_opinion(operation)
             case ReportBody(task) as body:
-                self._voted_on(task, operation.epoch).add_value(body.value)
+                register = self._voted_on(task, operation.epoch)
+                register.add_value(body.value)
                 self.trust.touch(task)
+                self.vetoes.follow(register)
                 return (task,)
+            case VetoBody() as body:
+                return self.vetoes.hear(operation, body)
             case MotionBody() as motion:
                 self.motions.add_void_motion(operation)
                 self.trust.touch(TaskId(motion.subject))
@@ -368,7 +395,7 @@ class View:
                     self._claimed(task, purpose, operation.epoch).claims.pop(operation.id, None)
                     touched.add(task)
                 case ReleaseBody(task):
-                    self._void_release(self._register(task), author, operation)
+                    self._void_release(self._named(task), author, operation)
                     touched.add(task)
                 case ReportBody(task):
                     token = Token(operation.epoch, body.round)
@@ -378,6 +405,11 @@ class View:
                     register_of.round(token).reports.pop(operation.id, None)
                     self.trust.void_report(operation, body)
                     touched.add(task)
+                case VerdictBody(task):
+                    judged = self._named(task)
+                    if isinstance(judged, TaskRegister):
+                        judged.verdicts.void(operation, body)
+                    touched.add(task)
                 case MotionBody():
                     disputed.append(TaskId(body.subject))
                 case _ if isinstance(body, CoordinationBody | ActBody):
@@ -386,7 +418,7 @@ class View:
         self.trust.touch(*touched, *disputed)
         return touched
 
-    def _void_release(self, register: TaskRegister, author: PublicKey, operation: Operation) -> None:
+    def _void_release(self, register: Register, author: PublicKey, operation: Operation) -> None:
         for key in [key for key in register.releases if key[0] == author]:
             register.releases[key].pop(operation.id, None)
             if not register.releases[key]:
@@ -398,10 +430,14 @@ class View:
         change = self.changes.get(name)
         if change is not None and change.number == epoch + 1:
             return change
-        return self._register(name)
+        return self._named(name)
 
     def _claimed(self, name: TaskId, purpose: Purpose, epoch: int) -> Register:
-        return self._voted_on(name, epoch) if purpose is Purpose.EPOCH else self._register(name)
+        return self._voted_on(name, epoch) if purpose is Purpose.EPOCH else self._named(name)
+
+    def _named(self, name: TaskId) -> Register:
+        """The register of a veto, or of a task: what is not known to be a veto yet is taken for a task."""
+        return self.vetoes.registers.get(name) or self._register(name)
 
     def _register(self, task: TaskId) -> TaskRegister:
         register = self.registers.get(task)
@@ -433,7 +469,9 @@ class View:
             epoch=0 if shown is None else shown.epoch,
             round=-1 if shown is None else shown.round,
             assigned_to=holder.author if state is TaskState.ASSIGNED and holder is not None else None,
-            value=register.value,
+            value=register.final,
+            awaiting=register.awaiting,
+            unjudged=tuple(register.to_judge()),
             attempts=register.attempts(),
             certified=state is not TaskState.PENDING,
             expired=expired,
@@ -448,21 +486,4 @@ class View:
 
     def state_bytes(self) -> bytes:
         """Canonical bytes of the decided state: equal on all replicas that hold the same operations."""
-        tasks = []
-        for task in sorted(self.registers):
-            register = self.registers[task]
-            if register.settled is not None:
-                tasks.append([task, 1, register.settled])
-            elif register.submitted is not None:
-                top = register.top
-                claim = None if top is None else register.certified_id(top)
-                released = register.holder is None
-                round_now = None if top is None else list(top)
-                tasks.append([task, 0, register.submitted.operation, round_now, claim, released, register.failures()])
-        frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
-        expelled = [[author, length] for author, length in sorted(self.members.expelled().items())]
-        epoch = [self.epochs.number, self.epochs.current.hash] if len(self.epochs) else None
-        coordination = self.coordination.state()
-        return encode(
-            [self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks, coordination]
-        )
+        return state_bytes(self)

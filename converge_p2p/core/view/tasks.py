@@ -11,11 +11,15 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from converge_p2p.core.codec import tagged_hash
-from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
-from converge_p2p.core.oplog.bodies import Lock, Purpose, Token
-from converge_p2p.core.types import OperationId, PublicKey, TaskId
+from converge_p2p.core.governance.evaluators import judge_by_rule
+from converge_p2p.core.governance.models import VetoTerms
+from converge_p2p.core.model.evaluator import Evaluator, EvaluatorKind, parse_evaluator
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue
+from converge_p2p.core.oplog.bodies import Purpose, Token
+from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.epochs import Counting, Epochs
 from converge_p2p.core.view.register import NOBODY, Offer, Register, RoundVotes, StandingClaim
+from converge_p2p.core.view.verdicts import Verdicts
 
 
 class Submitted(NamedTuple):
@@ -34,15 +38,23 @@ class Submitted(NamedTuple):
 class TaskRegister(Register):
     """The register of one task."""
 
-    __slots__ = ("submitted",)
+    __slots__ = ("_by_rule", "evaluator", "submitted", "verdicts", "veto")
 
     def __init__(self, task: TaskId, epochs: Epochs) -> None:
         super().__init__(task, epochs)
         self.submitted: Submitted | None = None
+        self.veto: Register | None = None
+        """Whether the result it was settled on passes the pool's vetoers; None where nobody may deny it."""
+        self.evaluator: Evaluator | None = None
+        """Who judges its results; nobody as long as its submit is not known."""
+        self.verdicts = Verdicts()
+        self._by_rule: dict[ValueHash, bool] = {}
 
     def set_submitted(self, submitted: Submitted | None) -> None:
         """Note the submit, or take it back. Who may grant the first round alone depends on it."""
         self.submitted = submitted
+        self.evaluator = None if submitted is None else parse_evaluator(submitted.spec.evaluator)
+        self._by_rule.clear()
         self.recount()
 
     # ------------------------------------------------------------ how it is voted on
@@ -82,30 +94,88 @@ class TaskRegister(Register):
         number = token.epoch.to_bytes(8, "big")
         return min(epoch.electors, key=lambda elector: tagged_hash("granter", self.id, number, elector))
 
-    def initial_lock(self, epoch: int, /) -> Lock | None:
-        """The highest value that an elector whose promise an epoch is made of had accepted before it promised.
+    # ------------------------------------------------------------ the end
 
-        An honest elector accepts only what a quorum endorsed, and whoever endorsed the epoch saw that. What a forked
-        elector says besides counts only if a quorum did endorse it.
+    @property
+    def final(self) -> TaskValue | None:
+        """What the task ended with: the settled value, or the failure that a veto made of it."""
+        value = self.value
+        if self.veto is None or value is None or value.outcome is not Outcome.COMPLETED:
+            return value
+        said = self.veto.value
+        return value if said is not None and said.outcome is Outcome.COMPLETED else said
+
+    @property
+    def awaiting(self) -> TaskValue | None:
+        """The result that was settled, while it may still be denied."""
+        return self.value if self.final is None else None
+
+    def veto_terms(self) -> VetoTerms | None:
+        """Who may deny what it was settled on, by the terms of the epoch in which anything was accepted first.
+
+        Every later certificate repeats that value, because epochs inherit it as a lock. So all replicas find the same
+        terms, whichever certificate they saw, and a change of the terms changes nothing for a result that stands.
         """
-        best: Lock | None = None
-        for token, votes in self.rounds.items():
-            if token.epoch >= epoch:
-                continue
-            promised = self.epochs[token.epoch + 1].promised
-            for value, voters in votes.accepted.items():
-                lock = Lock(token, value)
-                if best is not None and lock <= best:
-                    continue
-                before = [elector for elector, vote in voters.items() if vote.seq < promised.get(elector, -1)]
-                if not before:
-                    continue
-                if self.epochs.frozen.issuperset(before) and not self.justified(lock):
-                    continue
-                best = lock
-        return best
+        if self.settled_token is None:
+            return None
+        number = self.settled_token.epoch
+        if len({self.epochs[earlier].counting.rules.veto for earlier in range(number + 1)}) > 1:
+            while (lock := self.initial_lock(number)) is not None:
+                number = lock.token.epoch
+        return self.epochs[number].counting.rules.veto
+
+    # ------------------------------------------------------------ its evaluator
+
+    def verdict(self, value: TaskValue) -> bool | None:
+        """What the evaluator says about a result; None if it did not speak yet, or its rule is not registered here."""
+        if self.evaluator is None or self.submitted is None:
+            return True
+        if self.evaluator.kind is EvaluatorKind.AGENT:
+            return self.verdicts.on(value.hash, self.evaluator)
+        said = self._by_rule.get(value.hash)
+        if said is None:
+            said = judge_by_rule(self.evaluator.name, self.submitted.spec.inputs, value.result)
+            if said is not None:
+                self._by_rule[value.hash] = said
+        return said
+
+    def denied(self, token: Token) -> bool:
+        """Whether the evaluator denied everything that whoever holds a round reported in it. Not true for ever."""
+        claim, votes = self.certified_claim(token), self.rounds.get(token)
+        if self.evaluator is None or claim is None or claim.purpose is not Purpose.WORK or votes is None:
+            return False
+        reported = {report.value for report in votes.reports.values() if report.author == claim.author}
+        values = [self.values.get(value) for value in reported]
+        return bool(values) and all(
+            value is not None and value.outcome is Outcome.COMPLETED and self.verdict(value) is False
+            for value in values
+        )
+
+    def denied_by_agent(self, token: Token) -> bool:
+        """The same, where an agent judges: then the log itself shows it, to everybody."""
+        return self.evaluator is not None and self.evaluator.kind is EvaluatorKind.AGENT and self.denied(token)
+
+    def to_judge(self) -> list[TaskValue]:
+        """The results that somebody who may report them reported in the top round, and that nobody judged yet."""
+        top, votes = self.top, None if self.top is None else self.rounds.get(self.top)
+        if self.evaluator is None or self.settled is not None or top is None or votes is None:
+            return []
+        if self.certified_id(top) == NOBODY:
+            authors = {claim.author for claim in self.workers()}
+        else:
+            holder = self.certified_claim(top)
+            authors = set() if holder is None else {holder.author}
+        hashes = {report.value: None for report in votes.reports.values() if report.author in authors}
+        values = [value for name in hashes if (value := self.values.get(name)) is not None]
+        return [value for value in values if value.outcome is Outcome.COMPLETED and self.verdict(value) is None]
 
     # ------------------------------------------------------------ reading
+
+    @property
+    def holder(self) -> StandingClaim | None:
+        """The claim that holds the highest round, unless it was released, or the evaluator denied what came of it."""
+        claim, top = super().holder, self.top
+        return None if top is not None and self.denied_by_agent(top) else claim
 
     @property
     def top(self) -> Token | None:
@@ -123,11 +193,11 @@ class TaskRegister(Register):
     @property
     def state(self) -> TaskState:
         """The derived state."""
-        value = self.value
+        value = self.final
         if value is not None:
             return value.outcome.state
         if self.settled is not None:
-            # settled on a value whose content is still on its way: nobody has to take it up again
+            # it may be denied yet, or the content of the value is on its way: nobody has to take it up again
             return TaskState.ASSIGNED
         if self.is_open_to_several:
             return TaskState.ASSIGNED
@@ -141,6 +211,20 @@ class TaskRegister(Register):
         if top is None or self.certified_id(top) != NOBODY:
             return False
         return any(claim.purpose is Purpose.WORK and self.stands(claim) for claim in self.claims.values())
+
+    def decided(self) -> list[object]:
+        """What is decided of the task, for the comparison of replicas; empty if nothing of it is known to be one."""
+        if self.settled is not None:
+            if self.veto is None:
+                return [1, self.settled]
+            final = self.final
+            return [2, self.settled, self.veto.settled] if final is None else [1, final.hash]
+        if self.submitted is None:
+            return []
+        top = self.top
+        claim = None if top is None else self.certified_id(top)
+        round_now = None if top is None else list(top)
+        return [0, self.submitted.operation, round_now, claim, self.holder is None, self.failures()]
 
     def workers(self) -> list[StandingClaim]:
         """Whose work a round that is open to several is meant for: the first of those who stand, by rank."""
@@ -156,7 +240,7 @@ class TaskRegister(Register):
         return held + sum(1 for claim in self._certified.values() if claim == NOBODY)
 
     def failures(self) -> int:
-        """Rounds of work that failed, or that more than f electors saw run out of time.
+        """Rounds of work that failed, that an agent denied, or that more than f electors saw run out of time.
 
         A round that was merely superseded (its promises came too late, say) is nobody's failure.
         """
@@ -166,6 +250,9 @@ class TaskRegister(Register):
             if claim is None and claim_id != NOBODY:
                 continue
             if claim is not None and claim.purpose is not Purpose.WORK:
+                continue
+            if self.denied_by_agent(token):
+                count += 1
                 continue
             release = None if claim is None else self.releases.get((claim.author, token))
             if release is not None:
@@ -192,12 +279,13 @@ class TaskRegister(Register):
             return False
         match claim.purpose:
             case Purpose.WORK:
-                return value.outcome is not Outcome.CANCELLED
+                approved = value.outcome is not Outcome.COMPLETED or self.verdict(value) is True
+                return approved and value.outcome is not Outcome.CANCELLED
             case Purpose.CANCEL:
                 return value.outcome is Outcome.CANCELLED
             case Purpose.FAIL:
                 return value.outcome is Outcome.FAILED
-            case Purpose.EPOCH:
+            case Purpose.EPOCH | Purpose.PASS | Purpose.DENY:
                 return False
 
     def _entitled(self, claim: StandingClaim) -> bool:
