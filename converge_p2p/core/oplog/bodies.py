@@ -15,7 +15,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
-from converge_p2p.core.oplog import coordination_codec
+from converge_p2p.core.oplog import coordination_codec, succession
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
 from converge_p2p.core.oplog.fields import HASH_BYTES
 from converge_p2p.core.oplog.fields import check_shape as _shape
@@ -30,6 +30,7 @@ from converge_p2p.core.oplog.motions import (
     encode_motion,
     encode_opinion,
 )
+from converge_p2p.core.oplog.succession import SuccessionBody, decode_recovery, decode_rotate, encode_succession
 from converge_p2p.core.oplog.verdicts import VerdictBody, decode_verdict, encode_verdict
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
@@ -49,6 +50,8 @@ class Kind(IntEnum):
     OPINION = 9
     VETO = 10
     VERDICT = 16
+    ROTATE = 17
+    RECOVERY = 18
     AUCTION = 20
     BID = 21
     POLL_OPEN = 22
@@ -249,6 +252,7 @@ Body = (
     | OpinionBody
     | VetoBody
     | VerdictBody
+    | SuccessionBody
     | CoordinationBody
     | ActBody
 )
@@ -264,6 +268,8 @@ def kind_of(body: Body) -> Kind:
 
 def encode_body(body: Body) -> list[Any]:
     """Return the array form of a body."""
+    if isinstance(body, SuccessionBody):
+        return encode_succession(body)
     match body:
         case Genesis(spec):
             return spec.to_body()
@@ -467,6 +473,7 @@ _KINDS: dict[type, Kind] = {
     VetoBody: Kind.VETO,
     VerdictBody: Kind.VERDICT,
     ActBody: Kind.ACT,
+    **{body: Kind(number) for body, number in succession.KIND_NUMBERS.items()},
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
 }
 _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
@@ -482,6 +489,8 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.OPINION: decode_opinion,
     Kind.VETO: _veto,
     Kind.VERDICT: decode_verdict,
+    Kind.ROTATE: decode_rotate,
+    Kind.RECOVERY: decode_recovery,
     Kind.ACT: _act,
     **coordination_codec.DECODERS,
 }

@@ -18,7 +18,6 @@ from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.bodies import (
     Body,
-    Cut,
     Genesis,
     JoinBody,
     LeaveBody,
@@ -76,7 +75,7 @@ class Replica:
         self.pool = pool
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
-        self._elector = Elector(identity.public_key, self.view, self._held)
+        self._elector = Elector(identity.public_key, self.view, self.log.prefix)
         self._proposer = Proposer(identity.public_key, self._emit)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
@@ -252,7 +251,8 @@ class Replica:
                 continue
             try:
                 operation = decode_operation(signed, self.pool)
-                check_author(self.view, operation, known=self.log.held(operation.author) > 0)
+                known = self.log.held(operation.author) > 0
+                check_author(self.view, operation, known=known, predecessor_known=self.log.chains.__contains__)
                 self._insert(operation, peer)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(peer, violation.reason))
@@ -280,6 +280,7 @@ class Replica:
             self._emit(ev.ForkDetected(inserted.forked, seq))
         for operation in inserted.loose:
             self._touch(*self.view.apply_loose(operation))
+        self._refold()
         self._fresh.extend(operation.signed for operation in inserted.kept)
         if inserted.missing is not None:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
@@ -293,6 +294,12 @@ class Replica:
                 self._fresh.append(inserted.parked.signed)
             self._touch(*early)
             self._install_epochs()
+        self._refold()
+
+    def _refold(self) -> None:
+        """Fold the chains of keys anew that took another's place, or whose own was taken."""
+        while (key := self.view.successions.take_stale()) is not None:
+            self._touch(*self.view.refold(key, self.log.decoded(key)))
 
     def _apply(self, operation: Operation) -> None:
         """Fold an operation that became part of a chain."""
@@ -336,11 +343,6 @@ class Replica:
 
     def _length_of(self, author: PublicKey) -> int:
         return self._pen.length if author == self.identity.public_key else self.log.length(author)
-
-    def _held(self, author: PublicKey) -> Cut:
-        length = self.log.length(author)
-        entry = self.log.entry(author)
-        return Cut(author, length, None if entry is None or not length else entry.head)
 
     def _touch(self, *tasks: TaskId) -> None:
         for task in tasks:
