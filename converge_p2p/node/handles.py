@@ -27,6 +27,7 @@ from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
+from converge_p2p.node.keys import PoolKeys
 from converge_p2p.node.results import TaskResult, detail_of, reason_of
 from converge_p2p.node.roster import FrozenView, MemberView, frozen_views, member_views
 from converge_p2p.node.work_port import WorkPort
@@ -99,6 +100,7 @@ class PoolHandle:
         driver: drives the pool's replica.
         workers: does tasks with handlers, once there is one.
         council: motions to change the pool, and disputes.
+        keys: how this node's key in the pool is handed over or recovered.
     """
 
     def __init__(self, node: Node, driver: PoolDriver) -> None:
@@ -112,6 +114,7 @@ class PoolHandle:
         self._closed = False
         self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
+        self.keys = PoolKeys(driver)
         self.council = Council(driver, lambda: self.spec)
 
     # ------------------------------------------------------------ reading

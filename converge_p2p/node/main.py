@@ -26,6 +26,7 @@ from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy
 from converge_p2p.core.model.task import TaskView
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
 from converge_p2p.net import NetworkConfig, PeerInfo, open_network, peer_id_of
 from converge_p2p.node.agents import Agents
@@ -390,6 +391,22 @@ class Node:
         Cancellation: the node goes on trying to reach the pool in the background.
         """
         return await self._pools.join(pool, capabilities, proof, timeout_s=timeout_s)
+
+    async def take_place(
+        self, pool: PoolId, word: SucceedBody | RecoverBody, *, timeout_s: float | None = 30.0
+    ) -> PoolHandle:
+        """Take part in a pool in the place of another key, of which this node's takes over the membership.
+
+        Args:
+            pool: id of the pool.
+            word: what `PoolHandle.keys.hand_over` gave, or `core.oplog.succession.recovery` made of the recovery key.
+            timeout_s: how long to look for a member; None is for ever.
+
+        Raises:
+            NetworkError: no connected peer knows the pool.
+            LocalError: the word is not for this key, or this key signed something in the pool before.
+        """
+        return await self._pools.take_place(pool, word, timeout_s=timeout_s)
 
     async def leave_pool(self, pool: PoolId) -> None:
         """Leave a pool: stop working in it, say so to the others, and take no more part.

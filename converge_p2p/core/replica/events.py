@@ -16,6 +16,7 @@ from typing import Final
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
 from converge_p2p.core.oplog.motions import MotionBody
+from converge_p2p.core.oplog.succession import SuccessionBody
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId
 
 
@@ -252,7 +253,14 @@ class Veto:
     reason: str = ""
 
 
-Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """Command: hand over to a key, commit to a recovery key, or, first of all, take the place of another key."""
+
+    body: SuccessionBody
+
+
+Command = Succeed | Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto
 Event = (
     Restored
     | TrustStore
