@@ -12,34 +12,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from converge_p2p.core import governance as governance
-    from converge_p2p.core.errors import ClaimLost as ClaimLost
-    from converge_p2p.core.errors import ConvergeError as ConvergeError
-    from converge_p2p.core.errors import TaskCancelled as TaskCancelled
-    from converge_p2p.core.errors import TaskFailed as TaskFailed
+    from converge_p2p.core.errors import (
+        ClaimLost as ClaimLost,
+        ConvergeError as ConvergeError,
+        TaskCancelled as TaskCancelled,
+        TaskFailed as TaskFailed,
+    )
     from converge_p2p.core.governance.admission import register_admission as register_admission
     from converge_p2p.core.governance.evaluators import register_evaluator as register_evaluator
-    from converge_p2p.core.governance.proofs import Invitation as Invitation
-    from converge_p2p.core.governance.proofs import Vouch as Vouch
+    from converge_p2p.core.governance.proofs import Invitation as Invitation, Vouch as Vouch
     from converge_p2p.core.identity import Identity as Identity
     from converge_p2p.core.model.capability import Capability as Capability
     from converge_p2p.core.model.descriptor import AgentDescriptor as AgentDescriptor
     from converge_p2p.core.model.message import Message as Message
-    from converge_p2p.core.model.pool import AdmissionKind as AdmissionKind
-    from converge_p2p.core.model.pool import PoolPolicy as PoolPolicy
+    from converge_p2p.core.model.pool import AdmissionKind as AdmissionKind, PoolPolicy as PoolPolicy
     from converge_p2p.core.model.registry import IdentityRegistry as IdentityRegistry
-    from converge_p2p.core.model.task import Task as Task
-    from converge_p2p.core.model.task import TaskView as TaskView
+    from converge_p2p.core.model.task import Task as Task, TaskView as TaskView
     from converge_p2p.core.model.topic import Topic as Topic
     from converge_p2p.core.view.receipt import Receipt as Receipt
-    from converge_p2p.node import Node as Node
-    from converge_p2p.node import NodeConfig as NodeConfig
-    from converge_p2p.node import PoolHandle as PoolHandle
-    from converge_p2p.node import TaskHandle as TaskHandle
-    from converge_p2p.node import TaskResult as TaskResult
-    from converge_p2p.node import TopicHandle as TopicHandle
+    from converge_p2p.node import (
+        Node as Node,
+        NodeConfig as NodeConfig,
+        PoolHandle as PoolHandle,
+        TaskHandle as TaskHandle,
+        TaskResult as TaskResult,
+        TopicHandle as TopicHandle,
+    )
     from converge_p2p.runtime.agent import Agent as Agent
-    from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure
-    from converge_p2p.runtime.attempt import WorkContext as WorkContext
+    from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure, WorkContext as WorkContext
     from converge_p2p.runtime.trust import TrustModel as TrustModel
 
 __version__ = "0.1.0"

@@ -15,9 +15,14 @@ from collections.abc import Sequence
 from nacl.utils import random as random_bytes
 
 from converge_p2p.core.errors import CodecError, LocalError, NotAuthorised
-from converge_p2p.core.governance.proofs import Invitation, Vouch, make_invitation, make_vouch
-from converge_p2p.core.governance.proofs import prove_invitation as _prove_invitation
-from converge_p2p.core.governance.proofs import prove_vouches as _prove_vouches
+from converge_p2p.core.governance.proofs import (
+    Invitation,
+    Vouch,
+    make_invitation,
+    make_vouch,
+    prove_invitation as _prove_invitation,
+    prove_vouches as _prove_vouches,
+)
 from converge_p2p.core.identity import SEED_BYTES, Identity
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.types import PoolId, PublicKey

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from converge_p2p.core.errors import LocalError, NotFound
+from converge_p2p.core.governance.rename import with_key_replaced
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, move_change
 from converge_p2p.core.replica import events as ev
@@ -104,6 +105,16 @@ class Council:
             raise LocalError(f"{key.hex()[:12]} is no elector of the pool")
         without = replace(terms, electors=_sorted(set(terms.electors) - {key}))
         return await self.move(expel=(key,) if expel else (), terms=without, reason=reason)
+
+    async def rotate_elector(self, old: PublicKey, new: PublicKey, reason: str = "") -> OperationId:
+        """Ask that another key has an elector's vote, wherever the terms name it. See `move`.
+
+        To be carried before the old key hands over (`PoolKeys.hand_over`), for until then it is the one that votes.
+
+        Raises:
+            LocalError: the terms do not name the old key, or name the new one already.
+        """
+        return await self.move(terms=with_key_replaced(self._terms(), old, new), reason=reason)
 
     async def dispute(self, task: TaskId, reason: str = "") -> OperationId:
         """Ask the electors to find that the settled result of a task is wrong.

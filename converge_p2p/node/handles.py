@@ -27,6 +27,7 @@ from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.evaluations import EvaluationFunction, Evaluations
 from converge_p2p.node.fanout import Fanout
+from converge_p2p.node.keys import PoolKeys
 from converge_p2p.node.pool_reader import PoolReader
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.work_port import WorkPort
@@ -48,6 +49,7 @@ class PoolHandle(PoolReader):
         workers: does tasks with handlers, once there is one.
         evaluations: judges results with a function, once there is one.
         council: motions to change the pool, and disputes.
+        keys: how this node's key in the pool is handed over or recovered.
     """
 
     def __init__(self, node: Node, driver: PoolDriver) -> None:
@@ -60,6 +62,7 @@ class PoolHandle(PoolReader):
         self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
         self.evaluations: Evaluations | None = None
+        self.keys = PoolKeys(driver)
         self.council = Council(driver, lambda: self.spec)
 
     # ------------------------------------------------------------ reading

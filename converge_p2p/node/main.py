@@ -16,7 +16,7 @@ from types import TracebackType
 
 import trio
 
-from converge_p2p.core.errors import ConvergeError, LocalError
+from converge_p2p.core.errors import LocalError
 from converge_p2p.core.governance.custom import GovernanceModel
 from converge_p2p.core.governance.models import Democratic
 from converge_p2p.core.identity import Identity
@@ -26,12 +26,14 @@ from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
 from converge_p2p.net import NetworkConfig, PeerInfo, open_network, peer_id_of
 from converge_p2p.node.admitting import admission_proof
 from converge_p2p.node.agents import Agents
 from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.directory import PoolAnnouncement
+from converge_p2p.node.faults import known_error
 from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.home import DATABASE_FILE, KEY_FILE, only_node_in
@@ -122,7 +124,7 @@ class Node:
         try:
             await self._opened.__aenter__()
         except BaseExceptionGroup as group:
-            known = _known_error(group)
+            known = known_error(group)
             if known is None:
                 raise
             raise known from group
@@ -136,7 +138,7 @@ class Node:
             # the body's own error is not shown to the nursery, which would wrap it in a group
             await self._opened.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            known = _known_error(group)
+            known = known_error(group)
             if known is None:
                 raise
             raise known from group
@@ -429,6 +431,22 @@ class Node:
         shown = admission_proof(pool, self.public_key, proof=proof, invitation=invitation, vouches=vouches)
         return await self._pools.join(pool, capabilities, shown, timeout_s=timeout_s)
 
+    async def take_place(
+        self, pool: PoolId, word: SucceedBody | RecoverBody, *, timeout_s: float | None = 30.0
+    ) -> PoolHandle:
+        """Take part in a pool in the place of another key, of which this node's takes over the membership.
+
+        Args:
+            pool: id of the pool.
+            word: what `PoolHandle.keys.hand_over` gave, or `core.oplog.succession.recovery` made of the recovery key.
+            timeout_s: how long to look for a member; None is for ever.
+
+        Raises:
+            NetworkError: no connected peer knows the pool.
+            LocalError: the word is not for this key, or this key signed something in the pool before.
+        """
+        return await self._pools.take_place(pool, word, timeout_s=timeout_s)
+
     async def leave_pool(self, pool: PoolId) -> None:
         """Leave a pool: stop working in it, say so to the others, and take no more part.
 
@@ -485,15 +503,3 @@ class Node:
     def on_task_changed(self, _view: TaskView) -> None:
         """A task changed: agents may want to look."""
         self._agents.notify()
-
-
-def _known_error(group: BaseExceptionGroup[BaseException]) -> ConvergeError | None:
-    """The error of this library that a group consists of, or None if there is anything else in it."""
-    # one fault, such as a full disk, can be met in several places at once: the first stands for all
-    first: ConvergeError | None = None
-    for error in group.exceptions:
-        known = _known_error(error) if isinstance(error, BaseExceptionGroup) else error
-        if not isinstance(known, ConvergeError):
-            return None
-        first = first or known
-    return first

@@ -22,6 +22,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import LimitExceeded, LocalError, NetworkError, NotFound, StoreError
 from converge_p2p.core.model.pool import PoolSpec, pool_id
+from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PoolId, PublicKey
@@ -120,6 +121,23 @@ class Pools:
         self, pool: PoolId, capabilities: Sequence[str], proof: bytes, *, timeout_s: float | None
     ) -> PoolHandle:
         """See `Node.join_pool`."""
+        handle = await self._reach(pool, timeout_s)
+        await self._become_member(handle, {*capabilities, *self._declared}, proof)
+        return handle
+
+    async def take_place(self, pool: PoolId, word: SucceedBody | RecoverBody, *, timeout_s: float | None) -> PoolHandle:
+        """Take part in a pool in the place of another key. See `PoolKeys`.
+
+        Raises:
+            NetworkError: no connected peer knows the pool.
+            LocalError: the word is not for this key, or this key signed something in the pool before.
+        """
+        handle = await self._reach(pool, timeout_s)
+        await handle.keys.take_place(word)
+        return handle
+
+    async def _reach(self, pool: PoolId, timeout_s: float | None) -> PoolHandle:
+        """Take part in a pool, without being a member, and wait until its founding terms are known."""
         async with self._changing:
             handle = self._handles.get(pool) or await self._enter(pool)
         known = self._switchboard.directory.get(pool)
@@ -133,7 +151,6 @@ class Pools:
                 f"no connected peer knows pool {pool.hex()[:12]}",
                 hint="check the id and the bootstrap address; this node goes on asking",
             )
-        await self._become_member(handle, {*capabilities, *self._declared}, proof)
         return handle
 
     async def leave(self, pool: PoolId) -> None:

@@ -11,8 +11,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import AsyncIterator, Sequence, Set as AbstractSet
 from contextlib import asynccontextmanager
 
 import trio

@@ -12,8 +12,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.oplog.bodies import ReportBody
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica.machine import Replica
-from converge_p2p.testing.ledger import InvariantViolated as InvariantViolated
-from converge_p2p.testing.ledger import Ledger, short
+from converge_p2p.testing.ledger import InvariantViolated as InvariantViolated, Ledger, short
 
 
 def check_replicas(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:

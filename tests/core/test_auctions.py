@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from coordination_kit import Table, nonce
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pool_kit import Author, feed
 
 from converge_p2p.core.errors import Conflict, LocalError, NotAuthorised, NotFound

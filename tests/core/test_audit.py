@@ -8,8 +8,7 @@ import random
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pool_kit import Author, Pool, claim, feed, lock, report, value_of
 from test_epochs import Live
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import cbor2
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode

@@ -8,8 +8,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pool_kit import Author, Pool, claim, now, signed
 
 from converge_p2p.core.codec import encode_value

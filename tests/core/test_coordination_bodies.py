@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 from coordination_kit import spec_of
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode

@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode

@@ -6,8 +6,7 @@ import itertools
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pool_kit import Author, Pool
 
 from converge_p2p.core import limits

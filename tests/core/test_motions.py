@@ -7,8 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pool_kit import Author, Pool, feed, now, rejected, signed
 
 from converge_p2p.core import limits

@@ -6,8 +6,7 @@ from itertools import product
 
 import pytest
 from coordination_kit import Table
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pool_kit import Author
 
 from converge_p2p.core.errors import Conflict, LocalError, NotAuthorised, NotFound

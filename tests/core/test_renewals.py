@@ -6,8 +6,7 @@ from typing import Any
 
 import pool_kit as kit
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode, encode_value
@@ -16,8 +15,7 @@ from converge_p2p.core.identity import SIGNATURE_BYTES, Identity
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.model.task import Outcome, TaskState
 from converge_p2p.core.oplog.bodies import Phase, Token
-from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica import renewing
+from converge_p2p.core.replica import events as ev, renewing
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.renewal import (
     RENEWAL_TAG,

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from pool_kit import Pool, claim, feed, lock, notices, now, published, release, settle_writes, signed, value_of
-from pool_kit import report as proposal
+from pool_kit import (
+    Pool,
+    claim,
+    feed,
+    lock,
+    notices,
+    now,
+    published,
+    release,
+    report as proposal,
+    settle_writes,
+    signed,
+    value_of,
+)
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode_value

@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pool_kit import Author, Pool, claim, feed, now, rejected, report, signed, value_of
+from hypothesis import given, settings, strategies as st
+from pool_kit import Author, Pool, claim, feed, now, rejected, report, settle_writes, signed, value_of
 
 from converge_p2p.core.codec import encode_value
-from converge_p2p.core.errors import CodecError
+from converge_p2p.core.errors import CodecError, Conflict, LocalError, NotAuthorised
+from converge_p2p.core.governance.formula import Threshold, decode_formula, encode_formula
+from converge_p2p.core.governance.rename import with_key_replaced
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.pool import AdmissionKind
+from converge_p2p.core.model.pool import AdmissionKind, ModelTerms
 from converge_p2p.core.model.task import TaskSpec, task_id
-from converge_p2p.core.oplog import operation as operation_module
-from converge_p2p.core.oplog import succession as succession_module
+from converge_p2p.core.oplog import operation as operation_module, succession as succession_module
 from converge_p2p.core.oplog.bodies import (
     Ballot,
     JoinBody,
@@ -254,6 +255,47 @@ def test_bodies_survive_their_encoding(case: Case) -> None:
     made = [*case.rotate(), case.commit(), case.recover(case.other, 3)]
     for operation in made:
         assert decode_body(operation.kind, encode_body(operation.body)) == operation.body
+
+
+def test_a_replica_hands_over_and_another_takes_its_place(case: Case) -> None:
+    old, new = Replica(case.old.identity, case.pool.id), Replica(case.new.identity, case.pool.id)
+    feed(old, case.pool.base)
+    feed(new, case.pool.base)
+    rotate, succeed = rotation(case.pool.id, case.old.identity, case.new.identity)
+    with pytest.raises(LocalError):
+        new.handle(ev.Succeed(rotate), now())
+    handed = settle_writes(old, old.handle(ev.Succeed(rotate), now()))
+    with pytest.raises(NotAuthorised):
+        old.handle(ev.Submit(TaskSpec(b"late", "work", encode_value({}))), now())
+    taken = settle_writes(new, new.handle(ev.Succeed(succeed), now()))
+    for effect in (*handed, *taken):
+        if isinstance(effect, ev.Publish):
+            new.handle(ev.Received(effect.operations), now())
+    settle_writes(new, new.handle(ev.Submit(TaskSpec(b"x", "work", encode_value({}))), now()))
+    assert shown(new, task_id(case.pool.id, case.new.key, b"x")) == [True]
+    with pytest.raises(Conflict):
+        new.handle(ev.Succeed(succeed), now())
+
+
+def test_terms_name_the_new_key_wherever_they_named_the_old_one(case: Case) -> None:
+    keys = tuple(sorted(person.key for person in case.pool.electors))
+    model = ModelTerms(leader=keys[0], chambers=((keys[0],), keys[1:]), weights=(5, 6, 7), trusted=keys[:1])
+    model = replace(model, formula=encode_formula(Threshold(5, ((5, keys[0]), (1, Threshold.all_of(*keys))))))
+    spec = replace(case.pool.spec, model=model)
+    changed = with_key_replaced(spec, keys[0], case.new.key)
+    after = tuple(sorted((case.new.key, *keys[1:])))
+    assert changed.electors == after
+    assert dict(zip(changed.electors, changed.model.weights, strict=True)) == {case.new.key: 5, keys[1]: 6, keys[2]: 7}
+    assert keys[0] not in decode_formula(changed.model.formula).electors
+    assert keys[0].hex() not in repr(changed).replace("\\x", "")
+    assert (changed.model.leader, changed.model.chambers[0], changed.model.trusted) == (
+        case.new.key,
+        (case.new.key,),
+        (case.new.key,),
+    )
+    for old, new in ((case.other.key, case.new.key), (keys[0], keys[1])):
+        with pytest.raises(LocalError):
+            with_key_replaced(spec, old, new)
 
 
 # ------------------------------------------------------------ any order

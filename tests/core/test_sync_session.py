@@ -6,8 +6,7 @@ import itertools
 from operator import attrgetter, itemgetter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pool_kit import Author, Mesh, Pool, claim, feed, now, signed
 
 from converge_p2p.core import limits
@@ -17,8 +16,7 @@ from converge_p2p.core.oplog.bodies import ClaimBody, JoinBody
 from converge_p2p.core.oplog.frontier import FrontierEntry
 from converge_p2p.core.oplog.log import Missing
 from converge_p2p.core.oplog.operation import Operation
-from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica import session
+from converge_p2p.core.replica import events as ev, session
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import (
     Comparison,

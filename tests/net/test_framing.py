@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from converge_p2p.core.errors import LimitExceeded, RemoteViolation
 from converge_p2p.net.framing import FrameDecoder, TokenBucket, VarintFrameDecoder, encode_frame, encode_varint

@@ -18,13 +18,11 @@ from attack_wire import Attacker, victim_of
 from libp2p import create_identity_from_seed, new_host
 from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.identity.identify.pb.identify_pb2 import Identify
-from libp2p.kad_dht.pb.kademlia_pb2 import Message as KadMessage
-from libp2p.kad_dht.pb.kademlia_pb2 import Record as KadRecord
+from libp2p.kad_dht.pb.kademlia_pb2 import Message as KadMessage, Record as KadRecord
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE, Transport as NoiseTransport
 
 from converge_p2p.core import limits
 from converge_p2p.net.addresses import split_peer_address, tcp_port

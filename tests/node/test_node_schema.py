@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from converge_node.schema import from_json_value, to_json_value, utc_time
 from converge_p2p.core.errors import CodecError

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from converge_p2p.core.model.task import TaskSpec, TaskState, TaskView
 from converge_p2p.core.types import PoolId, PublicKey, TaskId

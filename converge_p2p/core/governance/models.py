@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from converge_p2p.core.errors import LocalError
-from converge_p2p.core.governance.compile import check_rules as check_rules
-from converge_p2p.core.governance.compile import compile_rules as compile_rules
+from converge_p2p.core.governance.compile import check_rules as check_rules, compile_rules as compile_rules
 from converge_p2p.core.governance.custom import Founding, GovernanceModel, KeyOf, named_founding
-from converge_p2p.core.governance.formula import Threshold, encode_formula
-from converge_p2p.core.governance.formula import smallest_quorum as smallest_quorum
-from converge_p2p.core.governance.rules import ALL_RULES as ALL_RULES
-from converge_p2p.core.governance.rules import ProtocolRules as ProtocolRules
-from converge_p2p.core.governance.rules import Ruleset as Ruleset
-from converge_p2p.core.governance.rules import VetoTerms as VetoTerms
+from converge_p2p.core.governance.formula import Threshold, encode_formula, smallest_quorum as smallest_quorum
+from converge_p2p.core.governance.rules import (
+    ALL_RULES as ALL_RULES,
+    ProtocolRules as ProtocolRules,
+    Ruleset as Ruleset,
+    VetoTerms as VetoTerms,
+)
 from converge_p2p.core.model.pool import NONCE_BYTES, GovernanceKind, ModelTerms, PoolPolicy, PoolSpec
 from converge_p2p.core.types import PublicKey
 

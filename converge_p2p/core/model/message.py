@@ -22,8 +22,13 @@ from nacl.utils import random as random_bytes
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, decode_value, domain_bytes, encode, encode_value
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError, NotFound, RemoteViolation, SignatureError
-from converge_p2p.core.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, fingerprint
-from converge_p2p.core.identity import verify as verify_signature
+from converge_p2p.core.identity import (
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    Identity,
+    fingerprint,
+    verify as verify_signature,
+)
 from converge_p2p.core.model.attributes import check_bytes, check_integer
 from converge_p2p.core.model.envelope import pack_envelope, unpack_envelope
 from converge_p2p.core.model.registry import IdentityRegistry

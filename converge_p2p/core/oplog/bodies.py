@@ -17,11 +17,13 @@ from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
 from converge_p2p.core.oplog import coordination_codec, succession
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
-from converge_p2p.core.oplog.fields import HASH_BYTES
-from converge_p2p.core.oplog.fields import check_shape as _shape
-from converge_p2p.core.oplog.fields import hash_field as _hash
-from converge_p2p.core.oplog.fields import round_field as _round
-from converge_p2p.core.oplog.fields import text_field as _text
+from converge_p2p.core.oplog.fields import (
+    HASH_BYTES,
+    check_shape as _shape,
+    hash_field as _hash,
+    round_field as _round,
+    text_field as _text,
+)
 from converge_p2p.core.oplog.motions import (
     MotionBody,
     OpinionBody,

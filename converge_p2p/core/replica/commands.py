@@ -26,6 +26,7 @@ from converge_p2p.core.oplog.bodies import (
     VetoBody,
 )
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
+from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody, SuccessionBody, is_signed
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CoordinationCommand, CoordinationCommands
@@ -45,6 +46,7 @@ class Commands:
         self._pool = pool
         self._view = view
         self._proposer = proposer
+        self._length_of = length_of
         self._coordination = CoordinationCommands(key, view, length_of)
         self._submitting: dict[TaskId, TaskSpec] = {}
         self._founding = False
@@ -69,9 +71,13 @@ class Commands:
             raise NotFound("the pool's founding terms are not known here yet", hint="wait until a member is connected")
         if isinstance(command, ev.Join):
             return self._join(JoinBody(tuple(sorted(set(command.capabilities))), command.proof))
+        if isinstance(command, ev.Succeed) and isinstance(command.body, SucceedBody | RecoverBody):
+            return self._take_place(command.body)
         if not self._view.members.active(self._key):
             raise NotAuthorised("this node is not an active member of the pool", hint="join the pool first")
         match command:
+            case ev.Succeed(body):
+                return self._checked(body)
             case ev.Submit():
                 return self._submit(command)
             case ev.Claim():
@@ -122,6 +128,16 @@ class Commands:
             raise LimitExceeded("ADMISSION_PROOF_BYTES_MAX", "the admission proof is too long")
         if members.has(self._key) and set(body.capabilities) <= set(members.capabilities(self._key)):
             return None
+        return body
+
+    def _take_place(self, body: SucceedBody | RecoverBody) -> SuccessionBody:
+        if self._length_of(self._key):
+            raise Conflict("this key has signed something in the pool before", hint="take a place with a new key")
+        return self._checked(body)
+
+    def _checked(self, body: SuccessionBody) -> SuccessionBody:
+        if not is_signed(self._pool, self._key, body):
+            raise LocalError("the other key did not sign that it agrees, or signed something else")
         return body
 
     def _submit(self, command: ev.Submit) -> Body | None:

@@ -15,52 +15,23 @@ from enum import Enum
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec
 from converge_p2p.core.oplog.motions import MotionBody
+from converge_p2p.core.oplog.succession import SuccessionBody
 from converge_p2p.core.replica.notices import (
     NEVER_HONEST as NEVER_HONEST,
-)
-from converge_p2p.core.replica.notices import (
     Acknowledged as Acknowledged,
-)
-from converge_p2p.core.replica.notices import (
     ClaimLost as ClaimLost,
-)
-from converge_p2p.core.replica.notices import (
     ClaimWon as ClaimWon,
-)
-from converge_p2p.core.replica.notices import (
     EpochInstalled as EpochInstalled,
-)
-from converge_p2p.core.replica.notices import (
     EvaluatorUnknown as EvaluatorUnknown,
-)
-from converge_p2p.core.replica.notices import (
     ForkDetected as ForkDetected,
-)
-from converge_p2p.core.replica.notices import (
     MembersChanged as MembersChanged,
-)
-from converge_p2p.core.replica.notices import (
     MotionMoved as MotionMoved,
-)
-from converge_p2p.core.replica.notices import (
     Notice as Notice,
-)
-from converge_p2p.core.replica.notices import (
     OwnChainLearned as OwnChainLearned,
-)
-from converge_p2p.core.replica.notices import (
     PoolReady as PoolReady,
-)
-from converge_p2p.core.replica.notices import (
     Rejected as Rejected,
-)
-from converge_p2p.core.replica.notices import (
     TaskChanged as TaskChanged,
-)
-from converge_p2p.core.replica.notices import (
     TaskProgress as TaskProgress,
-)
-from converge_p2p.core.replica.notices import (
     VerdictWanted as VerdictWanted,
 )
 from converge_p2p.core.types import OperationId, PeerId, PublicKey, TaskId, ValueHash
@@ -314,7 +285,14 @@ class Judge:
     value: ValueHash | None = None
 
 
-Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto | Judge
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """Command: hand over to a key, commit to a recovery key, or, first of all, take the place of another key."""
+
+    body: SuccessionBody
+
+
+Command = Succeed | Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto | Judge
 Event = (
     Restored
     | TrustStore

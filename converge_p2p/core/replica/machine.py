@@ -27,8 +27,7 @@ from converge_p2p.core.oplog.bodies import (
 from converge_p2p.core.oplog.log import Inserted, OperationLog
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
-from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica import wire
+from converge_p2p.core.replica import events as ev, wire
 from converge_p2p.core.replica.commands import Commands
 from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.replica.digests import Digests

@@ -18,8 +18,7 @@ from typing import Final
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Event, Updated
-from hypercorn.trio import run as hypercorn_run
-from hypercorn.trio import serve
+from hypercorn.trio import run as hypercorn_run, serve
 from hypercorn.trio.tcp_server import TCPServer
 from starlette.types import ASGIApp
 

@@ -58,8 +58,7 @@ def _teller(stack: ExitStack) -> tuple[Callable[[Progress], None], Callable[[], 
     if not sys.stderr.isatty():
         return _line_teller(), lambda: None
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = stack.enter_context(Bar(*columns, console=Console(stderr=True)))
