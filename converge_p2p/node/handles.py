@@ -19,6 +19,7 @@ from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFou
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskView, task_id
+from converge_p2p.core.oplog.bodies import Purpose
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.renewal import renewal_interval_ms
 from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
@@ -535,3 +536,10 @@ class _WorkPort:
             fits = view.objective in objectives and capabilities.issuperset(view.spec.required_capabilities)
             if fits and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own)):
                 yield view
+
+    def stands(self, task_id: TaskId) -> bool:
+        own, register = self._pool._node.public_key, self._pool._view.registers.get(task_id)
+        return register is not None and any(
+            claim.author == own and claim.purpose is Purpose.WORK and register.stands(claim)
+            for claim in register.claims.values()
+        )
