@@ -434,12 +434,11 @@ class Node:
     async def take_place(
         self, pool: PoolId, word: SucceedBody | RecoverBody, *, timeout_s: float | None = 30.0
     ) -> PoolHandle:
-        """Take part in a pool in the place of another key, of which this node's takes over the membership.
+        """Take part in a pool in the place of another key, whose membership this node's takes over.
 
         Args:
-            pool: id of the pool.
+            pool, timeout_s: see `join_pool`.
             word: what `PoolHandle.keys.hand_over` gave, or `core.oplog.succession.recovery` made of the recovery key.
-            timeout_s: how long to look for a member; None is for ever.
 
         Raises:
             NetworkError: no connected peer knows the pool.
@@ -448,9 +447,7 @@ class Node:
         return await self._pools.take_place(pool, word, timeout_s=timeout_s)
 
     async def leave_pool(self, pool: PoolId) -> None:
-        """Leave a pool: stop working in it, say so to the others, and take no more part.
-
-        What this node wrote is kept, so that it can come back.
+        """Leave a pool: stop working in it, and say so. What this node wrote is kept, so that it can come back.
 
         Raises:
             NotFound: this node is not in the pool.
@@ -465,8 +462,6 @@ class Node:
         """
         known = {self.public_key, *self._pools.keys(), *(peer.public_key for peer in self.peers())}
         return find_key(text, known, self._mail.registry)
-
-    # ------------------------------------------------------------ agents and workers
 
     async def host(
         self,

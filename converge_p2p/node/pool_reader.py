@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from converge_p2p.core.errors import Conflict, NotFound
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Progress, TaskState, TaskView
+from converge_p2p.core.oplog.bodies import Purpose
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 from converge_p2p.node.driver import PoolDriver
@@ -145,6 +146,14 @@ class PoolReader:
             view = self.find_task(task)
             if view is not None:
                 yield view
+
+    def claim_stands(self, task: TaskId, key: PublicKey) -> bool:
+        """Whether a key's claim to work on a task was not withdrawn."""
+        register = self._view.registers.get(task)
+        return register is not None and any(
+            claim.author == key and claim.purpose is Purpose.WORK and register.stands(claim)
+            for claim in register.claims.values()
+        )
 
     def find_task(self, task: TaskId) -> TaskView | None:
         """A task, or None if it is not known here."""

@@ -52,3 +52,7 @@ class WorkPort:
             fits = view.objective in objectives and capabilities.issuperset(view.spec.required_capabilities)
             if fits and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own)):
                 yield view
+
+    def stands(self, task_id: TaskId) -> bool:
+        """Whether a claim of this node to work on the task stands, of this run or an earlier one."""
+        return self._pool.claim_stands(task_id, self._key)

@@ -111,6 +111,9 @@ class TaskWorkPort(Protocol):
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterable[TaskView]:
         """Return the pending tasks that fit, and those already assigned to this identity (after a restart)."""
 
+    def stands(self, task_id: TaskId) -> bool:
+        """Whether a claim of this identity for the work stands (from before a restart)."""
+
 
 class CheckpointStore(Protocol):
     """Where a runtime leaves its checkpoints. Called from a worker thread."""

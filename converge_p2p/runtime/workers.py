@@ -211,6 +211,11 @@ class WorkerPool:
             handler.candidates.incomplete = False
         # a list, because the tasks change while others get their turn below
         views = list(self._port.pending(frozenset(book.handlers), book.capabilities))
+        if adopt:
+            # others may still promise a round to a claim from before a restart, before this worker gets to the task
+            for view in views:
+                if view.claimable and self._port.stands(view.id):
+                    book.remember(book.standing, view.id, view)
         for number, view in enumerate(views):
             if number % 256 == 255:
                 await trio.lowlevel.checkpoint()

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import attack_electors as electors
 import attack_frames as frames
 import attack_links as links
 import attack_members as members
@@ -65,6 +66,10 @@ INSIDE: Sequence[Attack] = (
     members.rule_breakers,
     members.unknown_tasks,
     members.sybils,
+    electors.motion_floods,
+    electors.opinions_of_strangers,
+    electors.votes_on_epochs,
+    electors.future_and_past_epochs,
 )
 
 LONG = frozenset({

@@ -30,7 +30,7 @@ from converge_p2p.core.oplog.bodies import (
 from converge_p2p.core.types import OperationId, TaskId
 
 
-async def _deliver(ground: Ground, operations: Iterable[bytes], number: int | None = None) -> int:
+async def deliver(ground: Ground, operations: Iterable[bytes], number: int | None = None) -> int:
     """Send operations to each victim, in chain order."""
     frames = operation_frames(ground.pool, operations)
     sent = 0
@@ -74,7 +74,7 @@ async def rule_breakers(ground: Ground) -> int:
         operations.append(chain.sign(ReleaseBody(task, 0, failed=True)))
         operations.append(chain.sign(ClaimBody(task, Purpose.CANCEL)))
         operations.append(chain.sign(ClaimBody(task, Purpose.FAIL)))
-    return await _deliver(ground, [operation.signed for operation in operations])
+    return await deliver(ground, [operation.signed for operation in operations])
 
 
 async def unknown_tasks(ground: Ground) -> int:
@@ -88,7 +88,7 @@ async def unknown_tasks(ground: Ground) -> int:
         operations.append(chain.sign(ReportBody(task, 7, value, ())))
     twice = [TaskSpec(b"same key", "nobody can do this", encode_value(text)) for text in ("first", "second")]
     operations += [chain.sign(SubmitBody(spec)) for spec in twice]
-    return await _deliver(ground, [operation.signed for operation in operations])
+    return await deliver(ground, [operation.signed for operation in operations])
 
 
 async def sybils(ground: Ground) -> int:
@@ -98,7 +98,7 @@ async def sybils(ground: Ground) -> int:
         chain = Chain(ground.fresh_identity(), ground.pool)
         operations.append(chain.sign(JoinBody(("echo",))).signed)
         operations.extend(chain.sign(ClaimBody(task)).signed for task in ground.tasks[:1])
-    return await _deliver(ground, operations)
+    return await deliver(ground, operations)
 
 
 async def silent_links(ground: Ground) -> int:

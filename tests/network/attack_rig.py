@@ -217,6 +217,9 @@ class Battlefield:
 
         An open task may be claimed by any member, an attacker too: that costs time, and is no decision.
         """
+        if any(node.pool(self.pool.hex()).epoch for node in self.nodes):
+            # nobody put a change to these electors that they agreed to
+            return False
         for node in self.nodes:
             now = self._read_decided(node)
             if any(now.get(task) != before for task, before in self._decided.items()):

@@ -79,6 +79,9 @@ class Register:
         self.pending_reads += 1
         return [view for view in self.tasks.values() if not view.state.terminal and view.spec.objective in objectives]
 
+    def stands(self, task_id: TaskId) -> bool:
+        return task_id in self.claimed
+
     # what happens elsewhere
 
     def submit(self, view: TaskView) -> None:
@@ -455,6 +458,24 @@ async def test_after_a_restart_held_claims_go_on_as_far_as_there_is_room(autojum
         assert gate.tokens == [(1, (2, 5))]
         assert register.releases[0][:2] == (2, False)
         assert register.claims == []
+
+
+async def test_a_claim_from_before_a_restart_that_is_won_late_is_worked_on_or_handed_back(
+    autojump_clock: MockClock,
+) -> None:
+    # a round may be promised to it before this worker gets to the task again: nobody else would do the work then
+    gate = Gate()
+    register = Register(task(1, priority=2), task(2, priority=1), grant=False)
+    register.claimed = {task(1).id, task(2).id}
+    async with working(register, x=gate.handle) as workers:
+        assert register.claims == [1]
+        register.win(task(2).id)
+        await wait_all_tasks_blocked()
+        assert register.releases == [(2, False, "no free worker")]
+        register.win(task(1).id)
+        await wait_all_tasks_blocked()
+        assert [number for number, _ in gate.tokens] == [1]
+        assert workers.counters["unasked_wins"] == 0
 
 
 async def test_stop_hands_everything_back_and_claims_nothing_more(autojump_clock: MockClock) -> None:

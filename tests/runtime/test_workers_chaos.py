@@ -43,6 +43,9 @@ class Electors:
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterable[TaskView]:
         return self.open
 
+    def stands(self, task_id: TaskId) -> bool:
+        return task_id in self.claims
+
     def renew(self, task_id: TaskId, fraction: int, note: str) -> None:
         assert task_id in self.claims, "renewed what is not held"
 
