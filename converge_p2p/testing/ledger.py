@@ -314,6 +314,10 @@ class Ledger:
             case ev.Rejected(_, reason) if not self.liars and reason not in RACES:
                 raise InvariantViolated(0, f"node {node} refused an honest operation or message: {reason}")
 
+    def forget_promises_of(self, node: int) -> None:
+        """A node's disk was replaced by an older copy: nobody promises that what it acknowledged is still somewhere."""
+        self.acknowledged = {operation: author for operation, author in self.acknowledged.items() if author != node}
+
     def _won(self, node: int, task: TaskId, token: Token) -> None:
         first = self._winners.setdefault((task, token), node)
         if first == node or token.epoch >= len(self.epochs):
