@@ -12,6 +12,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.oplog.bodies import ReportBody
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica.machine import Replica
+from converge_p2p.core.types import PublicKey
 from converge_p2p.testing.ledger import InvariantViolated as InvariantViolated
 from converge_p2p.testing.ledger import Ledger, short
 
@@ -51,7 +52,7 @@ def _check_settled(ledger: Ledger, node: int, replica: Replica) -> None:
 
 
 def _check_acknowledged(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
-    cuts = ledger.cuts()
+    cuts = _cuts(ledger, replicas)
     for operation, author_node in ledger.acknowledged.items():
         author, seq = ledger.data.get(operation, (None, 0))
         if author_node not in replicas or (author is not None and seq >= cuts.get(author, seq + 1)):
@@ -63,14 +64,22 @@ def _check_acknowledged(ledger: Ledger, replicas: Mapping[int, Replica]) -> None
                 )
 
 
+def _cuts(ledger: Ledger, replicas: Mapping[int, Replica]) -> dict[PublicKey, int]:
+    """Where the data of removed authors ends, by the epoch that the replicas are in."""
+    return ledger.cuts(max(0, next(iter(replicas.values())).view.epochs.number))
+
+
 def _check_cuts(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
     """What a removed author did beyond its cut has no effect; what it submitted before has."""
-    cuts = ledger.cuts()
+    cuts = _cuts(ledger, replicas)
     beyond = {name for name, (author, seq) in ledger.data.items() if author in cuts and seq >= cuts[author]}
     below = {
         task: name
         for name, task in ledger.submits.items()
-        if name not in beyond and ledger.data[name][0] in cuts and ledger.data[name][0] not in ledger.liars
+        if name not in beyond
+        and ledger.data[name][0] in cuts
+        and ledger.data[name][0] not in ledger.liars
+        and any(replica.log.holds(name) for replica in replicas.values())
     }
     for node, replica in replicas.items():
         for register in (*replica.view.registers.values(), *replica.view.changes.values()):
@@ -97,7 +106,7 @@ def _check_cuts(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
 
 
 def _check_forks(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
-    cuts = ledger.cuts()
+    cuts = _cuts(ledger, replicas)
     for author, chain in ledger.chains.items():
         for seq, branches in sorted(chain.items()):
             if seq >= cuts.get(author, seq + 1):

@@ -278,9 +278,9 @@ class Ledger:
                     for ref in list(options):
                         self._judge(name, subject, phase, token, ref)
 
-    def cuts(self) -> dict[PublicKey, int]:
-        """Where the data of each removed author ends."""
-        return {cut.author: cut.length for epoch in reversed(self.epochs) for cut in epoch.cuts}
+    def cuts(self, number: int) -> dict[PublicKey, int]:
+        """Where the data of each author ends that was removed by this epoch or one before it."""
+        return {cut.author: cut.length for epoch in self.epochs[number::-1] for cut in epoch.cuts}
 
     # ------------------------------------------------------------ what replicas say
 
