@@ -278,9 +278,9 @@ class Ledger:
                     for ref in list(options):
                         self._judge(name, subject, phase, token, ref)
 
-    def cuts(self) -> dict[PublicKey, int]:
-        """Where the data of each removed author ends."""
-        return {cut.author: cut.length for epoch in reversed(self.epochs) for cut in epoch.cuts}
+    def cuts(self, number: int) -> dict[PublicKey, int]:
+        """Where the data of each author ends that was removed by this epoch or one before it."""
+        return {cut.author: cut.length for epoch in self.epochs[number::-1] for cut in epoch.cuts}
 
     # ------------------------------------------------------------ what replicas say
 
@@ -313,6 +313,10 @@ class Ledger:
                 raise InvariantViolated(8, f"node {node} froze honest {short(author)} from seq {seq}")
             case ev.Rejected(_, reason) if not self.liars and reason not in RACES:
                 raise InvariantViolated(0, f"node {node} refused an honest operation or message: {reason}")
+
+    def forget_promises_of(self, node: int) -> None:
+        """A node's disk was replaced by an older copy: nobody promises that what it acknowledged is still somewhere."""
+        self.acknowledged = {operation: author for operation, author in self.acknowledged.items() if author != node}
 
     def _won(self, node: int, task: TaskId, token: Token) -> None:
         first = self._winners.setdefault((task, token), node)

@@ -38,6 +38,7 @@ class Machine:
         steady: it always finishes what it wins, soon (the worker that liveness needs).
         liar: its operations need not be honest.
         hidden: nodes that it sends nothing; only a liar has any.
+        unsure: its disk was once replaced by an older copy, and its owner knows.
         life: how many times it was started; whatever belongs to an earlier life is ignored.
     """
 
@@ -57,6 +58,7 @@ class Machine:
         self.paused_until = 0
         self.writing = 0
         self.hidden = frozenset[int]()
+        self.unsure = False
         self._timers: dict[ev.TimerKey, int] = {}
         self._timer_number = 0
         self._work: dict[TaskId, int] = {}
@@ -82,7 +84,7 @@ class Machine:
             operation = decode_operation(signed, world.pool, trusted=True)
             if operation.author == self.identity.public_key:
                 world.ledger.signed(operation)
-        self.feed(ev.Restored(stored))
+        self.feed(ev.Restored(stored, unsure=self.unsure))
         return not self.dead
 
     def crash(self, *, restore: bool = False) -> None:
@@ -92,6 +94,7 @@ class Machine:
         self.disk.crash(self.world.rng)
         if restore:
             self.disk.restore(self.world.rng)
+            self.unsure = True
         self._timers.clear()
         self._work.clear()
         self.writing = 0

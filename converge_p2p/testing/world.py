@@ -161,7 +161,8 @@ class World:
         for here, there in ((one, other), (other, one)):
             if (here, there) not in self._told_up:
                 self._told_up.add((here, there))
-                self.machines[here].feed(ev.PeerUp(self.machines[there].peer))
+                other_end = self.machines[there]
+                self.machines[here].feed(ev.PeerUp(other_end.peer, other_end.identity.public_key))
 
     def _disconnect(self, one: int, other: int) -> None:
         for here, there in ((one, other), (other, one)):
@@ -200,6 +201,8 @@ class World:
             return
         self.note(index, "dies" if for_ever else "crashes", b"")
         machine.crash(restore=restore)
+        if restore:
+            self.ledger.forget_promises_of(index)
         machine.dead |= for_ever
         for other in range(len(self.machines)):
             # this side forgets at once; the others notice when they do

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 
 import pytest
-from pool_kit import Author, Pool, feed, settle_writes
+from pool_kit import Author, Mesh, Pool, feed, settle_writes
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import RemoteViolation
@@ -104,3 +104,31 @@ def test_own_operations_that_have_to_wait_after_a_restart_keep_their_numbers(poo
     written = [effect for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
     assert [decode_operation(signed, pool.id).seq for signed in written[0].operations] == [mine.seq + 1]
     assert decode_operation(written[0].operations[0], pool.id).prev == mine.id
+
+
+def together(pool: Pool, one: list[Operation], other: list[Operation]) -> Mesh:
+    """Two replicas that hold different operations, and then meet."""
+    replicas = [pool.replica(100), pool.replica(101)]
+    for replica, operations in zip(replicas, (one, other), strict=True):
+        feed(replica, [*pool.base, *operations])
+    mesh = Mesh(replicas)
+    mesh.connect()
+    mesh.run(lambda: mesh.equal)
+    return mesh
+
+
+def test_two_that_froze_an_author_above_where_its_branches_part_find_out(pool: Pool) -> None:
+    one = pool.workers[0]
+    other = one.branch()
+    ours = [one.sign(ClaimBody(TASK)), one.sign(LeaveBody())]
+    theirs = [other.sign(ClaimBody(TASK, Purpose.CANCEL)), other.sign(LeaveBody())]
+    mesh = together(pool, [*ours, theirs[1]], [*theirs, ours[1]])
+    assert {replica.log.frozen_at(one.key) for replica in mesh.replicas} == {1}
+
+
+def test_a_fork_that_waits_for_an_epoch_that_never_comes_does_not_keep_a_replica_behind(pool: Pool) -> None:
+    liar = pool.workers[0]
+    other = liar.branch()
+    chain = [liar.sign(ClaimBody(TASK)), liar.sign(LeaveBody())]
+    mesh = together(pool, chain, [other.sign(ClaimBody(TASK), epoch=10**6)])
+    assert [replica.log.length(liar.key) for replica in mesh.replicas] == [3, 3]
