@@ -13,7 +13,7 @@ from stage import W1, W2, A, B, C, L, Stage
 
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.task import Outcome, TaskValue
-from converge_p2p.core.oplog.bodies import ClaimBody, Phase, Purpose, ReleaseBody
+from converge_p2p.core.oplog.bodies import ClaimBody, Phase, Purpose, ReleaseBody, ReportBody
 from converge_p2p.core.oplog.motions import YES, move_change
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.events import TimerKind
@@ -303,3 +303,21 @@ def _violated(schedule: Callable[[Stage], None], rules: ProtocolRules, faults: i
     except InvariantViolated as violation:
         return violation.invariant
     return None
+
+
+def test_a_proposer_leaves_out_the_promise_of_an_elector_that_accepted_what_it_may_not() -> None:
+    """The liar accepts what nobody endorsed, and is the first to promise: no honest elector would endorse on that."""
+    stage = Stage(ProtocolRules(), faults=1)
+    task = stage.submit()
+    move(stage, B, C)
+    stage.meet(A, B, C)
+    stage.vote(Phase.ACCEPT, task, 0, bytes(32))
+    stage.fire(A, TimerKind.CLOSE, stage.change())
+    claim = next(operation for operation in stage.said[A] if isinstance(operation.body, ClaimBody))
+    stage.vote(Phase.GRANT, stage.change(), 0, claim.id)
+    stage.tell(L, A, B, C)
+    stage.tell(A, B)
+    stage.tell(B, A)
+    assert not any(isinstance(operation.body, ReportBody) for operation in stage.said[A]), "two promises are too few"
+    stage.meet(A, B, C)
+    assert {replica.epoch for replica in stage.replicas.values()} == {1}

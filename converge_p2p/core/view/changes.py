@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from converge_p2p.core.errors import CodecError
+from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.oplog.bodies import Cut, Lock, Purpose, Token
@@ -126,6 +127,13 @@ class EpochRegister(Register):
         if expected is None or len(named) != len(grants) or expected.to_bytes() != value.result:
             return False
         return self.fit(named.values())
+
+    def usable(self, token: Token, grant: Grant, protocol: ProtocolRules) -> bool:
+        """Whether a proposal may rest on a promise: not on one of an elector that forked, or accepted what it may not.
+
+        Nobody endorses an epoch that is made of such a promise, so a proposer that named it would get nowhere.
+        """
+        return super().usable(token, grant, protocol) and self.fit((grant,))
 
     def fit(self, promises: Collection[Grant]) -> bool:
         """Whether an epoch may be made of these promises: what their electors accepted before them is justified."""

@@ -170,7 +170,7 @@ class View:
         if any(value != register.settled for votes in register.rounds.values() for value in votes.accepted):
             self._strays[register.id] = None
 
-    def cut(self, cut: Cut, voided: list[Operation], *, forked: bool) -> set[TaskId]:
+    def cut(self, cut: Cut, voided: list[Operation], *, forked: bool = False) -> set[TaskId]:
         """Take back the data operations of a removed author beyond its cut. Votes stay.
 
         Args:
