@@ -15,6 +15,14 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
+from converge_p2p.core.oplog.key_bodies import (
+    ContentKeyBody,
+    PrekeyBody,
+    decode_content_key,
+    decode_prekey,
+    encode_content_key,
+    encode_prekey,
+)
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
 HASH_BYTES = 32
@@ -31,6 +39,8 @@ class Kind(IntEnum):
     RELEASE = 5
     REPORT = 6
     VOTE = 7
+    CONTENT_KEY = 12
+    PREKEY = 13
 
 
 class Token(NamedTuple):
@@ -148,7 +158,18 @@ class VoteBody:
     ballots: tuple[Ballot, ...]
 
 
-Body = Genesis | JoinBody | LeaveBody | SubmitBody | ClaimBody | ReleaseBody | ReportBody | VoteBody
+Body = (
+    Genesis
+    | JoinBody
+    | LeaveBody
+    | SubmitBody
+    | ClaimBody
+    | ReleaseBody
+    | ReportBody
+    | VoteBody
+    | ContentKeyBody
+    | PrekeyBody
+)
 
 
 def kind_of(body: Body) -> Kind:
@@ -175,6 +196,10 @@ def encode_body(body: Body) -> list[Any]:
             return [task_id, number, int(value.outcome), value.worker, value.result, list(grants)]
         case VoteBody(ballots):
             return [_encode_ballot(ballot) for ballot in ballots]
+        case ContentKeyBody():
+            return encode_content_key(body)
+        case PrekeyBody():
+            return encode_prekey(body)
 
 
 def decode_body(kind: int, body: Any) -> Body:
@@ -320,6 +345,8 @@ _KINDS: dict[type, Kind] = {
     ReleaseBody: Kind.RELEASE,
     ReportBody: Kind.REPORT,
     VoteBody: Kind.VOTE,
+    ContentKeyBody: Kind.CONTENT_KEY,
+    PrekeyBody: Kind.PREKEY,
 }
 _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.GENESIS: _genesis,
@@ -330,4 +357,6 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.RELEASE: _release,
     Kind.REPORT: _report,
     Kind.VOTE: _vote,
+    Kind.CONTENT_KEY: decode_content_key,
+    Kind.PREKEY: decode_prekey,
 }

@@ -27,8 +27,10 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.register import Counting, Grant, StandingClaim, Submitted, TaskRegister
 
@@ -43,6 +45,7 @@ class View:
         self.genesis = b""
         """The signed founding operation, kept apart so that a creator that forks cannot take it away."""
         self.members = Members()
+        self.keys = KeyFold()
         self.registers: dict[TaskId, TaskRegister] = {}
         self.open: dict[TaskId, None] = {}
         """Tasks that are not settled, in the order in which they were first heard of."""
@@ -88,6 +91,9 @@ class View:
             return None
         if isinstance(body, LeaveBody):
             self.members.change(author, operation.seq, False, ())
+            return None
+        if isinstance(body, ContentKeyBody | PrekeyBody):
+            self.keys.apply(operation, self._electors)
             return None
         return self._apply_data(operation)
 
@@ -189,6 +195,7 @@ class View:
                     self._register(task).round(token).reports.pop(operation.id, None)
                     touched.add(task)
         self.members.freeze(author, seq)
+        self.keys.void(author, seq)
         return touched
 
     def _void_release(self, register: TaskRegister, author: PublicKey, operation: Operation) -> None:
