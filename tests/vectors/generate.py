@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pool_story
+import secrecy_story
 
 from converge_p2p.core.codec import encode, tagged_hash
 from converge_p2p.core.identity import Identity
@@ -252,6 +253,7 @@ FILES = {
     "messages.json": messages,
     "descriptors.json": descriptors,
     "operations.json": lambda: pool_story.operations(to_json),
+    "secrecy.json": lambda: secrecy_story.secrecy(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
 }
 

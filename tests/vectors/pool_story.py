@@ -11,6 +11,7 @@ from typing import Any
 from converge_p2p.core.codec import decode, encode, encode_value
 from converge_p2p.core.identity import SIGNATURE_BYTES, Identity
 from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec, pool_id
+from converge_p2p.core.model.secrecy import ContentKey, exchange_key_of, exchange_public
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue, task_id
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.oplog.bodies import (
@@ -30,6 +31,7 @@ from converge_p2p.core.oplog.bodies import (
     VoteBody,
 )
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierSum
+from converge_p2p.core.oplog.key_bodies import PrekeyBody, offer_bodies
 from converge_p2p.core.oplog.log import Missing
 from converge_p2p.core.oplog.operation import Operation, sign_operation
 from converge_p2p.core.replica.wire import (
@@ -45,6 +47,16 @@ from converge_p2p.core.replica.wire import (
 from converge_p2p.core.types import PoolId
 
 HLC_START = 1_700_000_000_000 << 16
+
+
+CONTENT_SECRET, PREKEY_SECRET, OFFER_ENTROPY = (
+    hashlib.sha256(name.encode()).digest() for name in ("content key", "prekey", "entropy of an offer")
+)
+
+
+def content_key(pool: PoolId) -> ContentKey:
+    """The content key that is offered in the story."""
+    return ContentKey(pool, 0, 0, CONTENT_SECRET)
 
 
 class Signer:
@@ -119,6 +131,15 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     tell("release of a claim that holds nothing", carol, ReleaseBody(task, -1))
     tell("claim to cancel", alice, ClaimBody(task, Purpose.CANCEL, 0, "not needed"))
     tell("claim to settle a failure", bob, ClaimBody(task, Purpose.FAIL, 0, "every attempt failed"))
+    prekey = tell("prekey", alice, PrekeyBody(exchange_public(PREKEY_SECRET))).body
+    assert isinstance(prekey, PrekeyBody)
+    recipients = {
+        alice.identity.public_key: prekey.exchange_key,
+        carol.identity.public_key: exchange_key_of(carol.identity.public_key),
+    }
+    content = content_key(pool)
+    (offer,) = offer_bodies(content, bob.identity.public_key, recipients, OFFER_ENTROPY)
+    tell("content key, sealed to a prekey and to the key of an identity", bob, offer)
     tell("leave", carol, LeaveBody())
     return pool, told
 
