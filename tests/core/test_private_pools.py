@@ -304,6 +304,13 @@ def test_electors_take_turns_to_offer_the_first_key_and_nobody_else_does(pool: P
     assert [rotation(pool, who) for who in range(4)] == [None] * 4
 
 
+def test_an_elector_that_left_or_is_frozen_offers_nothing(pool: PrivatePool) -> None:
+    assert rotation(pool, E1, members=pool.active - {pool.people[E1].key}) is None
+    pool.hear(pool.offer(pool.people[E0], pool.key(1), pool.people), pool.people[E1].sign(LeaveBody()))
+    assert rotation(pool, E1) is None
+    assert rotation(pool, E0).why is Why.REMOVED
+
+
 def test_the_first_turn_goes_round(pool: PrivatePool) -> None:
     first = set()
     for generation in range(12):
