@@ -16,6 +16,7 @@ from typing import Any
 
 import governance_story
 import pool_story
+import secrecy_story
 
 from converge_p2p.core.codec import encode, tagged_hash
 from converge_p2p.core.identity import Identity
@@ -281,6 +282,7 @@ FILES = {
     "governance.json": governance_story.governance,
     "renewals.json": renewals,
     "operations.json": lambda: pool_story.operations(to_json),
+    "secrecy.json": lambda: secrecy_story.secrecy(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
 }
 

@@ -22,6 +22,14 @@ from converge_p2p.core.oplog.fields import check_shape as _shape
 from converge_p2p.core.oplog.fields import hash_field as _hash
 from converge_p2p.core.oplog.fields import round_field as _round
 from converge_p2p.core.oplog.fields import text_field as _text
+from converge_p2p.core.oplog.key_bodies import (
+    ContentKeyBody,
+    PrekeyBody,
+    decode_content_key,
+    decode_prekey,
+    encode_content_key,
+    encode_prekey,
+)
 from converge_p2p.core.oplog.motions import (
     MotionBody,
     OpinionBody,
@@ -46,6 +54,8 @@ class Kind(IntEnum):
     VOTE = 7
     MOTION = 8
     OPINION = 9
+    CONTENT_KEY = 12
+    PREKEY = 13
     AUCTION = 20
     BID = 21
     POLL_OPEN = 22
@@ -225,6 +235,8 @@ Body = (
     | VoteBody
     | MotionBody
     | OpinionBody
+    | ContentKeyBody
+    | PrekeyBody
     | CoordinationBody
     | ActBody
 )
@@ -261,6 +273,10 @@ def encode_body(body: Body) -> list[Any]:
             return encode_motion(body)
         case OpinionBody():
             return encode_opinion(body)
+        case ContentKeyBody():
+            return encode_content_key(body)
+        case PrekeyBody():
+            return encode_prekey(body)
         case ActBody(delegation, inner):
             return [delegation, int(kind_of(inner)), encode_body(inner)]
         case _:
@@ -430,6 +446,8 @@ _KINDS: dict[type, Kind] = {
     VoteBody: Kind.VOTE,
     MotionBody: Kind.MOTION,
     OpinionBody: Kind.OPINION,
+    ContentKeyBody: Kind.CONTENT_KEY,
+    PrekeyBody: Kind.PREKEY,
     ActBody: Kind.ACT,
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
 }
@@ -444,6 +462,8 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.VOTE: _vote,
     Kind.MOTION: decode_motion,
     Kind.OPINION: decode_opinion,
+    Kind.CONTENT_KEY: decode_content_key,
+    Kind.PREKEY: decode_prekey,
     Kind.ACT: _act,
     **coordination_codec.DECODERS,
 }

@@ -34,12 +34,14 @@ from converge_p2p.core.oplog.bodies import (
     VoteBody,
 )
 from converge_p2p.core.oplog.coordination import CoordinationBody
+from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
+from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
@@ -55,6 +57,7 @@ class View:
         self.genesis = b""
         """The signed founding operation, kept apart so that a creator that forks cannot take it away."""
         self.members = Members()
+        self.keys = KeyFold()
         self.motions = Motions()
         self.epochs = Epochs(pool, protocol)
         self.registers: dict[TaskId, TaskRegister] = {}
@@ -192,6 +195,9 @@ class View:
             case MotionBody():
                 self.motions.add_motion(operation)
                 return (self.next_change.id,)
+            case ContentKeyBody() | PrekeyBody():
+                self._apply_key(operation)
+                return ()
         if isinstance(body, CoordinationBody | ActBody):
             return self.coordination.apply(operation, body)
         return (self._apply_data(operation),)
@@ -202,6 +208,13 @@ class View:
         rules = compile_rules(body.spec)
         self.creator, self.genesis = operation.author, operation.signed
         self._open(self.epochs.add(body.spec, rules))
+
+    def _apply_key(self, operation: Operation) -> None:
+        """Fold an offer of a content key, judged by the electors of the epoch that it names, or a prekey."""
+        number = operation.body.epoch if isinstance(operation.body, ContentKeyBody) else operation.epoch
+        epoch = self.epochs.find(number)
+        # nobody can offer for an epoch after the operation's own, and that one is known here
+        self.keys.apply(operation, frozenset() if epoch is None else epoch.electors)
 
     def _apply_data(self, operation: Operation) -> TaskId:
         body, author = operation.body, operation.author
@@ -313,6 +326,7 @@ class View:
                 case _ if isinstance(body, CoordinationBody | ActBody):
                     touched.update(self.coordination.void(operation, body))
         self.motions.void(author, seq, voided)
+        self.keys.void(author, seq)
         return touched
 
     def _void_release(self, register: TaskRegister, author: PublicKey, operation: Operation) -> None:
