@@ -187,6 +187,8 @@ class Mesh:
         self.sent_bytes = [0] * len(replicas)
         self.messages = 0
         self.told: list[tuple[int, Any]] = []
+        self.deaf: set[int] = set()
+        """Replicas to which nothing gets through."""
         self.on_notice: Callable[[int, Any], ev.Command | None] = lambda node, notice: None
         self._random = random.Random(seed)
         self._heap: list[tuple[int, int, int, ev.Event]] = []
@@ -213,17 +215,17 @@ class Mesh:
                     self.at(1, node, ev.Persisted(token))
                 case ev.Publish(operations) if self.gossip:
                     for other in range(len(self.replicas)):
-                        if other != node and self._random.random() >= self.loss:
+                        if other != node and other not in self.deaf and self._random.random() >= self.loss:
                             event = ev.Received(operations, PeerId(str(node)))
                             self.at(1 + self._random.randrange(20), other, event)
                 case ev.Broadcast(payload):
                     for other in range(len(self.replicas)):
-                        if other != node and self._random.random() >= self.loss:
+                        if other != node and other not in self.deaf and self._random.random() >= self.loss:
                             self.at(1 + self._random.randrange(20), other, ev.RenewalReceived(payload))
                 case ev.Send(peer, payload):
                     self.messages += 1
                     self.sent_bytes[node] += len(payload)
-                    if self._random.random() >= self.loss:
+                    if int(peer) not in self.deaf and self._random.random() >= self.loss:
                         # a stream keeps the order: nothing overtakes what was sent before it
                         link = (node, int(peer))
                         arrival = max(self._last.get(link, 0), self.now_ms + 1 + self._random.randrange(5))

@@ -81,6 +81,11 @@ class PrivatePool(Pool):
     def prekey(self, author: Author, number: int) -> Operation:
         return author.sign(PrekeyBody(self.rings[author.key].add_prekey(secret(number))))
 
+    def begin(self, epoch: int) -> None:
+        """Let an epoch hold, with the terms and electors of the one before."""
+        while self.view.epochs.number < epoch:
+            self.view.epochs.add(self.spec, self.view.counting.rules)
+
     def standing(self, **changed: Any) -> Standing:
         terms = {"epoch": 0, "electors": self.view.electors, "members": self.active} | changed
         return Standing(self.id, **terms)
@@ -88,6 +93,7 @@ class PrivatePool(Pool):
     def hear(self, *operations: Operation) -> None:
         """Fold operations, and let everybody take what is addressed to them."""
         for operation in operations:
+            self.begin(operation.epoch)
             self.view.apply(operation)
             if isinstance(operation.body, ContentKeyBody):
                 for member, ring in self.rings.items():

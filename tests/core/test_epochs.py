@@ -8,6 +8,9 @@ import pytest
 from pool_kit import Mesh, Pool, notices
 
 from converge_p2p.core.codec import encode_value
+from converge_p2p.core.errors import LocalError
+from converge_p2p.core.governance.custom import DisputeContext, GovernanceModel
+from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
 from converge_p2p.core.oplog.motions import YES, move_change
@@ -198,3 +201,62 @@ def test_a_newcomer_that_reads_everything_at_once_has_the_same_state() -> None:
     )
     assert not notices(effects, ev.Rejected)
     assert late.view.state_bytes() == state
+
+
+def test_terms_of_another_pool_are_no_change_of_this_one() -> None:
+    live = Live(3, 1)
+    motion = move_change((), replace(live.electors_of(0, 1), nonce=b"m" * 16))
+    with pytest.raises(LocalError, match="never change"):
+        live.mesh.replicas[0].handle(ev.Move(motion), ev.Now(live.mesh.now_ms, 0))
+
+
+class TheFirstYesDecides(GovernanceModel):
+    """A rule of a user: one yes is enough, whatever the formula says."""
+
+    def resolve_dispute(self, context: DisputeContext) -> str | bytes | None:
+        return b"yes" if b"yes" in context.ballots.values() else None
+
+
+class Raises(GovernanceModel):
+    def resolve_dispute(self, context: DisputeContext) -> str | bytes | None:
+        raise ValueError("not today")
+
+
+@pytest.mark.parametrize(("model", "found"), [(TheFirstYesDecides(), True), (Raises(), False)])
+def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: GovernanceModel, found: bool) -> None:
+    live = Live(3, 1)
+    rules = replace(live.mesh.replicas[0].view.counting.rules, model=model)
+    electorate = electorate_of(frozenset(rules.electors), rules, 0)
+    assert electorate.resolve is not None
+    answer = electorate.resolve((b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
+    assert answer == (1 if found else None)
+
+
+def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_with_one_other() -> None:
+    live = Live(3, 1)
+    live.settle(live.submit(b"x", by=2))
+    live.mesh.run(lambda: live.mesh.equal)
+    # elector 1 hears nothing more: 0 and 2 are the quorum that removes 2
+    live.mesh.deaf = {1}
+    live.move(expel=(2,), terms=live.electors_of(0, 1))
+    # between its promise and its other votes for the epoch it writes something that nobody keeps
+    live.mesh.run(lambda: live.mesh.replicas[2]._elector.sealed)
+    live.mesh.do(2, ev.Submit(TaskSpec(b"too late", "work", encode_value({}))))
+    live.reach(1, among=(0, 2, 3))
+    live.mesh.run_for(3000)
+    removed = live.mesh.replicas[0]
+    assert removed.log.frozen_at(live.key(2)) is not None
+    pair = Mesh([removed, live.pool.replica(digest_interval_ms=500)], gossip=False)
+    pair.now_ms = live.mesh.now_ms
+    pair.connect()
+    pair.run(lambda: pair.equal and pair.replicas[1].epoch == 1)
+    assert pair.replicas[1].view.state_bytes() == removed.view.state_bytes()
+
+
+def test_nobody_who_was_expelled_can_be_made_an_elector_again() -> None:
+    live = Live(3, 2)
+    live.move(expel=(4,))
+    live.reach(1)
+    live.move(terms=live.electors_of(0, 1, 2, 4))
+    live.mesh.run_for(20_000)
+    assert {replica.epoch for replica in live.mesh.replicas} == {1}

@@ -66,6 +66,8 @@ def value(result: Any = WORDS, outcome: Outcome = Outcome.COMPLETED) -> TaskValu
 
 
 texts = st.text(max_size=80)
+
+CLAIMED = (Purpose.WORK, Purpose.CANCEL, Purpose.FAIL)
 bodies: st.SearchStrategy[Body] = st.one_of(
     st.builds(
         TaskSpec,
@@ -76,7 +78,7 @@ bodies: st.SearchStrategy[Body] = st.one_of(
         priority=st.integers(-9, 9),
         evaluator=texts,
     ).map(SubmitBody),
-    st.builds(ClaimBody, st.just(TASK), st.sampled_from(Purpose), st.integers(-9, 9), texts),
+    st.builds(ClaimBody, st.just(TASK), st.sampled_from(CLAIMED), st.integers(-9, 9), texts),
     st.builds(ReleaseBody, st.just(TASK), st.integers(-1, 9), st.booleans(), texts),
     st.builds(lambda result, outcome: ReportBody(TASK, 0, value(result, outcome), ()), texts, st.sampled_from(Outcome)),
     st.sampled_from([JoinBody(("gpu",), b"proof"), LeaveBody()]),

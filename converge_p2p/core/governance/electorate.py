@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
+from converge_p2p.core.governance.custom import GovernanceModel
+from converge_p2p.core.governance.rules import Ruleset
 from converge_p2p.core.types import PublicKey
 
 
@@ -57,3 +59,28 @@ class Electorate(NamedTuple):
     change: Formula
     dispute: Formula
     resolve: DisputeHook | None = None
+
+
+def electorate_of(electors: frozenset[PublicKey], rules: Ruleset, epoch: int) -> Electorate:
+    """Return who decides about motions in an epoch, by its rules.
+
+    A model of a user that overrides `resolve_dispute` answers disputes itself. Changes of the pool are always counted
+    by the formula, so that the intersection check vouches for them.
+    """
+    own = type(rules.model).resolve_dispute is not GovernanceModel.resolve_dispute
+    return Electorate(electors, rules.epoch, rules.accept, _hook(rules, epoch) if own else None)
+
+
+def _hook(rules: Ruleset, epoch: int) -> DisputeHook:
+    def resolve(
+        options: tuple[bytes, ...], ballots: tuple[tuple[PublicKey, int], ...], electors: frozenset[PublicKey]
+    ) -> int | None:
+        # of an elector that contradicts itself the last option counts: a yes cannot be taken back
+        said = {elector: options[choice] for elector, choice in ballots if elector in electors}
+        try:
+            outcome = rules.resolve_dispute(options, said, epoch=epoch, subject=b"")
+        except Exception:  # noqa: BLE001 - the edge: a user's model must not end a replica, and has then decided nothing
+            return None
+        return options.index(outcome) if isinstance(outcome, bytes) and outcome in options else None
+
+    return resolve

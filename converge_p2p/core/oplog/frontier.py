@@ -75,7 +75,7 @@ def _hashed(tag: str, total: int, count: int) -> bytes:
 FINGERPRINT_BYTES: Final = 16
 """Of a range. No chance brings two together; whoever makes two hides what was made for it, until an entry moves."""
 
-_BUCKET_AUTHORS: Final = 128
+_BUCKET_AUTHORS: Final = 64
 """Authors in a bucket, up to twice as many: a change costs one bucket and a query one, besides a sum over buckets."""
 
 
@@ -164,6 +164,8 @@ class FrontierIndex:
 
     def _tidy(self) -> None:
         """Bring the running sums up to date."""
+        if self._clean == len(self._keys):
+            return
         for bucket in range(self._clean, len(self._keys)):
             if bucket:
                 self._ranks[bucket] = self._ranks[bucket - 1] + len(self._keys[bucket - 1])
@@ -207,7 +209,14 @@ class FrontierIndex:
     def fingerprint(self, start: int, stop: int) -> bytes:
         """16 bytes for the entries of the ranks `start` to `stop`, exclusive."""
         self._tidy()
-        total = self._sum_before(stop) - self._sum_before(start) if start < stop else 0
+        total = 0
+        if start < stop:
+            bucket = bisect_right(self._ranks, start) - 1
+            first, hashes = self._ranks[bucket], self._hashes[bucket]
+            if stop - first <= len(hashes):
+                total = sum(hashes[start - first : stop - first])
+            else:
+                total = self._sum_before(stop) - self._sum_before(start)
         return _hashed("frontier-range", total, max(0, stop - start))[:FINGERPRINT_BYTES]
 
     def digest(self) -> bytes:

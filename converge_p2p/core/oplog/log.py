@@ -96,13 +96,15 @@ class Inserted:
         accepted: operations that became part of a chain, in chain order (the given one, and parked ones it released).
         loose: operations of a frozen author that were kept: only their votes count.
         voided: operations that were part of a chain and no longer are, because their author forked.
-        missing: what to ask for, if the operation was parked.
+        parked: the operation, if it has to wait.
+        missing: what to ask for then.
         forked: the author, if a fork was proven or moved to a lower sequence number.
     """
 
     accepted: list[Operation] = field(default_factory=list)
     loose: list[Operation] = field(default_factory=list)
     voided: list[Operation] = field(default_factory=list)
+    parked: Operation | None = None
     missing: Missing | None = None
     forked: PublicKey | None = None
 
@@ -246,6 +248,7 @@ class OperationLog:
         self.parking.arrived(operation.id)
 
     def _park(self, operation: Operation, result: Inserted) -> None:
+        result.parked = operation
         lacking = [dep for dep in operation.deps if dep not in self._known]
         # what stands too far ahead would only take the room of what is needed before it: sync brings it in its turn
         if operation.seq - self.length(operation.author) < limits.PARKED_PER_AUTHOR_MAX:

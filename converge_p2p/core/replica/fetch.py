@@ -92,7 +92,7 @@ class Fetch:
         have, under_way = self._log.length(author), self._under_way.get(author, ())
         start = self._log.needed_from(author)
         if start < have:
-            return self.search(author, start, min(goal, have + limits.OPERATIONS_PER_PIECE_MAX))
+            return self.search(author, start, min(goal, have + limits.OPERATIONS_PER_PIECE_MIN))
         if any(piece.alone for piece in under_way):
             return None
         at, end = have, min(goal, have + limits.PARKED_PER_AUTHOR_MAX)
@@ -110,7 +110,7 @@ class Fetch:
         if ahead:
             if not self._room_ahead(author):
                 return None
-            size = min(size, limits.OPERATIONS_PER_PIECE_MAX)
+            size = min(size, limits.PARKED_PER_AUTHOR_MAX // 2)
         stop = min([goal, at + size, *(piece.start for piece in under_way if piece.start > at)])
         if ahead:
             stop = min(stop, end)

@@ -291,6 +291,9 @@ class Replica:
         if inserted.accepted or inserted.loose:
             self._digest_soon()
             self._install_epochs()
+        elif inserted.parked is not None:
+            self._touch(*self.view.apply_early(inserted.parked))
+            self._install_epochs()
 
     def _apply(self, operation: Operation) -> None:
         """Fold an operation that became part of a chain."""

@@ -1,7 +1,7 @@
 """Anti-entropy with each peer: find out what is missing, and fetch it from whoever has it.
 
-Knows: what each peer said it has, which pieces were asked of whom, and how peers kept their word. Must not know: what
-operations mean; how frontiers are compared (see `reconcile`); how chains are cut into pieces (see `fetch`).
+Knows: when to compare with whom, whom to ask next, and whom to leave alone. Must not know: what operations mean; how
+frontiers are compared (see `reconcile`); how chains are cut into pieces (see `fetch`).
 Source: `docs/protocol.md`, sync. Gossip is a hint; delivery comes from here.
 
 Nothing a peer says is believed for long: what it claims to have is forgotten when its answers bring nothing new, and it
@@ -12,15 +12,14 @@ costs as much, and no more: its pieces are asked of others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import TypeVar
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.oplog.frontier import FrontierEntry
 from converge_p2p.core.oplog.log import Missing, OperationLog
 from converge_p2p.core.replica.fetch import Fetch, Piece
+from converge_p2p.core.replica.peer import PeerState
 from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
     Comparison,
@@ -39,7 +38,11 @@ REQUEST_PATIENCE_MS = 3000
 """A request that brings nothing for so long is given up, and its pieces may be asked of another peer."""
 
 STRANGER_PATIENCE_MS = 1000
-"""The same, of a peer that has brought nothing yet: a liar that stalls costs a chain no more than this."""
+"""The same, of a peer that has brought nothing yet."""
+
+HURRY_MS = 1000
+HURRY_STRANGER_MS = 300
+"""The same, while another peer, which keeps its word, has nothing to do but what was asked of the first."""
 
 RECONCILE_PAUSE_MS = 300
 """At most one comparison is begun with a peer in this time, however many digests differ."""
@@ -51,78 +54,6 @@ AVOID_DOUBLINGS_MAX = 5
 VAIN_SCANS_MAX = 8
 SCAN_PAUSE_MS = 20
 """So many peers are looked through in a row without finding anything to ask; the others after a pause."""
-
-_LONG_AGO_MS = -(10**9)
-
-
-@dataclass(slots=True)
-class PeerState:
-    """What is going on with one peer.
-
-    Attributes:
-        targets: how long each author's chain is over there, as far as it said so and we lack some of it.
-        hints: the same, guessed from an operation it passed on: it is not to blame if it has no more.
-        apart: authors whose chain is as long over there and ends differently.
-        loose: frozen authors whose loose operations differ over there.
-        more: it left out entries that are missing here.
-        asked: the pieces of the request under way.
-        came: how much of them came.
-        asked_until_ms: when the request is given up.
-        avoided_until_ms: until when it is not asked.
-        held_back: whether something would have been asked since.
-        barren: requests in a row that brought nothing.
-        proven: whether it ever brought something.
-        reconciled_ms: when a comparison with it last began or went on.
-    """
-
-    targets: dict[PublicKey, int] = field(default_factory=dict)
-    hints: dict[PublicKey, int] = field(default_factory=dict)
-    apart: dict[PublicKey, None] = field(default_factory=dict)
-    loose: dict[PublicKey, None] = field(default_factory=dict)
-    more: bool = False
-    asked: tuple[Piece, ...] = ()
-    came: int = 0
-    asked_until_ms: int = _LONG_AGO_MS
-    avoided_until_ms: int = _LONG_AGO_MS
-    held_back: bool = False
-    barren: int = 0
-    proven: bool = False
-    reconciled_ms: int = _LONG_AGO_MS
-
-    def wants_anything(self) -> bool:
-        """Whether the peer has something we lack, as far as we know."""
-        return bool(self.targets or self.hints or self.apart or self.loose)
-
-    def goal(self, author: PublicKey) -> int:
-        """How long the author's chain is over there."""
-        return max(self.targets.get(author, 0), self.hints.get(author, 0))
-
-    def note(self, theirs: FrontierEntry, mine: FrontierEntry | None) -> None:
-        """Note an entry of the peer that differs from the own one."""
-        author, length = theirs.author, 0 if mine is None else mine.length
-        if len(self.targets) + len(self.apart) + len(self.loose) + 2 > limits.SYNC_AUTHORS_PER_PEER_MAX:
-            self.more = True
-            return
-        if theirs.loose is not None and (mine is None or mine.loose != theirs.loose):
-            self.loose[author] = None
-        if theirs.length > length:
-            self.targets[author] = theirs.length
-        elif mine is not None and theirs.length == length and theirs.head != mine.head:
-            self.apart[author] = None
-
-    def forget(self, author: PublicKey) -> None:
-        """Forget what the peer has of an author."""
-        self.targets.pop(author, None)
-        self.hints.pop(author, None)
-        self.apart.pop(author, None)
-        self.loose.pop(author, None)
-
-    def put_last(self, author: PublicKey) -> None:
-        """Look at an author after all others the next time."""
-        _put_last(self.targets, author)
-        _put_last(self.hints, author)
-        _put_last(self.apart, author)
-        _put_last(self.loose, author)
 
 
 class Sessions:
@@ -196,7 +127,7 @@ class Sessions:
         if result.comparisons:
             state.reconciled_ms = now_ms
         for entry, mine in result.theirs:
-            state.note(entry, mine)
+            self._note(state, entry, mine)
         if result.whole and not state.wants_anything():
             self.caught_up = True
         self._pursue(peer, now_ms)
@@ -210,8 +141,13 @@ class Sessions:
         for entry in message.entries:
             mine = self._log.entry(entry.author)
             if mine != entry:
-                state.note(entry, mine)
+                self._note(state, entry, mine)
         self._pursue(peer, now_ms)
+
+    def _note(self, state: PeerState, theirs: FrontierEntry, mine: FrontierEntry | None) -> None:
+        # of somebody new to a pool that is full of authors nothing would be taken, and the peer would look like a liar
+        if mine is not None or len(self._log.chains) < limits.AUTHORS_PER_POOL_MAX:
+            state.note(theirs, mine)
 
     def on_gap(self, peer: PeerId | None, missing: Missing, now_ms: int) -> None:
         """An operation came before its predecessors: ask whoever sent it."""
@@ -243,8 +179,8 @@ class Sessions:
         room = limits.OPERATIONS_PER_RANGE_MAX
         # who kept no word yet since it last broke it gets one piece to show that it does
         pieces_max = 1 if state.barren else limits.WANTS_PER_MESSAGE_MAX
-        known = dict.fromkeys(chain(state.targets, state.apart, state.loose, state.hints))
-        for author in islice(known, limits.SYNC_SCAN_AUTHORS_MAX):
+        known = chain(state.targets, state.apart, state.loose, state.hints)
+        for author in dict.fromkeys(islice(known, limits.SYNC_SCAN_AUTHORS_MAX)):
             if len(pieces) >= pieces_max or room <= 0:
                 break
             piece = self._next_piece(state, author, room)
@@ -257,8 +193,8 @@ class Sessions:
             else:
                 state.put_last(author)
         if not pieces:
-            return False
-        state.asked, state.came = tuple(pieces), 0
+            return self._hurry(state, now_ms) and self._pursue(peer, now_ms)
+        state.asked, state.came, state.came_ms = tuple(pieces), 0, now_ms
         state.asked_until_ms = now_ms + (REQUEST_PATIENCE_MS if state.proven else STRANGER_PATIENCE_MS)
         self._wake_at(state.asked_until_ms)
         ranges = tuple(piece.missing for piece in pieces if piece.stop)
@@ -270,8 +206,7 @@ class Sessions:
         have, goal = self._log.length(author), state.goal(author)
         if self._log.growing(author):
             if goal > have:
-                size = room if self._only_it_helps(state, author, goal - have) else limits.OPERATIONS_PER_PIECE_MAX
-                piece = self._fetch.next_piece(author, goal, min(room, size))
+                piece = self._fetch.next_piece(author, goal, min(room, self._size(state, author, goal - have)))
                 if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
                     return None
                 return piece
@@ -287,13 +222,38 @@ class Sessions:
             state.goal(author) > self._log.length(author) or (author in state.apart and self._log.length(author) > 0)
         )
 
-    def _only_it_helps(self, state: PeerState, author: PublicKey, missing: int) -> bool:
-        """Whether a peer that kept its word is the only one that has a long part of a chain: then it comes in one."""
-        return (
-            state.proven
-            and missing > limits.OPERATIONS_PER_PIECE_MAX
-            and not any(author in other.targets for other in self.peers.values() if other is not state)
-        )
+    def _size(self, state: PeerState, author: PublicKey, missing: int) -> int:
+        """How many operations of a chain to ask a peer for: fewer, the more peers share the work.
+
+        The only one that has a long part of it is asked for all that fits an answer, if it kept its word before.
+        """
+        least = limits.OPERATIONS_PER_PIECE_MIN
+        if not state.proven or missing <= least:
+            return least
+        others = sum(author in other.targets for other in self.peers.values() if other is not state)
+        return max(least, limits.PARKED_PER_AUTHOR_MAX // (others + 1)) if others else limits.OPERATIONS_PER_RANGE_MAX
+
+    def _hurry(self, state: PeerState, now_ms: int) -> bool:
+        """Give up requests that keep a peer that keeps its word from going on with a chain. Whether one was."""
+        if state.barren or not state.proven:
+            return False
+        gave_up = False
+        for other in self.peers.values():
+            late_ms = other.came_ms + (HURRY_MS if other.proven and not other.barren else HURRY_STRANGER_MS)
+            if not other.asked:
+                continue
+            if now_ms < late_ms:
+                state.held_back = True
+                self._wake_at(late_ms)
+            elif any(self._holds_up(piece, state) for piece in other.asked):
+                self._give_up(other, now_ms)
+                gave_up = True
+        return gave_up
+
+    def _holds_up(self, piece: Piece, state: PeerState) -> bool:
+        """Whether a piece stands at the end of a chain that a peer has more of."""
+        have = self._log.length(piece.author)
+        return piece.start <= have < state.targets.get(piece.author, 0)
 
     def _better_is_there(self, state: PeerState, author: PublicKey) -> bool:
         """Whether a peer that keeps its word has the author's chain too. All others then wait behind its piece only."""
@@ -363,7 +323,7 @@ class Sessions:
         came = [self._fetch.progress(piece) for piece in state.asked]
         if not message.last:
             if sum(came) > state.came:
-                state.came = sum(came)
+                state.came, state.came_ms = sum(came), now_ms
                 state.asked_until_ms = now_ms + REQUEST_PATIENCE_MS
             return
         fruitful = [index for index, count in enumerate(came) if count]
@@ -416,11 +376,3 @@ class Sessions:
         """Ask everybody for the founding operation."""
         for peer in self.peers:
             self._send(peer, GenesisWanted())
-
-
-_T = TypeVar("_T")
-
-
-def _put_last(table: dict[PublicKey, _T], author: PublicKey) -> None:
-    if author in table:
-        table[author] = table.pop(author)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome
-from converge_p2p.core.oplog.bodies import Purpose, Token
+from converge_p2p.core.oplog.bodies import Cut, Purpose, Token
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import Counting, Epochs, EpochValue
 from converge_p2p.core.view.register import Grant, Offer, Register, StandingClaim
@@ -95,6 +95,8 @@ class EpochRegister(Register):
             held = [cut for grant in grants.values() for cut in grant.held if cut.author == author]
             if len(held) != len(grants):
                 return None
+            # its own promise, if the epoch is made of it, has to stay part of its chain
+            held += [Cut(author, grant.seq + 1, vote) for vote, grant in grants.items() if grant.elector == author]
             cuts.append(max(held, key=lambda cut: (cut.length, cut.head or b"")))
         before = self.epochs[self.number - 1].hash
         return EpochValue(self.number, before, OperationId(claim.ref), change.spec, tuple(cuts), tuple(sorted(grants)))

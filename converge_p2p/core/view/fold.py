@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import admits
-from converge_p2p.core.governance.electorate import Electorate
+from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskState, TaskView, task_id
@@ -124,7 +124,7 @@ class View:
             subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
         )
         rules = epoch.counting.rules
-        self.motions.open_epoch(epoch.number, Electorate(epoch.electors, rules.epoch, rules.accept))
+        self.motions.open_epoch(epoch.number, electorate_of(epoch.electors, rules, epoch.number))
         founders = epoch.electors if self.creator is None or epoch.number else epoch.electors | {self.creator}
         self.members.found(founders, epoch.number)
         return epoch
@@ -134,7 +134,9 @@ class View:
         changes = {}
         for motion in self.motions.carried_changes(epoch.number):
             spec = motion.terms or epoch.spec
-            if not set(motion.expelled) & set(spec.electors):
+            same_pool = (spec.name, spec.nonce) == (epoch.spec.name, epoch.spec.nonce)
+            gone = {*motion.expelled, *self.members.expelled()}
+            if same_pool and not gone & set(spec.electors):
                 changes[motion.id] = Change(motion.expelled, spec)
         return changes
 
@@ -269,6 +271,22 @@ class View:
                 register.add_accept(token, elector, ValueHash(ballot.ref), Vote(operation.seq, operation.id))
                 if register.settled is not None:
                     self.open.pop(register.id, None)
+
+    def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
+        """Count what an operation that waits for its predecessors says of the next epoch.
+
+        Votes count wherever they stand. Of an elector that was removed nobody may have the operations before its last
+        votes any more, and those votes may be what certified its removal. Promises are never among them: the cut is not
+        below them, and where they stand matters.
+        """
+        body, epoch = operation.body, self.epochs.find(operation.epoch)
+        if not isinstance(body, VoteBody) or epoch is None or operation.author not in epoch.electors:
+            return ()
+        subject = epoch_subject(self.pool, operation.epoch + 1)
+        early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
+        for ballot in early:
+            self._apply_ballot(operation, ballot)
+        return (subject,) if early else ()
 
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
         """Apply an operation of a frozen author: votes count under the electorate they name, data does not.
