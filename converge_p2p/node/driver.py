@@ -220,6 +220,8 @@ class PoolDriver:
                     if not durable:
                         self._fresh.extend(operations)
                     self._writer.put(self.pool, operations, durable, functools.partial(self._persisted, token))
+                case ev.Keep(secrets):
+                    self._writer.keep(self.pool, secrets)
                 case ev.Publish(operations):
                     self._wire.publish_pool(self.pool, operations, self.replica.peers)
                 case ev.Broadcast(payload):

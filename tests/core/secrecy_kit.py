@@ -39,7 +39,7 @@ class PrivatePool(Pool):
     """A pool whose people have a keyring each."""
 
     def __init__(self, electors: int = 2, workers: int = 2) -> None:
-        super().__init__(electors=electors, workers=workers)
+        super().__init__(electors=electors, workers=workers, private=True)
         self.view = View(self.id)
         self.evidence: list[SplitKey] = []
         self.rings = {person.key: Keyring(person.identity, self.id) for person in self.people}

@@ -11,6 +11,7 @@ from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.governance.custom import DisputeContext, GovernanceModel
 from converge_p2p.core.governance.electorate import electorate_of
+from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
 from converge_p2p.core.oplog.motions import YES, move_change
@@ -29,14 +30,8 @@ class Live:
     ) -> None:
         terms.setdefault("policy", QUICK)
         self.pool = Pool(electors, workers, **terms)  # type: ignore[arg-type]
-        self.mesh = Mesh(
-            [
-                Replica(person.identity, self.pool.id, seed=index, digest_interval_ms=500)
-                for index, person in enumerate(self.pool.people)
-            ],
-            seed=seed,
-            loss=loss,
-        )
+        replicas = [self.replica(person.identity, index) for index, person in enumerate(self.pool.people)]
+        self.mesh = self.make_mesh(replicas, seed, loss)
         self.agree = set(range(electors))
         self.works = set(range(electors, electors + workers))
         self.mesh.on_notice = self._answer
@@ -48,6 +43,12 @@ class Live:
         self.mesh.run(
             lambda: all(len(replica.view.members.all()) == electors + workers for replica in self.mesh.replicas)
         )
+
+    def replica(self, identity: Identity, index: int) -> Replica:
+        return Replica(identity, self.pool.id, seed=index, digest_interval_ms=500)
+
+    def make_mesh(self, replicas: list[Replica], seed: int, loss: float) -> Mesh:
+        return Mesh(replicas, seed=seed, loss=loss)
 
     def _answer(self, node: int, notice: object) -> ev.Command | None:
         match notice:
@@ -77,7 +78,11 @@ class Live:
 
     def submit(self, name: bytes, by: int = 0) -> TaskId:
         self.mesh.at(1, by, ev.Submit(TaskSpec(name, "work", encode_value({}))))
-        return task_id(self.pool.id, self.key(by), name)
+        return self.task(name, by)
+
+    def task(self, name: bytes, by: int) -> TaskId:
+        """The id of the task that somebody submits under a key."""
+        return task_id(self.pool.id, self.key(by), self.mesh.replicas[by].contents.task_key(name))
 
     def reach(self, epoch: int, among: tuple[int, ...] | None = None) -> None:
         nodes = range(len(self.mesh.replicas)) if among is None else among

@@ -185,6 +185,11 @@ class Keyring:
         """Return the content key of a commitment, if it is held."""
         return self._keys.get(commitment)
 
+    def of(self, epoch: int, generation: int) -> tuple[ContentKey, ...]:
+        """Return the content keys of a generation that are held, by commitment."""
+        keys = (key for key in self._keys.values() if (key.epoch, key.generation) == (epoch, generation))
+        return tuple(sorted(keys, key=_order))
+
     def named_in(self, sealed: bytes) -> tuple[ContentKey, ...]:
         """Return the content keys whose name a sealed content carries.
 

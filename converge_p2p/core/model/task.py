@@ -291,6 +291,8 @@ class TaskView:
         certified: whether `state` rests on a certificate of the pool's governance.
         expired: whether the time of whoever holds it is over on the local clock.
         progress: what the holder said last, if ASSIGNED and it said something.
+        sealed: something of it is sealed with a content key that is not held here, or does not open: the objective is
+            then "sealed", inputs and result are empty.
     """
 
     id: TaskId
@@ -306,10 +308,13 @@ class TaskView:
     certified: bool = False
     expired: bool = False
     progress: Progress | None = None
+    sealed: bool = False
 
     @property
     def claimable(self) -> bool:
-        """Whether it is worth claiming now: nobody holds it, or the holder's time is over."""
+        """Whether it is worth claiming now: it can be read, and nobody holds it, or the holder's time is over."""
+        if self.sealed:
+            return False
         return self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and self.expired)
 
     @property

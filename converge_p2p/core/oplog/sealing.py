@@ -3,10 +3,11 @@
 Knows: the fields of each body. Must not know: which key is the right one (see `view.keys.writing_key`).
 Source: `docs/protocol.md`, private pools; `docs/decisions/0007-sealed-contents.md`.
 
-Sealed: objective, inputs, topic and evaluator of a submit (together), the result of a report, the reasons of claims and
-releases. Clear: everything that relays, electors and the fold judge by. A sealed content is bound to what it belongs
-to: a submit's to its author and key, a result to task, outcome and worker (a locked value travels in reports of others,
-and what electors vote on is the hash of the sealed bytes), a reason to author and number of its operation.
+Sealed: objective, inputs, topic and evaluator of a submit (together), the result of a report, every reason, question
+and options of a poll, the terms of a negotiation. Clear: everything that relays, electors and the fold judge by. A
+sealed content is bound to what it belongs to: a submit's to its author and key, a result to task, outcome and worker (a
+locked value travels in reports of others, and electors vote on the hash of the sealed bytes), the rest to author and
+number of its operation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,18 @@ from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError, Sign
 from converge_p2p.core.model.keyring import Keyring
 from converge_p2p.core.model.secrecy import ContentKey, is_sealed, open_content, seal_content
 from converge_p2p.core.model.task import TaskSpec, TaskValue
-from converge_p2p.core.oplog.bodies import Body, ClaimBody, Kind, ReleaseBody, ReportBody, SubmitBody
+from converge_p2p.core.oplog.bodies import (
+    ActBody,
+    Body,
+    ClaimBody,
+    Kind,
+    ReleaseBody,
+    ReportBody,
+    SubmitBody,
+    kind_of,
+)
+from converge_p2p.core.oplog.coordination import AnswerBody, PollOpenBody, PollVoteBody, ProposeBody
+from converge_p2p.core.oplog.motions import MotionBody
 from converge_p2p.core.types import PublicKey, TaskId
 
 SEALED_OBJECTIVE: Final = "sealed"
@@ -33,6 +45,12 @@ SEALED_INPUT_BYTES_MAX: Final = limits.TASK_INPUT_BYTES_MAX - limits.SEALED_OVER
 SEALED_RESULT_BYTES_MAX: Final = limits.RESULT_BYTES_MAX - limits.SEALED_OVERHEAD_BYTES
 SEALED_TEXT_BYTES_MAX: Final = limits.TEXT_BYTES_MAX * 3 // 4 - limits.SEALED_OVERHEAD_BYTES
 """A text stays text when it is sealed: base64 makes four bytes of three."""
+
+SEALED_OPTION_BYTES_MAX: Final = limits.NAME_BYTES_MAX * 3 // 4 - limits.SEALED_OVERHEAD_BYTES
+SEALED_TERMS_BYTES_MAX: Final = limits.TERMS_BYTES_MAX - limits.SEALED_OVERHEAD_BYTES
+
+Inner = SubmitBody | ClaimBody | PollVoteBody | AnswerBody
+"""What can be done in another's name."""
 
 
 class ContentSealer:
@@ -62,11 +80,34 @@ class ContentSealer:
                 return SubmitBody(self.seal_spec(author, spec, key))
             case ReportBody(task, _, value):
                 return replace(body, value=self.seal_value(task, value, key))
-            case ClaimBody() | ReleaseBody() if body.reason:
-                kind = Kind.CLAIM if isinstance(body, ClaimBody) else Kind.RELEASE
-                return replace(body, reason=self.seal_text(body.reason, [int(kind), author, seq], key))
+            case ActBody(_, inner):
+                return replace(body, inner=self._seal_inner(inner, [int(Kind.ACT), author, seq], key))
+            case ProposeBody():
+                context = [int(Kind.PROPOSE), author, seq]
+                _bounded("TERMS_BYTES_MAX", "the terms", len(body.terms), SEALED_TERMS_BYTES_MAX)
+                return replace(body, terms=seal_content(key, context, body.terms))
+            case PollOpenBody():
+                context = [int(Kind.POLL_OPEN), author, seq]
+                options = tuple(
+                    self._seal_option(option, [*context, index + 1], key) for index, option in enumerate(body.options)
+                )
+                return replace(body, question=self.seal_text(body.question, [*context, 0], key), options=options)
+            case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() if body.reason:
+                return replace(body, reason=self.seal_text(body.reason, [int(kind_of(body)), author, seq], key))
             case _:
                 return body
+
+    def _seal_inner(self, inner: Inner, context: list[Any], key: ContentKey) -> Inner:
+        """Seal what is done in another's name. A submit is sealed before, by its submitter (`seal_spec`)."""
+        match inner:
+            case ClaimBody() | AnswerBody() if inner.reason:
+                return replace(inner, reason=self.seal_text(inner.reason, context, key))
+            case _:
+                return inner
+
+    def _seal_option(self, option: str, context: list[Any], key: ContentKey) -> str:
+        _bounded("NAME_BYTES_MAX", "an option", len(option.encode()), SEALED_OPTION_BYTES_MAX)
+        return self.seal_text(option, context, key)
 
     def open_body(self, body: Body, author: PublicKey, seq: int) -> Body:
         """Return the body with its contents in clear.
@@ -82,9 +123,19 @@ class ContentSealer:
                 return SubmitBody(self.open_spec(author, spec))
             case ReportBody(task, _, value):
                 return replace(body, value=self.open_value(task, value))
-            case ClaimBody() | ReleaseBody() if body.reason:
-                kind = Kind.CLAIM if isinstance(body, ClaimBody) else Kind.RELEASE
-                return replace(body, reason=self.open_text(body.reason, [int(kind), author, seq]))
+            case ActBody(_, ClaimBody() | AnswerBody() as inner) if inner.reason:
+                reason = self.open_text(inner.reason, [int(Kind.ACT), author, seq])
+                return replace(body, inner=replace(inner, reason=reason))
+            case ProposeBody():
+                return replace(body, terms=self._open(body.terms, [int(Kind.PROPOSE), author, seq]))
+            case PollOpenBody():
+                context = [int(Kind.POLL_OPEN), author, seq]
+                options = tuple(
+                    self.open_text(option, [*context, index + 1]) for index, option in enumerate(body.options)
+                )
+                return replace(body, question=self.open_text(body.question, [*context, 0]), options=options)
+            case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() if body.reason:
+                return replace(body, reason=self.open_text(body.reason, [int(kind_of(body)), author, seq]))
             case _:
                 return body
 
@@ -191,17 +242,36 @@ def check_sealed(body: Body) -> None:
         CodecError: a content is not in sealed form. Whether it opens cannot be seen without the key.
     """
     match body:
-        case SubmitBody(spec):
+        case SubmitBody(spec) | ActBody(_, SubmitBody(spec)):
             hidden = (spec.objective, spec.topic, spec.evaluator) == (SEALED_OBJECTIVE, b"", "")
             sealed = hidden and is_sealed(spec.inputs)
         case ReportBody(_, _, value):
             sealed = is_sealed(value.result)
-        case ClaimBody() | ReleaseBody():
-            sealed = not body.reason or is_sealed(_text_bytes(body.reason))
+        case ProposeBody():
+            sealed = is_sealed(body.terms)
+        case PollOpenBody():
+            sealed = all(is_sealed(_text_bytes(text)) for text in (body.question, *body.options))
+        case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody():
+            sealed = _sealed_reason(body.reason)
+        case ActBody(_, ClaimBody() | AnswerBody() as inner):
+            sealed = _sealed_reason(inner.reason)
         case _:
             sealed = True
     if not sealed:
         raise CodecError("an operation of a private pool shows its content in clear")
+
+
+def shows_content(body: Body) -> bool:
+    """Whether a body shows a content in clear."""
+    try:
+        check_sealed(body)
+    except CodecError:
+        return True
+    return False
+
+
+def _sealed_reason(reason: str) -> bool:
+    return not reason or is_sealed(_text_bytes(reason))
 
 
 def cut_reason(text: str) -> str:

@@ -10,13 +10,17 @@ from converge_p2p.core.errors import CodecError, RemoteViolation
 from converge_p2p.core.governance.admission import admits
 from converge_p2p.core.governance.custom import UnknownModel
 from converge_p2p.core.governance.models import compile_rules
-from converge_p2p.core.oplog.bodies import Genesis, JoinBody
+from converge_p2p.core.oplog.bodies import Genesis, JoinBody, ReportBody
 from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.sealing import shows_content
+from converge_p2p.core.view.epochs import epoch_subject
 from converge_p2p.core.view.fold import View
 
 
 def check_author(view: View, operation: Operation, *, known: bool) -> None:
     """Refuse what can never have an effect, by the terms of the epoch it names, so that all nodes refuse the same.
+
+    Into a private pool nothing is let that shows its content: whoever passed it on would help to publish it.
 
     Args:
         view: the fold; only its epochs are asked, which are the same everywhere.
@@ -24,7 +28,7 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         known: whether something of the author is held.
 
     Raises:
-        RemoteViolation: reason bad_genesis, unknown_model, no_genesis, no_epoch or not_member.
+        RemoteViolation: reason bad_genesis, unknown_model, no_genesis, no_epoch, not_member or clear_content.
     """
     if isinstance(operation.body, Genesis):
         if not view.is_genesis(operation):
@@ -39,6 +43,7 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         return
     if not len(view.epochs):
         raise RemoteViolation("no_genesis", "the pool's founding terms are not known here yet")
+    _check_content(view, operation)
     author = operation.author
     if author == view.creator:
         if operation.seq == 0:
@@ -59,3 +64,12 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         raise RemoteViolation("not_member", "the author's first operation is not a join")
     if not admits(epoch.spec, author):
         raise RemoteViolation("not_member", "the pool does not admit the author")
+
+
+def _check_content(view: View, operation: Operation) -> None:
+    body = operation.body
+    # the value of an epoch is judged by everybody
+    if isinstance(body, ReportBody) and body.task == epoch_subject(view.pool, operation.epoch + 1):
+        return
+    if view.private and shows_content(body):
+        raise RemoteViolation("clear_content", "the pool is private, and the operation shows its content")

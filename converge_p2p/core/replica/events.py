@@ -9,7 +9,7 @@ machine returns after its `Persisted`. A shell that sends earlier can equivocate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -37,9 +37,15 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Operations read back from the own store at start, in the order they were stored. Comes first, once."""
+    """What was read back from the own store at start. Comes first, once.
+
+    Attributes:
+        operations: in the order they were stored.
+        secrets: what the last `Keep` said, if there was one.
+    """
 
     operations: tuple[bytes, ...]
+    secrets: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,7 @@ class TimerKind(Enum):
     CLOSE = "close"
     VOTE = "vote"
     SYNC = "sync"
+    OFFER = "offer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +248,20 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Store the secrets of a private pool in place of the last ones, durably.
+
+    They must be on disk before any `Persisted` is said of a batch that was handed over later: who is sealed something,
+    or seals something, with a key that is then lost, reads it never again.
+
+    Attributes:
+        secrets: as good as everything that was ever sealed; never shown.
+    """
+
+    secrets: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Send operations to everybody in the pool."""
 
@@ -289,7 +310,7 @@ class Emit:
     notice: Notice
 
 
-Effect = Persist | Publish | Broadcast | PassOn | Send | SetTimer | CancelTimer | Emit
+Effect = Persist | Keep | Publish | Broadcast | PassOn | Send | SetTimer | CancelTimer | Emit
 
 
 # ---------------------------------------------------------------- notices
@@ -381,6 +402,49 @@ class EpochInstalled:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentKeyTaken:
+    """A content key is held now: contents that could not be read may be readable, and what waited can be sealed."""
+
+    epoch: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitKeyFound:
+    """An elector committed to one content key and handed out another: different members would read different things.
+
+    Attributes:
+        culprit: the elector.
+        epoch, generation: which key.
+        proven: its own operations show it to everybody; else only this member, to whom it was sealed, can know.
+    """
+
+    culprit: PublicKey
+    epoch: int
+    generation: int
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUnopenable:
+    """A content key was sealed to this member and opens with nothing it holds. Nobody can be blamed for it.
+
+    It is garbage, or sealed to a private prekey that was erased or lost.
+    """
+
+    author: PublicKey
+    epoch: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOverdue:
+    """A new content key is due, and the epoch has no generation left for it: the electors should change the pool."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForkDetected:
     """An author signed two operations with one sequence number, and is frozen from there."""
 
@@ -395,6 +459,7 @@ NEVER_HONEST: Final = frozenset(
         "bad_renewal",
         "bad_signature",
         "bad_sync_message",
+        "clear_content",
         "not_member",
         "too_large",
         "wrong_pool",
@@ -429,6 +494,10 @@ Notice = (
     | MembersChanged
     | MotionMoved
     | EpochInstalled
+    | ContentKeyTaken
+    | SplitKeyFound
+    | KeyUnopenable
+    | KeyOverdue
     | ForkDetected
     | Rejected
 )

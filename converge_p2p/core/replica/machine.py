@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import assert_never
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import (
     CodecError,
     RemoteViolation,
@@ -42,7 +41,9 @@ from converge_p2p.core.replica.commands import Commands
 from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
+from converge_p2p.core.replica.heartbeat import Heartbeat
 from converge_p2p.core.replica.pen import Pen
+from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.replica.renewal import Renewal
 from converge_p2p.core.replica.renewing import Renewals
@@ -65,10 +66,6 @@ from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
 
-DIGEST_PEERS_MAX = 8
-DIGEST_SOON_MS = 700
-GENESIS_RETRY_MS = 1000
-
 
 class Replica:
     """One pool on one node. Everything happens in `handle`."""
@@ -81,6 +78,7 @@ class Replica:
         protocol: ProtocolRules = ALL_RULES,
         seed: int = 0,
         digest_interval_ms: int = limits.DIGEST_INTERVAL_MS,
+        entropy: bytes = b"",
     ) -> None:
         """Make a replica that knows nothing but the pool's id.
 
@@ -90,28 +88,29 @@ class Replica:
             protocol: only the simulator changes it.
             seed: spreads the timers of different nodes.
             digest_interval_ms: how often the frontier's digest is sent when nothing happens.
+            entropy: 32 random bytes, fresh at every start, that the keys of a private pool are made of; without, such a
+                pool can only be followed.
         """
         self.identity = identity
         self.pool = pool
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
+        self.contents = PrivateContents(
+            identity, self.view, entropy, emit=self._emit, put=self._put, set_timer=self._set_timer
+        )
         self._elector = Elector(identity.public_key, self.view, self._held)
-        self._proposer = Proposer(identity.public_key, self._emit)
+        self._proposer = Proposer(identity.public_key, self._emit, self.contents)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
-        self._digest_interval_ms = digest_interval_ms
-        self._seed = seed
-        self._draws = 0
+        self._heartbeat = Heartbeat(seed, digest_interval_ms, self._set_timer, lambda: self._now.mono_ms)
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
-        self._commands = Commands(identity.public_key, pool, self.view, self._proposer)
+        self._commands = Commands(identity.public_key, pool, self.view, self._proposer, self.contents)
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
         self._echoes: dict[OperationId, None] = {}
-        self._digest_at: int | None = None
-        self._digest_pause_ms = DIGEST_SOON_MS
         # collected during one turn
         self._now = Now(0, 0)
         self._effects: list[Effect] = []
@@ -191,7 +190,8 @@ class Replica:
                     self._send(peer, GenesisWanted())
             case ev.PeerDown(peer):
                 self._sessions.peer_down(peer, self._now.mono_ms)
-            case ev.Restored(operations):
+            case ev.Restored(operations, secrets):
+                self.contents.restore(secrets)
                 self._restore(operations)
             case ev.RenewalReceived():
                 self._renewals.hear(event)
@@ -213,13 +213,15 @@ class Replica:
         for vote in self._voting.cast(self._now.mono_ms):
             self._sign(vote)
         self._echo()
+        for duty in self.contents.duties(may_begin=self.caught_up or self.log.length(self.identity.public_key) > 0):
+            self._sign(duty)
+        self.contents.keep()
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
             token = self._persist([operation.signed for operation in self._own], durable=True)
             self._in_flight[token] = list(self._own)
-        if self._digest_at is None:
-            self._set_digest_timer(self._digest_pause_ms if self.ready else GENESIS_RETRY_MS)
+        self._heartbeat.end_turn(ready=self.ready)
 
     def _echo(self) -> None:
         """A witness records what a decider wants; where every elector judges, the application speaks."""
@@ -243,11 +245,6 @@ class Replica:
 
     def _send(self, peer: PeerId, message: SyncMessage) -> None:
         self._effects.append(ev.Send(peer, encode_message(message)))
-
-    def _jitter(self, bound_ms: int) -> int:
-        self._draws += 1
-        digest = tagged_hash("jitter", self._seed.to_bytes(16, "big"), self._draws.to_bytes(8, "big"))
-        return int.from_bytes(digest[:8], "big") % max(1, bound_ms)
 
     # ------------------------------------------------------------ receiving
 
@@ -282,6 +279,7 @@ class Replica:
             seq = self.log.frozen_at(inserted.forked)
             assert seq is not None
             self._touch(*self.view.void(inserted.forked, seq, inserted.voided))
+            self.contents.changed()
             self._emit(ev.ForkDetected(inserted.forked, seq))
         for operation in inserted.loose:
             self._touch(*self.view.apply_loose(operation))
@@ -289,7 +287,7 @@ class Replica:
         if inserted.missing is not None:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         if inserted.accepted or inserted.loose:
-            self._digest_soon()
+            self._heartbeat.soon()
             self._install_epochs()
         elif inserted.parked is not None:
             self._touch(*self.view.apply_early(inserted.parked))
@@ -302,6 +300,8 @@ class Replica:
             self._note_own(operation)
         was_member = self.view.members.has(author) if isinstance(body, JoinBody | LeaveBody) else False
         self._touch(*self.view.apply(operation))
+        if self.contents.applied(operation):
+            self._touch_open()
         match body:
             case Genesis() if self.ready:
                 self._emit(ev.PoolReady())
@@ -326,7 +326,8 @@ class Replica:
                 if was_member:
                     self._emit(ev.MembersChanged(Identity.from_public_key(cut.author).id, joined=False))
             self.log.know_epoch(epoch.number)
-            self._touch(*self.view.open, self.view.next_change.id)
+            self.contents.changed()
+            self._touch_open()
             self._emit(ev.EpochInstalled(epoch.number, self.is_elector))
 
     def _held(self, author: PublicKey) -> Cut:
@@ -338,6 +339,11 @@ class Replica:
         for task in tasks:
             self._dirty[task] = None
 
+    def _touch_open(self) -> None:
+        self._touch(*self.view.open)
+        if self.ready:
+            self._touch(self.view.next_change.id)
+
     def _note_own(self, operation: Operation) -> None:
         """An own operation that did not come through `_sign`: read back, or learned from others after a loss."""
         if self._pen.note(operation):
@@ -348,6 +354,7 @@ class Replica:
             self._elector.note_own(epoch, body.ballots)
         else:
             self._proposer.note_own(epoch, body)
+            self.contents.note_own(epoch, body)
 
     def _restore(self, operations: tuple[bytes, ...]) -> None:
         assert not len(self.log), "Restored comes first"
@@ -360,9 +367,7 @@ class Replica:
         while self.log.has_parked():
             self._absorb(self.log.unpark(), None)
         self._fresh.clear()
-        self._touch(*self.view.open)
-        if self.ready:
-            self._touch(self.view.next_change.id)
+        self._touch_open()
 
     # ------------------------------------------------------------ sync
 
@@ -394,17 +399,6 @@ class Replica:
     def _wake_sync(self, at_ms: int) -> None:
         self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
 
-    def _digest_soon(self) -> None:
-        """After something new: compare soon, and then less and less often, for a digest can be lost too."""
-        self._digest_pause_ms = DIGEST_SOON_MS
-        soon = self._now.mono_ms + DIGEST_SOON_MS
-        if self._digest_at is None or self._digest_at > soon + DIGEST_SOON_MS:
-            self._set_digest_timer(DIGEST_SOON_MS)
-
-    def _set_digest_timer(self, interval_ms: int) -> None:
-        self._digest_at = self._now.mono_ms + interval_ms + self._jitter(interval_ms // 4)
-        self._set_timer(TimerKey(TimerKind.DIGEST), self._digest_at - self._now.mono_ms)
-
     # ------------------------------------------------------------ own operations
 
     def _command(self, command: ev.Command) -> None:
@@ -414,10 +408,13 @@ class Replica:
         match command:
             case ev.Report(task):
                 self._touch(task)
+            case ev.Join() if body is not None:
+                self.contents.joining()
             case ev.Move(motion) if motion.motion is MotionKind.CHANGE and self.is_elector:
                 self._sign(OpinionBody(self._own[-1].id, YES))
 
     def _sign(self, body: Body) -> Operation:
+        body = self.contents.seal(body, self._pen.seq)
         operation = self._pen.sign(body, self.epoch, self._now.wall_ms)
         self._remember(self.epoch, body)
         self._own.append(operation)
@@ -439,6 +436,7 @@ class Replica:
             except RemoteViolation as violation:
                 # the key is used elsewhere too and its forks fill their bound; what is written stays written
                 self._emit(ev.Rejected(None, f"own_{violation.reason}"))
+            self.contents.written(body)
             self._emit(ev.Acknowledged(operation.id))
         own = {operation.signed for operation in operations}
         self._fresh = [signed for signed in self._fresh if signed not in own]
@@ -456,10 +454,9 @@ class Replica:
 
     def _timer(self, key: TimerKey) -> None:
         if key.kind is TimerKind.DIGEST:
-            self._digest_at = None
-            self._digest_pause_ms = min(2 * self._digest_pause_ms, self._digest_interval_ms)
+            self._heartbeat.fired()
             if self.ready:
-                self._sessions.digests(self._some_peers())
+                self._sessions.digests(self._heartbeat.some_of(list(self._sessions.peers)))
             else:
                 self._sessions.want_genesis()
             return
@@ -468,6 +465,9 @@ class Replica:
             return
         if key.kind is TimerKind.VOTE:
             self._voting.pause_over()
+            return
+        if key.kind is TimerKind.OFFER:
+            self.contents.timer_fired()
             return
         register = None if key.task is None else self.view.subject(key.task)
         if register is None:
@@ -478,13 +478,6 @@ class Replica:
             else:
                 self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
         self._touch(register.id)
-
-    def _some_peers(self) -> list[PeerId]:
-        peers = list(self._sessions.peers)
-        if len(peers) <= DIGEST_PEERS_MAX:
-            return peers
-        start = self._jitter(len(peers))
-        return [peers[(start + index) % len(peers)] for index in range(DIGEST_PEERS_MAX)]
 
 
 def _duty(register: Register) -> Purpose:

@@ -23,6 +23,11 @@ class Pen:
         self._head: OperationId | None = None
         self._hlc = 0
 
+    @property
+    def seq(self) -> int:
+        """The number of the next operation."""
+        return self._seq
+
     def sign(self, body: Body, epoch: int, wall_ms: int) -> Operation:
         """Sign the next operation.
 

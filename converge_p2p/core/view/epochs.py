@@ -118,6 +118,7 @@ class Epoch:
         promised: the electors whose promises it starts from, and the seq of each in the elector's chain.
         cuts: authors removed by it.
         value: what its register was settled on; None for the first.
+        key_commit: the content key of a private pool that its certificate fixes, else empty.
     """
 
     number: int
@@ -129,6 +130,7 @@ class Epoch:
     promised: Mapping[PublicKey, int] = field(default_factory=dict)
     cuts: tuple[Cut, ...] = ()
     value: TaskValue | None = None
+    key_commit: bytes = b""
 
 
 class Epochs:
@@ -143,6 +145,10 @@ class Epochs:
         self._electors: dict[PublicKey, int] = {}
         self.frozen: set[PublicKey] = set()
         """Authors that are known to have forked."""
+        self.certified_keys: dict[int, bytes] = {}
+        """Of a private pool: epoch → the commitment that its certificate fixes."""
+        self.last_removal = 0
+        """The last epoch that removed somebody, or 0."""
 
     def __len__(self) -> int:
         return len(self._epochs)
@@ -168,6 +174,7 @@ class Epochs:
         value: TaskValue | None = None,
         promised: Mapping[PublicKey, int] | None = None,
         cuts: tuple[Cut, ...] = (),
+        key_commit: bytes = b"",
     ) -> Epoch:
         """Install the next epoch."""
         number = len(self._epochs)
@@ -182,8 +189,13 @@ class Epochs:
             dict(promised or {}),
             cuts,
             value,
+            key_commit,
         )
         self._epochs.append(epoch)
+        if key_commit:
+            self.certified_keys[number] = key_commit
+        if cuts:
+            self.last_removal = number
         self._subjects[epoch_subject(self._pool, number + 1)] = number + 1
         for elector in electors:
             self._electors.setdefault(elector, number)

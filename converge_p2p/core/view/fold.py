@@ -114,7 +114,14 @@ class View:
             # more than f electors lied: no honest one endorses terms that cannot be safe
             return None
         return self._open(
-            self.epochs.add(value.spec, rules, value=self.next_change.value, promised=promised, cuts=value.cuts)
+            self.epochs.add(
+                value.spec,
+                rules,
+                value=self.next_change.value,
+                promised=promised,
+                cuts=value.cuts,
+                key_commit=value.key_commit,
+            )
         )
 
     def _open(self, epoch: Epoch) -> Epoch:
@@ -134,7 +141,11 @@ class View:
         changes = {}
         for motion in self.motions.carried_changes(epoch.number):
             spec = motion.terms or epoch.spec
-            same_pool = (spec.name, spec.nonce) == (epoch.spec.name, epoch.spec.nonce)
+            same_pool = (spec.name, spec.nonce, spec.private) == (
+                epoch.spec.name,
+                epoch.spec.nonce,
+                epoch.spec.private,
+            )
             gone = {*motion.expelled, *self.members.expelled()}
             if same_pool and not gone & set(spec.electors):
                 changes[motion.id] = Change(motion.expelled, spec)
@@ -211,8 +222,15 @@ class View:
         self.creator, self.genesis = operation.author, operation.signed
         self._open(self.epochs.add(body.spec, rules))
 
+    @property
+    def private(self) -> bool:
+        """Whether contents of the pool are sealed. It is founded so, or it never is."""
+        return bool(len(self.epochs)) and self.epochs[0].spec.private
+
     def _apply_key(self, operation: Operation) -> None:
         """Fold an offer of a content key, judged by the electors of the epoch that it names, or a prekey."""
+        if not self.private:
+            return
         number = operation.body.epoch if isinstance(operation.body, ContentKeyBody) else operation.epoch
         epoch = self.epochs.find(number)
         # nobody can offer for an epoch after the operation's own, and that one is known here

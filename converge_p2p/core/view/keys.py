@@ -131,6 +131,11 @@ class KeyFold:
             for key in sorted(authors)
         )
 
+    def first_commitment(self, epoch: int, generation: int, author: PublicKey) -> bytes | None:
+        """Return what an elector committed to first in a generation, which is what counts of it, or None."""
+        offers = self._offers.get((epoch, generation), {}).get(author)
+        return offers[0].commitment if offers else None
+
     def latest(
         self, floor: int = 0, certified: Mapping[int, bytes] = NOTHING_CERTIFIED
     ) -> Iterator[tuple[Offered, ...]]:

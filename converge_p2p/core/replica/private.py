@@ -1,0 +1,477 @@
+"""The secrets of the local identity in a private pool: its prekeys and content keys, what they seal, and who gets them.
+
+Knows: the keyring, when a key is due here, and which timer that takes. Must not know: how an operation is signed, or
+what an operation means beside its keys.
+Source: `docs/protocol.md`, private pools; `docs/decisions/0007-sealed-contents.md`. In a pool that is not private
+nothing here does anything.
+
+Randomness. Fresh bytes enter once, when the replica is made. A secret is a hash of them, of the identity's own secret,
+of what it is for and of a counter: the fresh bytes alone tell no key, and should the same ones be handed out twice, no
+key is that of another epoch or generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from converge_p2p.core import limits
+from converge_p2p.core.codec import encode, encode_value, tagged_hash
+from converge_p2p.core.errors import CodecError, ConvergeError, LimitExceeded, LocalError, SignatureError
+from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.keyring import Keyring, SplitKey
+from converge_p2p.core.model.secrecy import KEY_BYTES, ContentKey, is_sealed
+from converge_p2p.core.model.task import TaskSpec, TaskValue, TaskView
+from converge_p2p.core.oplog.bodies import (
+    ActBody,
+    Body,
+    ClaimBody,
+    Genesis,
+    JoinBody,
+    Kind,
+    LeaveBody,
+    ReleaseBody,
+    ReportBody,
+    SubmitBody,
+)
+from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody, offer_bodies
+from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.sealing import SEALED_OBJECTIVE, ContentSealer, cut_reason, shows_content
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.rotation import Standing, Why, additions_due, offer_delay_ms, rotation_due
+from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.core.view.fold import View
+from converge_p2p.core.view.keys import writing_key
+from converge_p2p.core.view.register import StandingClaim
+
+_OFFER = ev.TimerKey(ev.TimerKind.OFFER)
+_NOTHING = encode_value(None)
+_NO_INPUTS = encode_value({})
+
+
+class _Due(NamedTuple):
+    """A key that is to be handed out.
+
+    Attributes:
+        name: what tells it from others while its turn is waited for.
+        turn: see `offer_delay_ms`.
+        key: what is handed out; None is a new one.
+        epoch, generation: of the key.
+        members: to whom.
+    """
+
+    name: tuple[str, int, int]
+    turn: int
+    key: ContentKey | None
+    epoch: int
+    generation: int
+    members: tuple[PublicKey, ...]
+
+
+class PrivateContents:
+    """Keyring, sealing and the hand-out of keys of the local identity in one pool."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        view: View,
+        entropy: bytes,
+        *,
+        emit: Callable[[ev.Notice], None],
+        put: Callable[[ev.Effect], None],
+        set_timer: Callable[[ev.TimerKey, int], None],
+    ) -> None:
+        """Begin without any secret.
+
+        Args:
+            identity: who signs here.
+            view: the fold.
+            entropy: 32 fresh random bytes; empty: a private pool is only followed, nothing is sealed or handed out.
+            emit, put: called with notices and with effects.
+            set_timer: called with a key and a delay in milliseconds.
+
+        Raises:
+            LocalError: entropy of another length.
+        """
+        if len(entropy) not in (0, KEY_BYTES):
+            raise LocalError(f"entropy has {KEY_BYTES} bytes, not {len(entropy)}")
+        self._identity = identity
+        self._key: PublicKey = identity.public_key
+        self._view = view
+        self._entropy = entropy
+        self._emit = emit
+        self._put = put
+        self._set_timer = set_timer
+        self._draws = 0
+        self._ring = Keyring(identity, view.pool) if entropy and identity.can_sign else None
+        self._sealer = None if self._ring is None else ContentSealer(self._ring)
+        self._unkept = False
+        self._stale = True
+        self._joining = False
+        self._writing = False
+        self._prekey: tuple[int, bytes] | None = None
+        """Epoch and public half of the own prekey that was signed last."""
+        self._waiting: tuple[str, int, int] | None = None
+        self._over: tuple[str, int, int] | None = None
+        self._overdue = -1
+        self._counted: set[bytes] = set()
+        """Commitments to keys that are held and were found to count since the start."""
+        self._opened: dict[TaskId, tuple[TaskSpec, TaskSpec]] = {}
+
+    @property
+    def on(self) -> bool:
+        """Whether the pool is private, as far as its founding is known."""
+        return self._view.private
+
+    @property
+    def able(self) -> bool:
+        """Whether there is randomness to make keys of."""
+        return self._ring is not None
+
+    # ------------------------------------------------------------ what is kept
+
+    def restore(self, secrets: bytes) -> None:
+        """Take what the store kept; before any operation.
+
+        Raises:
+            LocalError: it is damaged, or of another pool or identity.
+        """
+        if not secrets or self._ring is None:
+            return
+        try:
+            self._ring = Keyring.restore(self._identity, self._view.pool, secrets)
+        except CodecError as error:
+            raise LocalError(f"the stored content keys cannot be used: {error}") from error
+        self._sealer = ContentSealer(self._ring)
+
+    def keep(self) -> None:
+        """At the end of a turn, before anything signed in it is handed out: have the secrets stored if they changed."""
+        if self._unkept and self._ring is not None:
+            self._unkept = False
+            self._put(ev.Keep(self._ring.export()))
+
+    def _draw(self, purpose: str, *numbers: int) -> bytes:
+        self._draws += 1
+        what = encode([purpose, list(numbers), self._draws])
+        return tagged_hash("private-pool-secret", self._entropy, self._identity.seed, self._view.pool, what)
+
+    # ------------------------------------------------------------ hearing
+
+    def note_own(self, epoch: int, body: Body) -> None:
+        """Remember an own operation: when signed, and when read back after a restart."""
+        if isinstance(body, PrekeyBody):
+            self._prekey = (epoch, body.exchange_key)
+
+    def written(self, body: Body) -> None:
+        """An own operation is durable and folded."""
+        if isinstance(body, ContentKeyBody | PrekeyBody):
+            self._writing = False
+            self._stale = True
+        elif isinstance(body, JoinBody):
+            self._joining = False
+
+    def changed(self) -> None:
+        """Members or electors are others now, or an author was frozen."""
+        self._stale = True
+
+    def applied(self, operation: Operation) -> bool:
+        """An operation became part of the fold. Returns whether a content key can be used now that could not before."""
+        body = operation.body
+        if isinstance(body, ContentKeyBody) and self.on:
+            self._stale = True
+            return self._take(operation, body)
+        if isinstance(body, Genesis | JoinBody | LeaveBody | PrekeyBody):
+            self._stale = True
+        return False
+
+    def _take(self, operation: Operation, body: ContentKeyBody) -> bool:
+        keys = self._view.keys
+        first = keys.first_commitment(body.epoch, body.generation, operation.author)
+        if first not in (None, body.commitment):
+            self._emit(ev.SplitKeyFound(operation.author, body.epoch, body.generation, proven=True))
+        if self._ring is None:
+            return False
+        offer = keys.addressed(operation, self._key, self._view.epochs.certified_keys)
+        if offer is None:
+            return False
+        held = self._ring.get(offer.commitment)
+        try:
+            taken = self._ring.take(offer)
+        except SignatureError:
+            self._emit(ev.KeyUnopenable(operation.author, body.epoch, body.generation))
+            return False
+        if isinstance(taken, SplitKey):
+            self._emit(ev.SplitKeyFound(taken.culprit, taken.epoch, taken.generation, proven=False))
+            return False
+        if held is None:
+            self._unkept = True
+        if taken.commitment in self._counted:
+            return False
+        self._counted.add(taken.commitment)
+        self._emit(ev.ContentKeyTaken(taken.epoch, taken.generation))
+        return True
+
+    # ------------------------------------------------------------ handing out
+
+    def joining(self) -> None:
+        """A join is about to be signed: a prekey goes with it, so that the first key is sealed to that."""
+        self._joining = self._stale = True
+
+    def duties(self, *, may_begin: bool) -> list[Body]:
+        """Return what this identity has to sign now about keys.
+
+        Args:
+            may_begin: whether the own chain is known; a first operation that is not asked for could be a fork.
+        """
+        if not (self._stale and self.on and may_begin) or self._ring is None or self._writing:
+            return []
+        self._stale = False
+        if not (self._joining or self._view.members.active(self._key)):
+            return []
+        epoch, prekey = self._view.epochs.number, self._prekey
+        if prekey is None or prekey[0] < epoch or prekey[1] not in self._ring.prekeys():
+            self._writing = self._unkept = True
+            return [PrekeyBody(self._ring.add_prekey(self._draw("prekey", epoch)))]
+        return self._offer(self._ring)
+
+    def timer_fired(self) -> None:
+        """The turn that was waited for has come."""
+        self._over, self._waiting = self._waiting, None
+        self._stale = True
+
+    def _offer(self, ring: Keyring) -> list[Body]:
+        over, self._over = self._over, None
+        due = self._due(ring)
+        if due is None:
+            self._waiting = None
+            return []
+        if due.turn and due.name != over:
+            if due.name != self._waiting:
+                self._waiting = due.name
+                step_ms = 2 * self._terms_timer_ms
+                self._set_timer(_OFFER, offer_delay_ms(due.turn, step_ms))
+            return []
+        self._waiting = None
+        key = due.key or ContentKey(
+            self._view.pool, due.epoch, due.generation, self._draw("content-key", due.epoch, due.generation)
+        )
+        ring.add(key)
+        self._unkept = True
+        recipients = self._view.keys.recipients(due.members)
+        # electors first: whoever goes on with the rest has to hold it
+        order = sorted(recipients, key=lambda member: (member not in self._view.electors, member))
+        some = {member: recipients[member] for member in order[: limits.CONTENT_KEY_ENTRIES_PER_TURN_MAX]}
+        bodies = offer_bodies(key, self._key, some, self._draw("offer", due.epoch, due.generation))
+        self._writing = bool(bodies)
+        return list(bodies)
+
+    def _due(self, ring: Keyring) -> _Due | None:
+        standing = self._standing()
+        rotation = rotation_due(self._view.keys, ring, standing)
+        if rotation is None:
+            more = additions_due(self._view.keys, ring, standing)
+            if more is None:
+                return None
+            key = more.key
+            return _Due(("more", key.epoch, key.generation), more.turn, key, key.epoch, key.generation, more.members)
+        if rotation.generation is None:
+            if self._overdue != standing.epoch:
+                self._overdue = standing.epoch
+                self._emit(ev.KeyOverdue(standing.epoch))
+            return None
+        # others than the founder may only not have heard of the first key yet
+        late = rotation.why is Why.FIRST and self._key != self._view.creator
+        name = ("new", rotation.epoch, rotation.generation)
+        members = tuple(sorted(standing.members))
+        return _Due(name, rotation.turn + late, rotation.held, rotation.epoch, rotation.generation, members)
+
+    def _standing(self) -> Standing:
+        view = self._view
+        members = frozenset(member for member in view.members.all() if view.members.active(member))
+        epochs = view.epochs
+        return Standing(view.pool, epochs.number, view.electors, members, epochs.last_removal, epochs.certified_keys)
+
+    @property
+    def _terms_timer_ms(self) -> int:
+        assert self._view.spec is not None
+        return self._view.spec.policy.grant_timer_ms
+
+    def commitment_for(self, epoch: int) -> bytes | None:
+        """Return the commitment to the content key that comes with an epoch this identity proposes.
+
+        Returns:
+            Empty in a pool that is not private; None if no key can be made here, so that others have to propose.
+        """
+        if not self.on:
+            return b""
+        if self._ring is None:
+            return None
+        made = self._ring.of(epoch, 0)
+        key = made[0] if made else ContentKey(self._view.pool, epoch, 0, self._draw("content-key", epoch, 0))
+        if not made:
+            self._ring.add(key)
+            self._unkept = True
+        return key.commitment
+
+    # ------------------------------------------------------------ sealing
+
+    def _writing_key(self) -> ContentKey:
+        epochs = self._view.epochs
+        if self._ring is None:
+            raise LocalError("this replica was made without entropy, and cannot write into a private pool")
+        return writing_key(self._view.keys, self._ring, floor=epochs.last_removal, certified=epochs.certified_keys)
+
+    def seal(self, body: Body, seq: int) -> Body:
+        """Return a body as it is to be signed. Reasons of claims and releases that cannot be sealed are left out.
+
+        Raises:
+            LocalError: there is no key yet for a content that cannot be left out.
+            LimitExceeded: a content too large to be sealed.
+        """
+        if not self.on or self._is_epoch(body) or not shows_content(body):
+            return body
+        try:
+            key = self._writing_key()
+        except LocalError:
+            if isinstance(body, ClaimBody | ReleaseBody):
+                return replace(body, reason="")
+            raise
+        assert self._sealer is not None, "who has a key has a ring"
+        if isinstance(body, ClaimBody | ReleaseBody):
+            body = replace(body, reason=cut_reason(body.reason))
+        if isinstance(body, ActBody) and isinstance(body.inner, SubmitBody):
+            given = self._view.coordination.delegations.get(body.delegation)
+            if given is None:
+                raise LocalError("the delegation is not known here")
+            # a task is bound to whose it is, and that is not who signs it
+            return replace(body, inner=SubmitBody(self._sealer.seal_spec(given.delegator, body.inner.spec, key)))
+        return self._sealer.seal_body(body, self._key, seq, key)
+
+    def _is_epoch(self, body: Body) -> bool:
+        """The value of an epoch is judged by everybody, so it stays clear."""
+        return isinstance(body, ReportBody) and self._view.epochs.changes(body.task) is not None
+
+    def spec_to_submit(self, spec: TaskSpec) -> TaskSpec:
+        """Return a task under its blinded key, in clear.
+
+        Raises:
+            LocalError: inputs that look as if they were sealed.
+        """
+        if not self.on:
+            return spec
+        if is_sealed(spec.inputs):
+            raise LocalError("the inputs are not an encoded value")
+        return replace(spec, key=self.task_key(spec.key))
+
+    def task_key(self, key: bytes) -> bytes:
+        """Return the idempotency key under which a task of this identity stands in the log."""
+        return self._ring.blind(key) if self.on and self._ring is not None else key
+
+    def seal_spec(self, spec: TaskSpec) -> TaskSpec:
+        """Return a task as it is signed.
+
+        Raises:
+            LocalError, LimitExceeded: see `seal`.
+        """
+        if not self.on or self._sealer is None:
+            return spec
+        return self._sealer.seal_spec(self._key, spec, self._writing_key())
+
+    def check_result(self, result: bytes) -> None:
+        """Check that a result can be sealed, before work is called done.
+
+        Raises:
+            LocalError: it looks as if it was sealed.
+            LimitExceeded: it is too large.
+        """
+        if self.on and is_sealed(result):
+            raise LocalError("the result is not an encoded value")
+        if self.on and len(result) > limits.RESULT_BYTES_MAX - limits.SEALED_OVERHEAD_BYTES:
+            raise LimitExceeded(
+                "RESULT_BYTES_MAX",
+                f"the result has {len(result)} bytes, and sealed {limits.SEALED_OVERHEAD_BYTES} more; at most "
+                f"{limits.RESULT_BYTES_MAX} allowed",
+                hint="store the content elsewhere, sealed, and report a reference to it",
+            )
+
+    def seal_value(self, task: TaskId, value: TaskValue) -> TaskValue | None:
+        """Return a value as it is reported, or None as long as there is no key to seal it with."""
+        if not self.on:
+            return value
+        if self._sealer is None:
+            return None
+        try:
+            return self._sealer.seal_value(task, value, self._writing_key())
+        except LocalError:
+            return None
+
+    # ------------------------------------------------------------ opening
+
+    def open_spec(self, task: TaskId, author: PublicKey, spec: TaskSpec) -> TaskSpec | None:
+        """Return a task in clear, or None if it does not open here (yet)."""
+        if not self.on:
+            return spec
+        known = self._opened.get(task)
+        if known is not None and known[0] is spec:
+            return known[1]
+        if self._sealer is None:
+            return None
+        try:
+            opened = self._sealer.open_spec(author, spec)
+        except ConvergeError:
+            return None
+        if len(self._opened) >= limits.OPENED_TASKS_HELD_MAX:
+            del self._opened[next(iter(self._opened))]
+        self._opened[task] = (spec, opened)
+        return opened
+
+    def open_view(self, view: TaskView) -> TaskView:
+        """Return a task as it can be read here; what does not open is left out (`TaskView.sealed`)."""
+        if not self.on:
+            return view
+        spec, value = self.open_spec(view.id, view.submitter, view.spec), view.value
+        sealed = spec is None
+        if spec is None:
+            spec = replace(view.spec, objective=SEALED_OBJECTIVE, inputs=_NO_INPUTS, topic=b"", evaluator="")
+        if value is not None:
+            opened = self._open_value(view.id, value)
+            sealed = sealed or opened is None
+            value = opened or replace(value, result=_NOTHING)
+        return replace(view, spec=spec, value=value, sealed=sealed)
+
+    def _open_value(self, task: TaskId, value: TaskValue) -> TaskValue | None:
+        try:
+            return None if self._sealer is None else self._sealer.open_value(task, value)
+        except ConvergeError:
+            return None
+
+    def open_body(self, operation: Operation) -> Body | None:
+        """Return what an operation says, in clear, or None if it does not open here (yet)."""
+        if not self.on:
+            return operation.body
+        try:
+            return (
+                None
+                if self._sealer is None
+                else self._sealer.open_body(operation.body, operation.author, operation.seq)
+            )
+        except ConvergeError:
+            return None
+
+    def reason_of(self, claim: StandingClaim) -> str:
+        """Return the reason that an own claim gives, in clear; empty if it does not open."""
+        kind = Kind.CLAIM if claim.principal is None else Kind.ACT
+        reason = self.open_reason(kind, claim.author, claim.seq, claim.reason)
+        return "" if self.on and reason == SEALED_OBJECTIVE else reason
+
+    def open_reason(self, kind: int, author: PublicKey, seq: int, reason: str) -> str:
+        """Return the reason that an operation gives, in clear; "sealed" if it does not open."""
+        if not (self.on and reason):
+            return reason
+        try:
+            if self._sealer is not None:
+                return self._sealer.open_text(reason, [kind, author, seq])
+        except ConvergeError:
+            pass
+        return SEALED_OBJECTIVE
