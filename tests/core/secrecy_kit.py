@@ -87,7 +87,8 @@ class PrivatePool(Pool):
             self.view.epochs.add(self.spec, self.view.counting.rules)
 
     def standing(self, **changed: Any) -> Standing:
-        terms = {"epoch": 0, "electors": self.view.electors, "members": self.active} | changed
+        gone = self.view.members.gone() | (self.active - changed.get("members", self.active))
+        terms = {"epoch": 0, "electors": self.view.electors, "members": self.active, "gone": gone} | changed
         return Standing(self.id, **terms)
 
     def hear(self, *operations: Operation) -> None:

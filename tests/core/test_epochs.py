@@ -88,12 +88,13 @@ class Live:
         nodes = range(len(self.mesh.replicas)) if among is None else among
         self.mesh.run(lambda: all(self.mesh.replicas[node].epoch == epoch for node in nodes))
 
-    def settled(self, task: TaskId) -> bool:
-        registers = [replica.view.registers.get(task) for replica in self.mesh.replicas]
+    def settled(self, task: TaskId, among: tuple[int, ...] | None = None) -> bool:
+        nodes = range(len(self.mesh.replicas)) if among is None else among
+        registers = [self.mesh.replicas[node].view.registers.get(task) for node in nodes]
         return all(register is not None and register.state.terminal for register in registers)
 
-    def settle(self, task: TaskId) -> None:
-        self.mesh.run(lambda: self.settled(task))
+    def settle(self, task: TaskId, among: tuple[int, ...] | None = None) -> None:
+        self.mesh.run(lambda: self.settled(task, among))
 
     def states(self) -> set[bytes]:
         self.mesh.run(lambda: self.mesh.equal)

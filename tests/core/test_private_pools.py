@@ -18,7 +18,7 @@ from converge_p2p.core.model.secrecy import ContentKey, exchange_key_of, exchang
 from converge_p2p.core.oplog.bodies import Kind, LeaveBody, decode_body, encode_body
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody, offer_bodies
 from converge_p2p.core.oplog.operation import decode_operation, sign_operation
-from converge_p2p.core.replica.rotation import Why, additions_due, offer_delay_ms, rotation_due
+from converge_p2p.core.replica.rotation import STRANGER_TURNS, Why, additions_due, offer_delay_ms, rotation_due
 from converge_p2p.core.types import PublicKey
 from converge_p2p.core.view.keys import writing_key
 
@@ -317,7 +317,7 @@ def test_the_first_turn_goes_round(pool: PrivatePool) -> None:
         pool.hear(pool.offer(pool.people[E0], pool.key(generation + 1, generation=generation), pool.people))
         found = [rotation(pool, who, members=pool.active - {pool.people[W0].key}) for who in (E0, E1)]
         assert {item.generation for item in found} == {generation + 1}
-        first |= {who for who, item in enumerate(found) if item.turn == 1}
+        first |= {who for who, item in enumerate(found) if item.turn == 0}
     assert first == {E0, E1}
 
 
@@ -337,6 +337,13 @@ def test_a_new_key_is_due_when_a_holder_is_no_longer_an_active_member(pool: Priv
     assert rotation(pool, E0) is None
     assert pool.holders(new) == {E0, E1, W0}
     assert writing_key(pool.keys, pool.rings[pool.people[E0].key]) == new
+
+
+def test_a_holder_whose_join_is_not_here_yet_is_waited_for_before_the_key_is_replaced(pool: PrivatePool) -> None:
+    pool.hear(pool.offer(pool.people[E0], pool.key(1), pool.people))
+    found = rotation(pool, E1, members=pool.active - {pool.people[W1].key}, gone=frozenset())
+    assert found.why is Why.REMOVED
+    assert found.turn >= STRANGER_TURNS
 
 
 def test_a_removal_by_epoch_makes_a_key_of_that_epoch_due_even_if_nobody_held_the_old_one(pool: PrivatePool) -> None:
@@ -397,6 +404,17 @@ def test_newcomers_are_given_the_present_key_by_an_elector_that_holds_it(pool: P
         pool.hear(pool.people[E0].sign(body))
     assert pool.holders(key) == {E0, E1, W0, W1}
     assert additions_due(pool.keys, ring, pool.standing()) is None
+
+
+def test_an_elector_hands_on_no_other_key_of_a_generation_than_its_own(pool: PrivatePool) -> None:
+    mine, other = pool.key(1), pool.key(2)
+    everybody = [person for index, person in enumerate(pool.people) if index != W1]
+    pool.hear(pool.offer(pool.people[E0], mine, pool.people), pool.offer(pool.people[E1], other, everybody))
+    # W1 lacks the key of E1, and E0 would contradict itself if it handed that on
+    assert additions_due(pool.keys, pool.rings[pool.people[E0].key], pool.standing()) is None
+    found = additions_due(pool.keys, pool.rings[pool.people[E1].key], pool.standing())
+    assert found is not None
+    assert (found.key, found.members) == (other, (pool.people[W1].key,))
 
 
 def test_a_key_that_is_about_to_be_replaced_is_handed_out_no_more(pool: PrivatePool) -> None:

@@ -280,6 +280,9 @@ class PrivateContents:
                 self._overdue = standing.epoch
                 self._emit(ev.KeyOverdue(standing.epoch))
             return None
+        if self._view.keys.first_commitment(rotation.epoch, rotation.generation, self._key) is not None:
+            # a second key of one generation does not count, and would look like a lie
+            return None
         # others than the founder may only not have heard of the first key yet
         late = rotation.why is Why.FIRST and self._key != self._view.creator
         name = ("new", rotation.epoch, rotation.generation)
@@ -289,8 +292,8 @@ class PrivateContents:
     def _standing(self) -> Standing:
         view = self._view
         members = frozenset(member for member in view.members.all() if view.members.active(member))
-        epochs = view.epochs
-        return Standing(view.pool, epochs.number, view.electors, members, epochs.last_removal, epochs.certified_keys)
+        floor, certified = view.epochs.last_removal, view.epochs.certified_keys
+        return Standing(view.pool, view.epochs.number, view.electors, members, view.members.gone(), floor, certified)
 
     @property
     def _terms_timer_ms(self) -> int:
@@ -471,7 +474,7 @@ class PrivateContents:
             return reason
         try:
             if self._sealer is not None:
-                return self._sealer.open_text(reason, [kind, author, seq])
+                return self._sealer.open_text(reason, [int(kind), author, seq])
         except ConvergeError:
             pass
         return SEALED_OBJECTIVE

@@ -19,6 +19,9 @@ from converge_p2p.core.model.secrecy import ContentKey
 from converge_p2p.core.types import PoolId, PublicKey
 from converge_p2p.core.view.keys import KeyFold, Offered
 
+STRANGER_TURNS = 16
+"""So long electors wait for the join of somebody who holds the newest key, before they replace it."""
+
 
 class Why(Enum):
     """Why a new content key is due."""
@@ -83,6 +86,7 @@ class Standing:
         epoch: the present epoch.
         electors: of this epoch.
         members: active ones, electors included; a frozen author is none.
+        gone: who was a member once and is no active one.
         floor: the last epoch that removed a member, or 0.
         certified: epoch → commitment that its certificate fixes.
         period: after how many epochs a key is old; 0 is never.
@@ -92,6 +96,7 @@ class Standing:
     epoch: int
     electors: frozenset[PublicKey]
     members: frozenset[PublicKey]
+    gone: frozenset[PublicKey] = frozenset()
     floor: int = 0
     certified: Mapping[int, bytes] = field(default_factory=dict)
     period: int = 0
@@ -117,7 +122,7 @@ def rotation_due(keys: KeyFold, keyring: Keyring, standing: Standing) -> Rotatio
             return Rotation(why, standing.epoch, 0, held, 0)
     generation = _next_generation(newest, standing)
     turn = _rank(standing, -1 if generation is None else generation, keyring.owner)
-    return Rotation(why, standing.epoch, generation, None, turn + _handicap(why, standing))
+    return Rotation(why, standing.epoch, generation, None, turn + _handicap(why, newest, standing))
 
 
 def additions_due(keys: KeyFold, keyring: Keyring, standing: Standing) -> Additions | None:
@@ -128,6 +133,10 @@ def additions_due(keys: KeyFold, keyring: Keyring, standing: Standing) -> Additi
     if keyring.owner not in standing.electors or rotation_due(keys, keyring, standing) is not None:
         return None
     for offered in next(keys.latest(standing.floor, standing.certified), ()):
+        first = keys.first_commitment(offered.epoch, offered.generation, keyring.owner)
+        if first not in (None, offered.commitment):
+            # whoever committed to another key of this generation would contradict itself, and not count
+            continue
         key = keyring.get(offered.commitment)
         missing = tuple(keys.recipients(standing.members - offered.members))
         if key is not None and missing:
@@ -166,14 +175,15 @@ def _why(newest: Collection[Offered], keyring: Keyring, standing: Standing) -> W
     return None
 
 
-def _handicap(why: Why, standing: Standing) -> int:
+def _handicap(why: Why, newest: Collection[Offered], standing: Standing) -> int:
     match why:
         case Why.CERTIFIED | Why.UNREADABLE:
             # whoever proposed the certified key, and others who can read the newest, go first
             return len(standing.electors)
         case Why.REMOVED:
-            # a holder that looks removed may be a newcomer whose join is still on its way here
-            return 1
+            # a holder that was never heard of is most likely a newcomer whose join is still on its way here
+            known = any(item.members & standing.gone or item.epoch < standing.floor for item in newest)
+            return 0 if known else STRANGER_TURNS
         case _:
             return 0
 
