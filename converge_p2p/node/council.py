@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from converge_p2p.core.errors import LocalError, NotFound
 from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.oplog.bodies import Kind
 from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, move_change
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
@@ -49,7 +50,7 @@ class Council:
 
     def motions(self) -> list[MotionView]:
         """Every motion that is in effect or was carried, by id."""
-        return self._view.motions.views(self.epoch)
+        return [self._readable(view) for view in self._view.motions.views(self.epoch)]
 
     def motion(self, name: OperationId) -> MotionView:
         """A motion.
@@ -60,7 +61,14 @@ class Council:
         found = self._view.motions.view(name, self.epoch)
         if found is None:
             raise NotFound(f"no motion {name.hex()[:12]} in this pool", hint="it may not have arrived yet")
-        return found
+        return self._readable(found)
+
+    def _readable(self, view: MotionView) -> MotionView:
+        motion = view.motion
+        open_reason = self._driver.replica.contents.open_reason
+        return replace(
+            view, motion=replace(motion, reason=open_reason(Kind.MOTION, motion.author, motion.seq, motion.reason))
+        )
 
     # ------------------------------------------------------------ asking
 
@@ -139,7 +147,7 @@ class Council:
             case ev.MotionMoved(name):
                 found = self._view.motions.view(name, self.epoch)
                 if found is not None:
-                    self.moved.send(found)
+                    self.moved.send(self._readable(found))
             case ev.EpochInstalled(number):
                 self.installed.send(number)
 

@@ -34,11 +34,12 @@ def founding_terms(
     task_types: Sequence[str],
     admission: AdmissionKind,
     policy: PoolPolicy | None,
+    private: bool = False,
 ) -> PoolSpec:
     """Return the terms of a new pool, in canonical order and with a new nonce.
 
     Args:
-        name, topics, task_types, admission, policy: see `Node.create_pool`.
+        name, topics, task_types, admission, policy, private: see `Node.create_pool`.
         model: who decides. It may name agents itself.
         founder: who decides where neither the model nor `electors` name anybody.
         key_of: finds the key of an agent that the model names.
@@ -69,6 +70,7 @@ def founding_terms(
         task_types=tuple(sorted(set(task_types))),
         policy=policy or PoolPolicy(),
         model=founding.model,
+        private=private,
     )
 
 

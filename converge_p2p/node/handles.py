@@ -252,10 +252,9 @@ class PoolHandle:
 
     def find_task(self, task: TaskId) -> TaskView | None:
         """A task, or None if it is not known here."""
-        view, said = (
-            self._view.task(task, expired=self.driver.replica.expired(task)),
-            self.driver.replica.progress(task),
-        )
+        replica = self.driver.replica
+        view, said = self._view.task(task, expired=replica.expired(task)), replica.progress(task)
+        view = None if view is None else replica.contents.open_view(view)
         if view is None or said is None or view.state is not TaskState.ASSIGNED:
             return view
         return replace(view, progress=Progress(said.fraction, said.note))
@@ -292,7 +291,7 @@ class PoolHandle:
             LocalError, LimitExceeded, CodecError: the task cannot be submitted; nothing was changed.
         """
         spec = task.to_spec(key=random_bytes(16))
-        own = task_id(self.id, self._node.public_key, spec.key)
+        own = task_id(self.id, self._node.public_key, self.driver.replica.contents.task_key(spec.key))
         if own not in self._view.registers and len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
             raise LimitExceeded("PENDING_TASKS_PER_AUTHOR_MAX", "too many tasks of this pool are open")
         await self.driver.carry_out(ev.Submit(spec))
@@ -447,6 +446,9 @@ class PoolHandle:
                     self.workers.on_claim_lost(task, epoch, number, reason)
             case ev.PoolReady():
                 self._became_ready.set()
+            case ev.ContentKeyTaken():
+                for task in list(self._view.open):
+                    self._task_changed(task)
             case ev.MotionMoved() | ev.EpochInstalled():
                 self.council.on_notice(notice)
             case ev.MembersChanged(agent):

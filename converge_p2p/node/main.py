@@ -321,6 +321,7 @@ class Node:
         admission: AdmissionKind = AdmissionKind.OPEN,
         whitelist: Sequence[str] = (),
         policy: PoolPolicy | None = None,
+        private: bool = False,
     ) -> PoolHandle:
         """Found a pool, and wait until its founding is durable.
 
@@ -334,6 +335,7 @@ class Node:
             admission: who may join.
             whitelist: who may join, named as the electors are, for `AdmissionKind.WHITELIST`.
             policy: timers and defaults.
+            private: contents are sealed, with a key that only members are given. That never changes.
 
         Raises:
             NotFound: an agent id whose key is not known here.
@@ -352,6 +354,7 @@ class Node:
             task_types=task_types,
             admission=admission,
             policy=policy,
+            private=private,
         )
         return await self._pools.create(spec)
 

@@ -226,6 +226,7 @@ class FakeNode:
         topics: Sequence[Any] = (),
         task_types: Sequence[str] = (),
         policy: PoolPolicy | None = None,
+        private: bool = False,
     ) -> FakePool:
         model = Democratic() if governance is None else governance
 
@@ -244,6 +245,7 @@ class FakeNode:
             task_types=tuple(task_types),
             policy=PoolPolicy() if policy is None else policy,
             model=founding.model,
+            private=private,
         )
         spec.check()
         pool = FakePool(self.identity, spec, pool_id(self.public_key, spec))

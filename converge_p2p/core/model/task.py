@@ -293,6 +293,7 @@ class TaskView:
         progress: what the holder said last, if ASSIGNED and it said something.
         sealed: something of it is sealed with a content key that is not held here, or does not open: the objective is
             then "sealed", inputs and result are empty.
+        value_hash: what the electors settled it on, if terminal: in a private pool the hash of the sealed value.
     """
 
     id: TaskId
@@ -309,6 +310,7 @@ class TaskView:
     expired: bool = False
     progress: Progress | None = None
     sealed: bool = False
+    value_hash: ValueHash | None = None
 
     @property
     def claimable(self) -> bool:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode, encode_value, tagged_hash
-from converge_p2p.core.errors import CodecError, ConvergeError, LimitExceeded, LocalError, SignatureError
+from converge_p2p.core.errors import CodecError, ConvergeError, LimitExceeded, LocalError, NoContentKey, SignatureError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.keyring import Keyring, SplitKey
 from converge_p2p.core.model.secrecy import KEY_BYTES, ContentKey, is_sealed
@@ -322,7 +322,7 @@ class PrivateContents:
     def _writing_key(self) -> ContentKey:
         epochs = self._view.epochs
         if self._ring is None:
-            raise LocalError("this replica was made without entropy, and cannot write into a private pool")
+            raise NoContentKey("this replica was made without entropy, and cannot write into a private pool")
         return writing_key(self._view.keys, self._ring, floor=epochs.last_removal, certified=epochs.certified_keys)
 
     def seal(self, body: Body, seq: int) -> Body:
@@ -336,7 +336,7 @@ class PrivateContents:
             return body
         try:
             key = self._writing_key()
-        except LocalError:
+        except NoContentKey:
             if isinstance(body, ClaimBody | ReleaseBody):
                 return replace(body, reason="")
             raise
@@ -406,7 +406,7 @@ class PrivateContents:
             return None
         try:
             return self._sealer.seal_value(task, value, self._writing_key())
-        except LocalError:
+        except NoContentKey:
             return None
 
     # ------------------------------------------------------------ opening

@@ -413,6 +413,7 @@ class View:
             round=-1 if shown is None else shown.round,
             assigned_to=holder.author if state is TaskState.ASSIGNED and holder is not None else None,
             value=register.value,
+            value_hash=register.settled,
             attempts=register.attempts(),
             certified=state is not TaskState.PENDING,
             expired=expired,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from converge_p2p.core.errors import LocalError, SignatureError
+from converge_p2p.core.errors import NoContentKey, SignatureError
 from converge_p2p.core.model.keyring import Keyring, SealedKey
 from converge_p2p.core.model.secrecy import ContentKey, exchange_key_of
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
@@ -233,14 +233,14 @@ def writing_key(
         certified: as in `KeyFold.offered`.
 
     Raises:
-        LocalError: no such key is here (yet).
+        NoContentKey: no such key is here (yet).
     """
     for generation in keys.latest(floor, certified):
         for offered in generation:
             key = keyring.get(offered.commitment)
             if key is not None and (key.epoch, key.generation) == (offered.epoch, offered.generation):
                 return key
-    raise LocalError(
+    raise NoContentKey(
         f"no content key of epoch {floor} or later is here",
         hint="wait until an elector has handed one to this member",
     )

@@ -36,6 +36,7 @@ def pool() -> None:
 @click.option("--topic", "topics", multiple=True, metavar="T", help="Topics it is about. Repeatable.")
 @click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before a task fails.")
+@click.option("--private", is_flag=True, help="Seal contents with a key that only members are given.")
 @governance_options
 @apply_shared
 @pass_invocation
@@ -50,6 +51,7 @@ def create(
     topics: tuple[str, ...],
     claim_ttl: float | None,
     max_retries: int | None,
+    private: bool,
     **who_decides: Any,
 ) -> None:
     """Found a pool called NAME."""
@@ -66,6 +68,7 @@ def create(
         topics=list(topics),
         claim_ttl_s=claim_ttl,
         max_retries=max_retries,
+        private=private,
     )
     item = connect(invocation).post(schema.PoolDetail, "v1", "pools", body=body)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
@@ -124,6 +127,7 @@ def _pool_text(item: schema.PoolDetail) -> str:
         ("governance", item.governance),
         ("decided by", item.decided_by or "not known yet"),
         ("state", _standing(item)),
+        ("contents", "sealed to members" if item.private else "readable by everybody"),
         ("epoch", item.epoch),
         ("quorum", quorum),
         ("task types", ", ".join(item.task_types) or "any"),

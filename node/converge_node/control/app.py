@@ -207,6 +207,7 @@ class ControlApi:
             topics=[parse_topic(topic) for topic in body.topics],
             task_types=body.task_types,
             policy=policy,
+            private=body.private,
         )
         self._state.pool_joined(pool)
         return views.pool_detail(pool)

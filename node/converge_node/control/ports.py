@@ -149,6 +149,7 @@ class NodeLike(Protocol):
         topics: Sequence[Topic] = (),
         task_types: Sequence[str] = (),
         policy: PoolPolicy = ...,
+        private: bool = False,
     ) -> Awaitable[PoolLike]: ...
     def join_pool(
         self, pool: PoolId, /, *, capabilities: Sequence[str] = (), timeout_s: float | None = None

@@ -196,6 +196,7 @@ def _pool_fields(pool: PoolLike) -> dict[str, object]:
         "members": len(members),
         "electors": sum(1 for member in members if member.elector),
         "has_quorum": pool.has_quorum,
+        "private": pool.ready and pool.spec.private,
         "tasks": dict(Counter(view.state.value for view in pool.tasks())) if pool.ready else {},
     }
 
@@ -216,7 +217,7 @@ def _task_fields(view: TaskView) -> dict[str, object]:
         "attempts": view.attempts,
         "certified": view.certified,
         "priority": view.spec.priority,
-        "value": "" if value is None else value.hash.hex(),
+        "value": "" if value is None else (view.value_hash or value.hash).hex(),
         "progress": None if view.progress is None else view.progress.fraction / 1000,
         "note": "" if view.progress is None else view.progress.note,
         "reason": "" if value is None or value.outcome is Outcome.COMPLETED else _reason(view),
