@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from converge_p2p.core.errors import ConvergeError as ConvergeError
     from converge_p2p.core.errors import TaskCancelled as TaskCancelled
     from converge_p2p.core.errors import TaskFailed as TaskFailed
+    from converge_p2p.core.governance.admission import register_admission as register_admission
+    from converge_p2p.core.governance.proofs import Invitation as Invitation
+    from converge_p2p.core.governance.proofs import Vouch as Vouch
     from converge_p2p.core.identity import Identity as Identity
     from converge_p2p.core.model.capability import Capability as Capability
     from converge_p2p.core.model.descriptor import AgentDescriptor as AgentDescriptor
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from converge_p2p.runtime.agent import Agent as Agent
     from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure
     from converge_p2p.runtime.attempt import WorkContext as WorkContext
+    from converge_p2p.runtime.trust import TrustModel as TrustModel
 
 __version__ = "0.1.0"
 
@@ -48,6 +52,7 @@ _HOME = {
     "ConvergeError": "converge_p2p.core.errors",
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
+    "Invitation": "converge_p2p.core.governance.proofs",
     "Message": "converge_p2p.core.model.message",
     "Node": "converge_p2p.node",
     "NodeConfig": "converge_p2p.node",
@@ -63,8 +68,11 @@ _HOME = {
     "TaskView": "converge_p2p.core.model.task",
     "Topic": "converge_p2p.core.model.topic",
     "TopicHandle": "converge_p2p.node",
+    "TrustModel": "converge_p2p.runtime.trust",
+    "Vouch": "converge_p2p.core.governance.proofs",
     "WorkContext": "converge_p2p.runtime.attempt",
     "governance": "converge_p2p.core.governance",
+    "register_admission": "converge_p2p.core.governance.admission",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the table is the one list of names

@@ -2,9 +2,10 @@
 
 from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.directory import PoolAnnouncement
-from converge_p2p.node.handles import MemberView, PoolHandle, TaskHandle, TaskResult
+from converge_p2p.node.handles import MemberView, PoolHandle
 from converge_p2p.node.mail import TopicHandle
 from converge_p2p.node.main import Node
+from converge_p2p.node.task_handle import TaskHandle, TaskResult
 
 __all__ = [
     "MemberView",

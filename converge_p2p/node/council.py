@@ -11,10 +11,13 @@ from dataclasses import replace
 
 from converge_p2p.core.errors import LocalError, NotFound
 from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.oplog.bodies import Kind
+from converge_p2p.core.oplog.bodies import Body, Kind
 from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, move_change
+from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
+from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.motions import MotionView
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
@@ -138,6 +141,38 @@ class Council:
             Conflict: the motion was made for an epoch that is over.
         """
         await self._driver.carry_out(ev.Say(motion, choice))
+
+    # ------------------------------------------------------------ coordination
+
+    @property
+    def coordination(self) -> Coordination:
+        """Auctions, polls, negotiations and delegations of the pool, to read."""
+        return self._view.coordination
+
+    def content(self, operation: OperationId) -> Body | None:
+        """What an operation of this pool says, in clear; None if it is not here, or does not open (yet).
+
+        In a private pool questions, options, terms and reasons are sealed where `coordination` shows them.
+        """
+        signed = self._driver.replica.log.get(operation)
+        if signed is None:
+            return None
+        return self._driver.replica.contents.open_body(decode_operation(signed, self._driver.pool, trusted=True))
+
+    async def coordinate(self, command: CoordinationCommand) -> OperationId | None:
+        """Open or answer an auction, poll or negotiation, give or take back a delegation, or act under one.
+
+        Args:
+            command: one of `core.replica.coordination`: `OpenPoll`, `CastVote`, `CommitBid`, `GiveDelegation`, …
+
+        Returns:
+            The id of the operation, which names what was opened; None if it was done before.
+
+        Raises:
+            LocalError, LimitExceeded: it cannot be done; the message says why, and nothing was changed.
+        """
+        operations = await self._driver.record(command)
+        return operations[0] if operations else None
 
     # ------------------------------------------------------------ inside
 

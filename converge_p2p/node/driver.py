@@ -18,6 +18,7 @@ import trio
 from converge_p2p.core.errors import CodecError, LocalError, NoContentKey, NotFound
 from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, decode_message
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
@@ -143,7 +144,9 @@ class PoolDriver:
         """
         return self._hand_over(command)[0]
 
-    def _hand_over(self, command: ev.Command | ev.Renew) -> tuple[tuple[Written, ...], list[bytes]]:
+    def _hand_over(
+        self, command: ev.Command | ev.Renew | CoordinationCommand
+    ) -> tuple[tuple[Written, ...], list[bytes]]:
         if self._closed:
             raise NotFound(f"this node no longer takes part in pool {self.pool.hex()[:12]}", hint="join it again")
         effects = self.replica.handle(command, _now())
@@ -152,7 +155,7 @@ class PoolDriver:
         self._obey(effects)
         return waits, [signed for effect in own for signed in effect.operations]
 
-    async def _with_key(self, command: ev.Command) -> tuple[tuple[Written, ...], list[bytes]]:
+    async def _with_key(self, command: ev.Command | CoordinationCommand) -> tuple[tuple[Written, ...], list[bytes]]:
         """Hand over a command; in a private pool wait a while for the content key that it needs."""
         with trio.move_on_after(KEY_WAIT_S):
             while True:
@@ -175,7 +178,7 @@ class PoolDriver:
         for written in waits or tuple(self._written.values()):
             await written.wait()
 
-    async def record(self, command: ev.Command) -> tuple[OperationId, ...]:
+    async def record(self, command: ev.Command | CoordinationCommand) -> tuple[OperationId, ...]:
         """Hand over a command, wait until what it asks for is durable, and return the ids of its operations.
 
         Raises:

@@ -15,17 +15,20 @@ import trio
 from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound, TaskCancelled, TaskFailed
+from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskView, task_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.renewal import renewal_interval_ms
 from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.receipt import Receipt, receipt_of
+from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
+from converge_p2p.node.task_handle import TaskHandle
 from converge_p2p.runtime.attempt import HandlerFunction
 from converge_p2p.runtime.executor import encode_result
 from converge_p2p.runtime.workers import WorkerPool
@@ -53,70 +56,6 @@ class MemberView:
     capabilities: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """How a task was completed.
-
-    Attributes:
-        value: the decoded result.
-        by: agent id of the worker it is credited to.
-        view: the task as it was settled.
-        receipt: proof that verifies offline.
-    """
-
-    value: Any
-    by: AgentId
-    view: TaskView
-    receipt: Receipt
-
-
-class TaskHandle:
-    """A task of a pool.
-
-    Attributes:
-        pool: the pool.
-        id: the task's id.
-    """
-
-    def __init__(self, pool: PoolHandle, task: TaskId) -> None:
-        """Name a task; nothing is looked up."""
-        self.pool = pool
-        self.id = task
-
-    @property
-    def view(self) -> TaskView:
-        """The task as this node sees it now."""
-        return self.pool.task(self.id)
-
-    async def result(self) -> TaskResult:
-        """Wait until the task is settled, and return its result.
-
-        Raises:
-            TaskFailed: settled as failed; the message is the reason.
-            TaskCancelled: settled as cancelled.
-            LocalError: this node left the pool or stopped in the meantime.
-
-        Cancellation: the task goes on.
-        """
-        view = await self.pool.settled(self.id)
-        assert view.value is not None
-        match view.value.outcome:
-            case Outcome.FAILED:
-                raise TaskFailed(_reason(view, "error") or "the task failed")
-            case Outcome.CANCELLED:
-                raise TaskCancelled(_reason(view, "reason") or "the submitter cancelled the task")
-        return TaskResult(view.result, fingerprint(view.value.worker), view, self.pool.receipt(self.id))
-
-    async def cancel(self, reason: str = "") -> None:
-        """Ask for the cancellation. It competes with a result, and only one of them settles the task."""
-        await self.pool.cancel(self.id, reason)
-
-
-def _reason(view: TaskView, name: str) -> str:
-    result = view.result
-    return str(result.get(name, "")) if isinstance(result, dict) else str(result or "")
-
-
 class PoolHandle:
     """A pool this node takes part in.
 
@@ -135,6 +74,7 @@ class PoolHandle:
         self._waiters: dict[TaskId, trio.Event] = {}
         self._changes: Fanout[TaskView] = Fanout()
         self._closed = False
+        self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
         self.council = Council(driver, lambda: self.spec)
 
@@ -281,6 +221,17 @@ class PoolHandle:
             raise Conflict(f"task {task.hex()[:12]} is not settled here, so there is no receipt yet")
         return receipt
 
+    async def audit(self) -> list[Finding]:
+        """Read the whole log for electors that broke a rule, and return what proves it. See `core.view.audit`.
+
+        Votes without support count only when this node holds all that others hold; contradictions always do.
+        """
+        return await self._audit.findings()
+
+    async def culprits(self) -> int | None:
+        """How many electors an audit names; None if the log is too large for a mere count: see `audit`."""
+        return await self._audit.count()
+
     # ------------------------------------------------------------ proposing
 
     async def submit(self, task: Task) -> TaskHandle:
@@ -304,6 +255,19 @@ class PoolHandle:
             NotAuthorised, NotFound, Conflict: see `core.replica.commands`.
         """
         await self.driver.carry_out(ev.Cancel(task_id, reason))
+
+    async def veto(self, task_id: TaskId, reason: str = "") -> None:
+        """Deny the result that a task was settled on. It counts if enough electors hear it in time.
+
+        Raises:
+            NotAuthorised: this node is no vetoer.
+            Conflict: there is no result that waits for its vetoers.
+        """
+        await self.driver.carry_out(ev.Veto(task_id, True, reason))
+
+    async def let_pass(self, task_id: TaskId, reason: str = "") -> None:
+        """Let the result pass that a task was settled on. Raises as `veto`."""
+        await self.driver.carry_out(ev.Veto(task_id, False, reason))
 
     async def claim(self, task_id: TaskId, bid: int = 0) -> None:
         """Stand as a worker for a task. Whether the claim is won shows in the task."""

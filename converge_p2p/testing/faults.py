@@ -80,6 +80,11 @@ class Disk:
         self.synced = len(self.batches)
         self.free_ms = 0
 
+    def restore(self, rng: random.Random) -> None:
+        """Put an older copy in place: batches that were synced are gone as well."""
+        del self.batches[rng.randint(0, len(self.batches)) :]
+        self.synced = len(self.batches)
+
     def operations(self) -> tuple[bytes, ...]:
         """Every operation, in the order written, each once."""
         return tuple(dict.fromkeys(signed for batch in self.batches for signed in batch))

@@ -17,9 +17,9 @@ from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
-from converge_p2p.core.types import PeerId, TaskId
-from converge_p2p.testing.checkers import InvariantViolated
+from converge_p2p.core.types import PeerId, PublicKey, TaskId
 from converge_p2p.testing.faults import Clock, Disk
+from converge_p2p.testing.ledger import InvariantViolated
 from converge_p2p.testing.scenario import PLANS
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Machine:
         works: whether it stands for tasks.
         steady: it always finishes what it wins, soon (the worker that liveness needs).
         liar: its operations need not be honest.
+        hidden: nodes that it sends nothing; only a liar has any.
         life: how many times it was started; whatever belongs to an earlier life is ignored.
     """
 
@@ -55,6 +56,7 @@ class Machine:
         self.dead = False
         self.paused_until = 0
         self.writing = 0
+        self.hidden = frozenset[int]()
         self._timers: dict[ev.TimerKey, int] = {}
         self._timer_number = 0
         self._work: dict[TaskId, int] = {}
@@ -83,11 +85,13 @@ class Machine:
         self.feed(ev.Restored(stored))
         return not self.dead
 
-    def crash(self) -> None:
-        """Lose the memory, and what was not synced."""
+    def crash(self, *, restore: bool = False) -> None:
+        """Lose the memory, and what was not synced; with `restore`, start again from an older copy of the disk."""
         self.replica = None
         self.life += 1
         self.disk.crash(self.world.rng)
+        if restore:
+            self.disk.restore(self.world.rng)
         self._timers.clear()
         self._work.clear()
         self.writing = 0
@@ -127,6 +131,8 @@ class Machine:
         world.note(self.index, event, len(effects).to_bytes(4, "big"))
         for effect in effects:
             self._obey(replica, effect)
+        if self.liar:
+            world.stirred(self)
 
     def command(self, command: ev.Command) -> None:
         """Ask the replica for something; a refusal is part of life."""
@@ -143,8 +149,10 @@ class Machine:
                     self.later(done - world.now_ms, partial(self._synced, position, token, operations))
             case ev.Publish(operations):
                 world.publish(self, operations)
-            case ev.Send(peer, payload):
+            case ev.Send(peer, payload) if int(peer) not in self.hidden:
                 world.send(self, int(peer), payload)
+            case ev.Send():
+                pass
             case ev.SetTimer(key, at_ms):
                 self._timer_number += 1
                 self._timers[key] = self._timer_number
@@ -160,8 +168,22 @@ class Machine:
         self.disk.sync(position)
         self.writing -= 1
         for signed in operations:
-            self.world.ledger.signed(decode_operation(signed, self.world.pool, trusted=True))
+            operation = decode_operation(signed, self.world.pool, trusted=True)
+            if not self.liar and self.world.ledger.promises(operation):
+                self.world.ledger.held_at(operation, self._durable(position))
+            self.world.ledger.signed(operation)
         self.feed(ev.Persisted(token))
+
+    def _durable(self, position: int) -> dict[PublicKey, int]:
+        """How many operations of each author the disk holds for certain, without a gap."""
+        held: dict[PublicKey, set[int]] = {}
+        for batch in self.disk.batches[:position]:
+            for signed in batch:
+                operation = decode_operation(signed, self.world.pool, trusted=True)
+                held.setdefault(operation.author, set()).add(operation.seq)
+        return {
+            author: next(count for count in range(len(seqs) + 1) if count not in seqs) for author, seqs in held.items()
+        }
 
     def _timer_due(self, key: ev.TimerKey, number: int) -> None:
         if self._timers.get(key) != number:
@@ -190,6 +212,8 @@ class Machine:
                 if self.liar and world.lie(self, notice):
                     return
                 self._start_work(task, self._attempts)
+            case ev.MotionMoved(motion):
+                world.politics.heard(self, motion)
             case ev.ClaimLost(task):
                 if world.rng.random() < world.scenario.heed:
                     self._work.pop(task, None)
@@ -202,7 +226,10 @@ class Machine:
     def _stand(self, task: TaskId) -> None:
         """Claim a task, as soon as this node is a member."""
         assert self.replica is not None
-        if not self.replica.view.members.active(self.identity.public_key) and not self.world.quiet:
+        members, key = self.replica.view.members, self.identity.public_key
+        if key in members.expelled():
+            return
+        if not members.active(key) and not self.world.quiet:
             self.later(MEMBER_POLL_MS, partial(self._stand, task))
             return
         self.act(ev.Claim(task))

@@ -22,11 +22,17 @@ from typing import Any
 from converge_p2p.core.model.pool import GovernanceKind
 from converge_p2p.core.oplog import operation as operation_module
 from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
+from converge_p2p.core.replica import wire
+from converge_p2p.core.replica.wire import decode_message, encode_message
 from converge_p2p.core.types import PoolId
-from converge_p2p.testing.checkers import InvariantViolated, lagging
+from converge_p2p.testing.checkers import check_replicas, lagging
+from converge_p2p.testing.ledger import InvariantViolated
+from converge_p2p.testing.profiles import PROFILES, draw_scenario
 from converge_p2p.testing.refold import check_perturbed, check_refold
-from converge_p2p.testing.scenario import ABLATIONS, MODES, PROFILES, Options, Scenario, draw_scenario
+from converge_p2p.testing.scenario import ABLATIONS, MODES, NUMBERS, Options, Scenario
 from converge_p2p.testing.world import World
+
+CACHED = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Outcome:
         violation: what does not hold, or empty.
         invariant: its number, -1 if all hold.
         settled: how many tasks were settled.
+        epochs: how many changes of the pool were certified.
+        elapsed_s: processor time.
         trace_hash: a hash of everything that happened; equal for equal seeds and options.
     """
 
@@ -47,6 +55,7 @@ class Outcome:
     operations: int
     virtual_ms: int
     settled: int
+    epochs: int
     tasks: int
     trace_hash: str
     elapsed_s: float
@@ -54,9 +63,9 @@ class Outcome:
 
 @contextmanager
 def decoding_once() -> Iterator[None]:
-    """Decode and verify each operation once in this process, not once for each replica.
+    """Decode and verify each operation and sync message once in this process, not once for each replica.
 
-    Both are pure functions of the bytes, so the replicas of a simulation can share the result. It saves most of a run.
+    All are pure functions of the bytes, so the replicas of a simulation can share the result. It saves most of a run.
     """
     known: dict[tuple[bytes, PoolId], Operation] = {}
 
@@ -66,20 +75,33 @@ def decoding_once() -> Iterator[None]:
             found = known[signed, pool] = decode_operation(signed, pool, trusted=trusted)
         return found
 
-    names: list[tuple[Any, str, Any]] = []
-    swaps = {decode_operation: decode_once, operation_id: functools.lru_cache(maxsize=65_536)(operation_id)}
-    for module in [module for name, module in sys.modules.items() if name.startswith("converge_p2p.")]:
-        if module is operation_module or module.__name__ == __name__:
-            continue
-        for name, value in list(vars(module).items()):
-            if callable(value) and getattr(value, "__hash__", None) is not None and value in swaps:
-                names.append((module, name, value))
-                setattr(module, name, swaps[value])
+    swaps: dict[Any, Any] = {
+        decode_operation: decode_once,
+        operation_id: functools.lru_cache(maxsize=CACHED)(operation_id),
+        decode_message: functools.lru_cache(maxsize=CACHED)(decode_message),
+        encode_message: functools.lru_cache(maxsize=CACHED)(encode_message),
+    }
+    places = _places()
+    for module, name, value in places:
+        setattr(module, name, swaps[value])
     try:
         yield
     finally:
-        for module, name, value in names:
+        for module, name, value in places:
             setattr(module, name, value)
+
+
+@functools.cache
+def _places() -> list[tuple[Any, str, Any]]:
+    """Where the core names the functions that are looked up once: module, name and function."""
+    wanted = (decode_operation, operation_id, decode_message, encode_message)
+    return [
+        (module, name, value)
+        for key, module in sorted(sys.modules.items())
+        if key.startswith("converge_p2p.") and module not in (operation_module, wire) and key != __name__
+        for name, value in sorted(vars(module).items())
+        if any(value is one for one in wanted)
+    ]
 
 
 def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], None] | None = None) -> Outcome:
@@ -90,7 +112,7 @@ def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], N
         options: what is fixed.
         trace: called with a line for everything that happens.
     """
-    began = time.perf_counter()
+    began = time.process_time()
     rng = random.Random(seed)
     scenario = draw_scenario(seed, options or Options(), rng)
     world = World(scenario, rng, trace)
@@ -110,9 +132,10 @@ def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], N
         operations=operations,
         virtual_ms=world.now_ms,
         settled=len(world.settled_at),
+        epochs=len(world.ledger.epochs) - 1,
         tasks=scenario.tasks,
         trace_hash=world.trace_hash(),
-        elapsed_s=time.perf_counter() - began,
+        elapsed_s=time.process_time() - began,
     )
 
 
@@ -122,13 +145,14 @@ def _check_end(world: World, scenario: Scenario) -> None:
     if not replicas:
         return
     assert not lagging(replicas)
-    world.ledger.check_replicas(replicas)
+    check_replicas(world.ledger, replicas)
     node, replica = next(iter(replicas.items()))
     if not replica.ready:
         return
     check_refold(replica, world.machines[node].disk.operations(), scenario.protocol, world.rng)
     if scenario.perturb:
-        check_perturbed(replica, world.identities, scenario.protocol, scenario.seed)
+        honest = not scenario.lying
+        check_perturbed(replica, world.identities, scenario.protocol, scenario.seed, honest=honest)
 
 
 def run_seeds(seeds: Iterable[int], options: Options, *, jobs: int = 1) -> Iterator[Outcome]:
@@ -159,12 +183,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options(
         mode=parsed.mode,
         profile=parsed.profile,
-        electors=parsed.electors,
-        workers=parsed.workers,
-        tasks=parsed.tasks,
         governance=governance,
         ablate=tuple(parsed.ablate),
         perturb=parsed.perturb,
+        restore=parsed.restore,
+        **{name: getattr(parsed, name) for name in NUMBERS},
     )
     seeds = range(parsed.start, parsed.start + parsed.seeds)
     if parsed.trace:
@@ -194,9 +217,11 @@ def _report(outcomes: Iterable[Outcome], options: Options, *, as_json: bool, kee
         "violations": len(failed),
         "tasks": sum(outcome.tasks for outcome in done),
         "settled": sum(outcome.settled for outcome in done),
+        "epochs": sum(outcome.epochs for outcome in done),
         "events": sum(outcome.events for outcome in done),
         "operations": sum(outcome.operations for outcome in done),
         "elapsed_s": round(elapsed, 1),
+        "seeds_per_s": round(len(done) / max(elapsed, 1e-9), 1),
         "ms_per_seed": round(1000 * sum(outcome.elapsed_s for outcome in done) / max(1, len(done)), 1),
     }
     _say(json.dumps(summary) if as_json else "  ".join(f"{name} {number}" for name, number in summary.items()))
@@ -213,9 +238,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--mode", choices=MODES, default="safety")
     parser.add_argument("--profile", choices=PROFILES, default="mixed")
-    parser.add_argument("--governance", choices=("dictatorial", "democratic"))
-    for name in ("electors", "workers", "tasks"):
-        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--governance", choices=[kind.name.lower() for kind in GovernanceKind])
+    for name in NUMBERS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, dest=name)
+    parser.add_argument("--restore", action="store_true", help="machines may start from an old copy of their disk")
     parser.add_argument("--ablate", choices=ABLATIONS, action="append", default=[], help="switch a rule off")
     parser.add_argument("--perturb", action=argparse.BooleanOptionalAction, help="check invariant 10 (default: 1 in 8)")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())

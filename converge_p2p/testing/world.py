@@ -16,19 +16,23 @@ import random
 from collections.abc import Callable
 from itertools import count
 
-from converge_p2p.core.model.pool import GovernanceKind, pool_id
+from converge_p2p.core.model.pool import pool_id
 from converge_p2p.core.model.task import TaskSpec, task_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, encode_message
-from converge_p2p.core.types import TaskId
+from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.testing.byzantine import Liar
-from converge_p2p.testing.checkers import InvariantViolated, Ledger, lagging
+from converge_p2p.testing.checkers import lagging
+from converge_p2p.testing.counting import decides
+from converge_p2p.testing.ledger import InvariantViolated, Ledger
 from converge_p2p.testing.links import Links, Partition
+from converge_p2p.testing.lying_electors import LyingElector
 from converge_p2p.testing.machine import Machine
-from converge_p2p.testing.scenario import Scenario, pool_spec, simulated_identity
+from converge_p2p.testing.politics import Politics
+from converge_p2p.testing.scenario import Scenario, simulated_identity
 
-HEALING_MS = 4000
+HEALING_MS = 2000
 """Safety mode: how long the healed pool goes on working before it is stopped."""
 
 LIVENESS_MS = 900_000
@@ -58,12 +62,15 @@ class World:
         self._told_up: set[tuple[int, int]] = set()
         identities = [simulated_identity(index) for index in range(scenario.nodes)]
         self.identities = identities
-        self.spec = pool_spec(scenario, identities)
+        self.spec = scenario.spec
         self.pool = pool_id(identities[0].public_key, self.spec)
-        liars = range(scenario.nodes - scenario.liars, scenario.nodes)
-        self.ledger = Ledger(self.spec, [identities[index].public_key for index in liars])
+        workers = range(scenario.nodes - scenario.liars, scenario.nodes)
+        self.liar_keys = frozenset(identities[index].public_key for index in (*workers, *scenario.lying))
+        self.ledger = Ledger(self.spec, self.pool, self.liar_keys)
         self.links = Links(scenario, rng)
+        self.politics = Politics(self)
         steady = scenario.electors if scenario.mode == "liveness" else -1
+        self.steady_key = identities[steady].public_key if steady >= 0 else None
         self.machines = [
             Machine(
                 self,
@@ -71,11 +78,23 @@ class World:
                 identity,
                 works=index >= scenario.electors or (index != steady and rng.random() < 0.15),
                 steady=index == steady,
-                liar=index in liars,
+                liar=identity.public_key in self.liar_keys,
             )
             for index, identity in enumerate(identities)
         ]
-        self._liars = {index: Liar(self, self.machines[index]) for index in liars}
+        self._workers = {index: Liar(self, self.machines[index]) for index in (*workers, *scenario.lying)}
+        self._electors = {index: LyingElector(self, self.machines[index]) for index in scenario.lying}
+        self._dying: set[PublicKey] = set()
+
+    def reliable(self, key: PublicKey) -> bool:
+        """Whether a node neither lies nor dies."""
+        return key not in self.liar_keys and key not in self._dying
+
+    def stirred(self, machine: Machine) -> None:
+        """Something happened at a liar's machine."""
+        liar = self._electors.get(machine.index)
+        if liar is not None and not self.quiet:
+            liar.stirred()
 
     # ------------------------------------------------------------ time
 
@@ -127,7 +146,7 @@ class World:
         streamed = ev.SyncReceived(machine.peer, encode_message(Operations(operations)))
         gossiped = ev.Received(operations)
         for other in self.machines:
-            if other is not machine:
+            if other is not machine and other.index not in machine.hidden:
                 by_stream = self.rng.random() < self.scenario.by_stream
                 self.deliver(machine.index, other.index, streamed if by_stream else gossiped)
 
@@ -161,7 +180,7 @@ class World:
         if machine.replica is not None or machine.dead or not machine.start():
             return
         machine.later(0, functools.partial(machine.command, ev.Found(self.spec)) if index == 0 else _nothing)
-        if index >= self.scenario.electors:
+        if index and machine.identity.public_key not in self.spec.electors:
             self._join_until_member(machine)
         for other in range(len(self.machines)):
             if other != index:
@@ -169,17 +188,18 @@ class World:
 
     def _join_until_member(self, machine: Machine) -> None:
         replica = machine.replica
-        if replica is None or replica.view.members.has(machine.identity.public_key):
+        key = machine.identity.public_key
+        if replica is None or replica.view.members.has(key) or key in replica.view.members.expelled():
             return
         machine.command(ev.Join())
         machine.later(200, functools.partial(self._join_until_member, machine))
 
-    def _crash(self, index: int, *, for_ever: bool = False) -> None:
+    def _crash(self, index: int, *, for_ever: bool = False, restore: bool = False) -> None:
         machine = self.machines[index]
         if machine.replica is None:
             return
         self.note(index, "dies" if for_ever else "crashes", b"")
-        machine.crash()
+        machine.crash(restore=restore)
         machine.dead |= for_ever
         for other in range(len(self.machines)):
             # this side forgets at once; the others notice when they do
@@ -214,7 +234,7 @@ class World:
 
     def lie(self, machine: Machine, notice: ev.ClaimWon) -> bool:
         """Let a liar abuse a claim it won."""
-        return self._liars[machine.index].on_claim_won(notice)
+        return self._workers[machine.index].on_claim_won(notice)
 
     # ------------------------------------------------------------ the plan
 
@@ -231,7 +251,14 @@ class World:
         chaos = scenario.chaos_ms
         for _ in range(scenario.crashes):
             self.at(rng.randint(0, chaos), functools.partial(self._crash, rng.randrange(scenario.nodes)))
-        for index in self._doomed():
+        doomed = self._doomed()
+        self._dying = {self.identities[index].public_key for index in doomed}
+        for _ in range(scenario.restores):
+            self.at(
+                rng.randint(chaos // 4, chaos),
+                functools.partial(self._crash, rng.randrange(scenario.nodes), restore=True),
+            )
+        for index in doomed:
             self.at(rng.randint(chaos // 4, chaos), functools.partial(self._crash, index, for_ever=True))
         for _ in range(scenario.pauses):
             self.at(
@@ -249,24 +276,26 @@ class World:
                 start,
                 functools.partial(self._split, partition, start + rng.randint(100, scenario.cut_ms), noticed=noticed),
             )
-        for index in self._liars:
+        for liar in self._electors.values():
+            liar.begin()
+        for worker in self._workers.values():
             for _ in range(rng.randint(0, 3)):
                 if "junk" in scenario.lies or "fork" in scenario.lies:
-                    lie = functools.partial(
-                        self._liars[index].misbehave, fork="fork" in scenario.lies and rng.random() < 0.3
-                    )
+                    lie = functools.partial(worker.misbehave, fork="fork" in scenario.lies and rng.random() < 0.3)
                     self.at(rng.randint(chaos // 4, chaos), lie)
+        self.politics.plan()
 
     def _doomed(self) -> list[int]:
-        """Who dies for ever: never so many electors that no quorum is left, in liveness mode."""
+        """Who dies for ever; in liveness mode not so many electors that no honest quorum is left."""
         scenario, rng = self.scenario, self.rng
         if not scenario.deaths:
             return []
-        electors = list(range(scenario.electors))
-        if scenario.governance is GovernanceKind.DICTATORIAL and scenario.mode == "liveness":
-            electors = []
         workers = list(range(scenario.electors + 1, scenario.nodes))
-        doomed = rng.sample(electors, min(len(electors), scenario.deaths))
+        doomed = rng.sample(range(scenario.electors), min(scenario.electors, scenario.deaths))
+        if scenario.mode == "liveness":
+            kept = [self.identities[index].public_key for index in range(scenario.electors) if index not in doomed]
+            if not decides(self.spec, [key for key in kept if key not in self.liar_keys]):
+                doomed = []
         return doomed + rng.sample(workers, min(len(workers), rng.randint(0, 1)))
 
     def _plan_work(self) -> None:
@@ -347,7 +376,7 @@ class World:
         patience_ms = LIVENESS_MS if self.scenario.mode == "liveness" else HEALING_MS
         while self.now_ms < healed_ms + patience_ms:
             self.run_until(self.now_ms + STEP_MS)
-            if self.now_ms > healed_ms + 1000 and not self.unsettled() and not lagging(self.alive()):
+            if self.now_ms > healed_ms + 1000 and self._done():
                 break
         if self.scenario.mode == "liveness":
             self._check_progress()
@@ -361,11 +390,23 @@ class World:
                 13, f"nodes {late} still lack operations {QUIET_MS} ms after everything calmed down"
             )
 
+    def _done(self) -> bool:
+        """Whether everything that was asked for is decided, everywhere."""
+        replicas = self.alive()
+        if self.unsettled() or lagging(replicas):
+            return False
+        return not any(replica.ready and replica.view.next_change.is_open for replica in replicas.values())
+
     def _moving(self) -> bool:
         """Whether anything is still being written or still unequal."""
         return any(machine.writing for machine in self.machines) or bool(lagging(self.alive()))
 
     def _check_progress(self) -> None:
+        for node, replica in self.alive().items():
+            if replica.ready and replica.view.next_change.is_open:
+                raise InvariantViolated(
+                    13, f"node {node}: a change was carried and is not in force after {LIVENESS_MS} ms"
+                )
         open_tasks = self.unsettled()
         if open_tasks:
             node, task = open_tasks[0]

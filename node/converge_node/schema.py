@@ -102,12 +102,38 @@ class MemberItem(_Answer, frozen=True):
 
 
 class PoolDetail(PoolItem, frozen=True):
-    """A pool with its members and the hash of what it knows."""
+    """A pool with its members and the hash of what it knows.
+
+    Attributes:
+        culprits: how many electors an audit names; None if the log is too large for a mere count, or not known yet.
+    """
 
     member_list: list[MemberItem] = []
     frontier: str = ""
     decided_by: str = ""
+    culprits: Count | None = None
     epoch: Count = 0
+
+
+class FindingItem(_Answer, frozen=True):
+    """An elector broke a rule.
+
+    Attributes:
+        agent_id, public_key: of the elector.
+        rule: short name.
+        text: what the elector did, for people.
+        subject: what was voted on: a task, or what stands for an epoch; empty for a fork.
+        proof: ids of the operations that show it.
+        contradiction: the elector's own signatures are the proof; otherwise nothing held here supports its vote.
+    """
+
+    agent_id: str
+    public_key: str
+    rule: str
+    text: str
+    subject: str
+    proof: list[str]
+    contradiction: bool
 
 
 class OpinionItem(_Answer, frozen=True):
@@ -159,6 +185,7 @@ class TaskItem(_Answer, frozen=True):
 
     Attributes:
         value: hash of the settled value, empty before: equal on all nodes.
+        awaits_veto: a result was settled, and the pool's vetoers may still deny it.
         progress: how much is done, 0 to 1, as the worker says; null if it says nothing, or does not work.
         note: what the worker says about it.
     """
@@ -178,15 +205,21 @@ class TaskItem(_Answer, frozen=True):
     priority: int = 0
     reason: str = ""
     value: str = ""
+    awaits_veto: bool = False
     progress: float | None = None
     note: str = ""
 
 
 class TaskDetail(TaskItem, frozen=True):
-    """A task with what was asked for and what came out."""
+    """A task with what was asked for and what came out.
+
+    Attributes:
+        awaiting: the result that the pool's vetoers may still deny.
+    """
 
     inputs: Any = None
     result: Any = None
+    awaiting: Any = None
     required_capabilities: list[str] = []
     claim_ttl_s: float | None = None
     max_retries: int | None = None
@@ -293,6 +326,12 @@ class SayItem(_Request, frozen=True):
     """What this elector says to a motion: yes, no, or one of its options."""
 
     choice: str
+
+
+class VetoTask(_Request, frozen=True):
+    """Deny a result that was settled, or let it pass."""
+
+    reason: str = ""
 
 
 def success(data: Any) -> dict[str, Any]:

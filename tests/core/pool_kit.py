@@ -195,6 +195,7 @@ class Mesh:
         self._order = itertools.count()
         self._last: dict[tuple[int, int], int] = {}
         self._due: dict[tuple[int, ev.TimerKey], int] = {}
+        self._apart: set[int] = set()
 
     def at(self, delay_ms: int, node: int, event: ev.Event) -> None:
         heapq.heappush(self._heap, (self.now_ms + delay_ms, next(self._order), node, event))
@@ -204,6 +205,14 @@ class Mesh:
         for one, other in pairs if pairs is not None else itertools.combinations(names, 2):
             self.at(0, one, ev.PeerUp(PeerId(str(other))))
             self.at(0, other, ev.PeerUp(PeerId(str(one))))
+
+    def cut(self, nodes: Iterable[int]) -> None:
+        """Let these nodes reach only each other from now on; nobody, and everybody is reached again."""
+        self._apart = set(nodes)
+
+    def _arrives(self, sender: int, node: int) -> bool:
+        apart = node in self.deaf or (sender in self._apart) != (node in self._apart)
+        return self._random.random() >= self.loss and not apart
 
     def do(self, node: int, event: ev.Event) -> None:
         if isinstance(event, ev.TimerFired) and self._due.get((node, event.key), 0) > self.now_ms:
@@ -219,17 +228,17 @@ class Mesh:
                 self.at(1, node, ev.Persisted(token))
             case ev.Publish(operations) if self.gossip:
                 for other in range(len(self.replicas)):
-                    if other != node and other not in self.deaf and self._random.random() >= self.loss:
+                    if other != node and self._arrives(node, other):
                         event = ev.Received(operations, PeerId(str(node)))
                         self.at(1 + self._random.randrange(20), other, event)
             case ev.Broadcast(payload):
                 for other in range(len(self.replicas)):
-                    if other != node and other not in self.deaf and self._random.random() >= self.loss:
+                    if other != node and self._arrives(node, other):
                         self.at(1 + self._random.randrange(20), other, ev.RenewalReceived(payload))
             case ev.Send(peer, payload):
                 self.messages += 1
                 self.sent_bytes[node] += len(payload)
-                if int(peer) not in self.deaf and self._random.random() >= self.loss:
+                if self._arrives(node, int(peer)):
                     # a stream keeps the order: nothing overtakes what was sent before it
                     link = (node, int(peer))
                     arrival = max(self._last.get(link, 0), self.now_ms + 1 + self._random.randrange(5))

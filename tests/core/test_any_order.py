@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pool_kit import Author, Mesh, Pool, claim, now, release, report, settle_writes, signed, value_of
 
-from converge_p2p.core.codec import encode_value
+from converge_p2p.core.codec import encode, encode_value
 from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
 from converge_p2p.core.oplog import operation as operation_module
@@ -151,6 +151,7 @@ def test_random_operations_make_one_state(seed: int) -> None:
     assert len(set(conflicts)) == 1
     assert conflicts[0] or len({replica.view.state_bytes() for replica in replicas}) == 1
     assert len({replica.log.digest() for replica in replicas}) == 1
+    assert conflicts[0] or len({encode(replica.view.trust.ledger.state()) for replica in replicas}) == 1
     views = [{view.id: (view.state, view.value, view.spec) for view in replica.view.tasks()} for replica in replicas]
     assert conflicts[0] or views[0] == views[1] == views[2]
 

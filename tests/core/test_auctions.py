@@ -285,7 +285,7 @@ def test_a_bidder_that_is_removed_keeps_nobody_waiting_and_wins_nothing() -> Non
     auction.settle()
     assert auction.now.winner == auction.eve.key
     length = auction.replica.log.length(auction.eve.key)
-    auction.view.cut(Cut(auction.eve.key, length, auction.eve.prev), [])
+    auction.view.cut(Cut(auction.eve.key, length, auction.eve.prev), [], forked=False)
     assert (auction.now.winner, auction.now.missing) == (auction.dan.key, 0)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pool_kit import Author, Pool, ballots_in, claim, feed, lock, now, release, report, settle_writes, timers, value_of
 
-from converge_p2p.core.model.pool import PoolPolicy
-from converge_p2p.core.oplog.bodies import Ballot, JoinBody, LeaveBody, Phase, Purpose
+from converge_p2p.core.model.pool import AssignmentRule, PoolPolicy
+from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, JoinBody, LeaveBody, Phase, Purpose
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
@@ -314,3 +314,43 @@ def test_votes_collect_while_one_is_being_written(case: Case) -> None:
     (vote,) = [effect for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
     assert len(vote.operations) == 1
     assert len(ballots_in(settle_writes(case.elector, effects))) == 1 + 4
+
+
+# ------------------------------------------------------------ whom the pool prefers
+
+
+def chosen(case: Case, *claims: Operation) -> bytes:
+    """Which of some claims is granted once they were collected."""
+    assert case.give(*claims) == []
+    (ballot,) = case.fire(ev.TimerKind.HOLD_OFF, 50)
+    return ballot.ref
+
+
+def preferring(rule: AssignmentRule) -> Case:
+    return Case(policy=PoolPolicy(hold_off_ms=50, assignment=rule))
+
+
+@pytest.mark.parametrize("cheap", [0, 1])
+def test_the_lower_bid_is_granted_where_bids_decide(cheap: int) -> None:
+    case = preferring(AssignmentRule.BEST_BID)
+    workers = [case.worker, case.rival]
+    bids = [
+        worker.sign(ClaimBody(case.task, Purpose.WORK, 5 + (index != cheap))) for index, worker in enumerate(workers)
+    ]
+    assert chosen(case, *bids) == bids[cheap].id
+
+
+def test_whoever_can_do_least_besides_is_granted_where_fit_decides() -> None:
+    case = preferring(AssignmentRule.FIT)
+    able, fitting = claim(case.worker, case.task), claim(case.rival, case.task)
+    assert chosen(case, able, fitting) == fitting.id, "the first worker declared gpu, which the task does not need"
+
+
+def test_whoever_failed_before_comes_after_a_newcomer_where_trust_decides() -> None:
+    case = preferring(AssignmentRule.TRUST)
+    other, submit = case.pool.submit(b"earlier")
+    failed = claim(case.worker, other)
+    case.give(submit, failed, *(case.pool.grant(index, other, 0, failed) for index in (0, 1)))
+    case.give(release(case.worker, other, 0, failed=True))
+    mine, newcomer = claim(case.worker, case.task), claim(case.rival, case.task)
+    assert chosen(case, mine, newcomer) == newcomer.id

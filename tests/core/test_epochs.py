@@ -5,19 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pool_kit import Mesh, Pool, notices
+from pool_kit import Mesh, Pool, claim, feed, notices, report, value_of
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.governance.custom import DisputeContext, GovernanceModel
 from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec
+from converge_p2p.core.model.pool import GovernanceKind, ModelTerms, PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
+from converge_p2p.core.oplog.bodies import Phase, VoteBody
 from converge_p2p.core.oplog.motions import YES, move_change
+from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.coordination import CastVote, OpenPoll
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.core.view.register import Grant
 
 QUICK = PoolPolicy(hold_off_ms=5, grant_timer_ms=100, claim_ttl_ms=2000, max_retries=3)
 
@@ -234,7 +238,7 @@ def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: Gov
     rules = replace(live.mesh.replicas[0].view.counting.rules, model=model)
     electorate = electorate_of(frozenset(rules.electors), rules, 0)
     assert electorate.resolve is not None
-    answer = electorate.resolve((b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
+    answer = electorate.resolve(b"t" * 32, (b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
     assert answer == (1 if found else None)
 
 
@@ -255,8 +259,20 @@ def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_
     pair = Mesh([removed, live.pool.replica(digest_interval_ms=500)], gossip=False)
     pair.now_ms = live.mesh.now_ms
     pair.connect()
+    stored: list[bytes] = []
+    handle = pair.replicas[1].handle
+
+    def keep(event: ev.Event, at: ev.Now) -> list[ev.Effect]:
+        effects = handle(event, at)
+        stored.extend(signed for effect in effects if isinstance(effect, ev.Persist) for signed in effect.operations)
+        return effects
+
+    pair.replicas[1].handle = keep  # type: ignore[method-assign]
     pair.run(lambda: pair.equal and pair.replicas[1].epoch == 1)
     assert pair.replicas[1].view.state_bytes() == removed.view.state_bytes()
+    again = live.pool.replica()
+    again.handle(ev.Restored(tuple(dict.fromkeys(stored))), ev.Now(0, 0))
+    assert again.epoch == 1, "an own operation may name the epoch, so a restart must not forget it"
 
 
 def test_nobody_who_was_expelled_can_be_made_an_elector_again() -> None:
@@ -266,3 +282,114 @@ def test_nobody_who_was_expelled_can_be_made_an_elector_again() -> None:
     live.move(terms=live.electors_of(0, 1, 2, 4))
     live.mesh.run_for(20_000)
     assert {replica.epoch for replica in live.mesh.replicas} == {1}
+
+
+# ------------------------------------------------------------ the fast path, speculation, a successor
+
+
+def test_on_the_fast_path_one_signature_gives_the_first_round() -> None:
+    live = Live(3, 2, policy=replace(QUICK, fast_path=True, hold_off_ms=50))
+    task = live.submit(b"x")
+    live.settle(task)
+    register = live.mesh.replicas[0].view.registers[task]
+    assert register.settled_token == (0, 0)
+    grants = [
+        ballot
+        for author in live.mesh.replicas[0].log.chains
+        for signed in live.mesh.replicas[0].log.read(author, 0, 10**6)
+        if isinstance(body := decode_operation(signed, live.pool.id, trusted=True).body, VoteBody)
+        for ballot in body.ballots
+        if ballot.task == task and ballot.phase is Phase.GRANT
+    ]
+    assert len(grants) == 1
+
+
+def test_if_the_granter_of_the_fast_path_is_silent_the_others_open_the_next_round() -> None:
+    live = Live(3, 2, policy=replace(QUICK, fast_path=True))
+    task = live.submit(b"x")
+    live.mesh.run(lambda: all(task in replica.view.registers for replica in live.mesh.replicas))
+    # the submitter is an elector, so it alone could grant round 0; from now on it hears nothing
+    live.mesh.deaf = {0}
+    others = live.mesh.replicas[1:]
+    live.mesh.run(lambda: all(replica.view.registers[task].state.terminal for replica in others))
+    token = others[0].view.registers[task].settled_token
+    assert token is not None
+    assert token >= (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_several_may_work_on_a_task_where_the_pool_speculates_and_one_result_is_settled(seed: int) -> None:
+    terms = {"governance": GovernanceKind.EMPIRICAL, "model": ModelTerms(speculative=2)}
+    live = Live(3, 3, seed=seed, loss=0.1, **terms)
+    tasks = [live.submit(b"%d" % number) for number in range(3)]
+    for task in tasks:
+        live.settle(task)
+    won = {(notice.task, node) for node, notice in live.mesh.told if isinstance(notice, ev.ClaimWon)}
+    assert max(sum(name == task for name, _ in won) for task in tasks) >= 2
+    assert len(live.states()) == 1
+
+
+def led(live_seed: int = 0) -> Live:
+    people = Pool(3, 2).people
+    model = ModelTerms(leader=people[0].key, successor=people[1].key)
+    return Live(3, 2, seed=live_seed, governance=GovernanceKind.DICTATORIAL, model=model)
+
+
+def test_witnesses_record_what_the_leader_decides() -> None:
+    live = led()
+    live.agree = {0}
+    task = live.submit(b"x", by=3)
+    live.settle(task)
+    live.move(terms=replace(live.terms, policy=replace(QUICK, max_retries=7)))
+    live.reach(1)
+    assert live.terms.policy.max_retries == 7
+    assert len(live.states()) == 1
+
+
+def test_the_successor_decides_when_the_leader_is_gone() -> None:
+    live = led()
+    live.mesh.run(lambda: live.mesh.equal)
+    live.mesh.deaf = {0}
+    task = live.submit(b"x", by=3)
+    others = live.mesh.replicas[1:]
+    live.mesh.run(
+        lambda: all(
+            (register := replica.view.registers.get(task)) is not None and register.state.terminal for replica in others
+        )
+    )
+    assert live.key(0) not in others[0].view.registers[task].certificate
+
+
+def test_members_coordinate_through_the_replica() -> None:
+    live = Live(3, 2)
+    polls = [replica.view.coordination.polls for replica in live.mesh.replicas]
+    live.mesh.at(1, 0, OpenPoll("which day?", ("monday", "friday")))
+    live.mesh.run(lambda: all(view.ids for view in polls))
+    (poll,) = polls[0].ids
+    for node in range(3):
+        live.mesh.at(1, node, CastVote(poll, 1))
+    live.mesh.run(lambda: all((seen := view.view(poll)) is not None and seen.winner == 1 for view in polls))
+    assert len(live.states()) == 1
+
+
+def test_no_epoch_is_made_of_a_promise_after_an_accept_that_no_quorum_endorsed_even_of_a_settled_task() -> None:
+    # who does not know that the task is settled would begin the epoch with that accept as lock, and settle it again
+    pool = Pool(4, 1, faults=1)
+    task, submit = pool.submit()
+    work = claim(pool.workers[0], task)
+    grants = pool.votes(Phase.GRANT, task, 0, work.id, (0, 1, 3))
+    value, stray = value_of(pool.workers[0], "result"), value_of(pool.workers[0], "stray")
+    made = [*pool.base, submit, work, *grants, report(pool.workers[0], task, 0, value, grants)]
+    for phase in (Phase.ENDORSE, Phase.ACCEPT):
+        made += pool.votes(phase, task, 0, value.hash, (0, 1, 3))
+    made += pool.votes(Phase.ACCEPT, task, 5, stray.hash, (2,))
+    replica = pool.replica()
+    feed(replica, made)
+    assert replica.view.registers[task].state is TaskState.COMPLETED
+
+    def fit(*who: int) -> bool:
+        promises = [Grant(pool.electors[index].key, work.id, None, seq=pool.electors[index].seq) for index in who]
+        return replica.view.next_change.fit(promises)
+
+    assert fit(0, 1, 3)
+    assert not fit(0, 1, 2)

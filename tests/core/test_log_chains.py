@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -384,3 +385,50 @@ def test_a_range_of_the_frontier_has_its_authors_and_no_others() -> None:
     assert [entry.author for entry in log.frontier(keys[15])] == keys[15:]
     assert log.index.span(keys[3], keys[7]) == (3, 7)
     assert log.index.span(b"", b"") == (0, 19)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0), (1, 2, 0)])
+def test_an_author_that_goes_back_to_an_earlier_epoch_is_frozen_there(order: tuple[int, ...]) -> None:
+    author, log = Author(1, POOL), OperationLog(POOL)
+    log.know_epoch(2)
+    operations = [
+        author.sign(JoinBody(), epoch=1),
+        author.sign(JoinBody(("gpu",)), epoch=2),
+        author.sign(JoinBody(), epoch=1),
+    ]
+    for index in order:
+        log.insert(operations[index])
+    assert log.frozen_at(author.key) == 2
+    assert log.length(author.key) == 2
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3, 4])
+def test_a_cut_keeps_votes_and_drops_data_whenever_it_becomes_known(when: int) -> None:
+    author = Author(1, POOL)
+    operations = [*chain_of(author, 2), vote(author, 0), *chain_of(author, 1), vote(author, 1)]
+    log, voided = OperationLog(POOL), list[Operation]()
+    for index, operation in enumerate([*operations, None]):
+        if index == when:
+            voided += log.cut(author.key, 2)
+        if operation is not None:
+            with suppress(RemoteViolation):
+                log.insert(operation)
+    assert log.length(author.key) == 2
+    assert set(log.read_loose(author.key)) == {operations[2].signed, operations[4].signed}
+    assert not log.holds(operations[3].id)
+    assert voided == ([operations[3]] if when == 4 else [])
+
+
+def test_a_fork_that_waited_for_an_epoch_is_seen_when_the_epoch_is_known() -> None:
+    author, log = Author(1, POOL), OperationLog(POOL)
+    first = author.sign(JoinBody())
+    liar = author.branch()
+    later = liar.sign(JoinBody(("in the next epoch",)), epoch=1)
+    for operation in (first, later, *chain_of(author, 3)):
+        log.insert(operation)
+    assert log.length(author.key) == 4
+    log.know_epoch(1)
+    while log.has_parked():
+        log.unpark()
+    assert log.frozen_at(author.key) == 1
+    assert log.holds(later.id)

@@ -213,9 +213,12 @@ def test_a_model_of_its_own_decides_disputes_and_never_changes(pool: Pool) -> No
     asked: list[tuple[object, ...]] = []
 
     def first_of_all(
-        options: tuple[bytes, ...], ballots: tuple[tuple[PublicKey, int], ...], electors: frozenset[PublicKey]
+        subject: bytes,
+        options: tuple[bytes, ...],
+        ballots: tuple[tuple[PublicKey, int], ...],
+        electors: frozenset[PublicKey],
     ) -> int | None:
-        asked.append((options, ballots, electors))
+        asked.append((subject, options, ballots, electors))
         said = dict(ballots)
         return said.get(min(electors))
 
@@ -228,7 +231,7 @@ def test_a_model_of_its_own_decides_disputes_and_never_changes(pool: Pool) -> No
     assert motions.chosen(rivals.id) is None
     motions.add_opinion(opinion(decider, rivals, 2))
     assert motions.chosen(rivals.id) == RIVALS[2]
-    assert asked[-1] == (RIVALS, tuple(sorted(((decider.key, 2), (other.key, 1)))), keys)
+    assert asked[-1] == (TASK, RIVALS, tuple(sorted(((decider.key, 2), (other.key, 1)))), keys)
     motions.add_opinion(opinion(decider, change))
     assert not motions.carried(change.id)
 

@@ -80,7 +80,7 @@ def reports(effects: list[ev.Effect]) -> list[ReportBody]:
         ("large report", LimitExceeded),
         (ev.Submit(TaskSpec(b"", "x", b"")), LocalError),
         (ev.Submit(TaskSpec(b"k", "x", bytes(limits.TASK_INPUT_BYTES_MAX + 1))), LimitExceeded),
-        (ev.Join(("b", "a"), b"x" * (limits.TEXT_BYTES_MAX + 1)), LocalError),
+        (ev.Join(("b", "a"), b"x" * (limits.ADMISSION_PROOF_BYTES_MAX + 1)), LocalError),
     ],
 )
 def test_a_command_that_cannot_be_done_raises_and_changes_nothing(

@@ -342,3 +342,16 @@ def test_a_settled_result_outlives_the_fork_of_its_worker(case: Case) -> None:
     case.add(branch.sign(LeaveBody()))
     assert case.state is TaskState.COMPLETED
     assert case.register.value == value
+
+
+def test_what_a_fork_takes_back_leaves_the_content_of_a_value_in_every_order(case: Case) -> None:
+    # no member any more, so the report has no effect in the chain; as an operation of a forked author it is kept
+    branch, value = case.worker.branch(), value_of(case.worker)
+    told = [case.worker.sign(LeaveBody()), report(case.worker, case.task, 0, value, [])]
+    fork = branch.sign(JoinBody())
+    accepts = case.pool.votes(Phase.ACCEPT, case.task, 0, value.hash, (0, 1))
+    other = Case()
+    case.add(*told, fork, *accepts)
+    other.add(fork, *told, *accepts)
+    assert case.register.value == other.register.value == value
+    assert case.state is other.state is TaskState.COMPLETED

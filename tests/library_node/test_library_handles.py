@@ -221,6 +221,24 @@ async def test_watchers_see_each_change_and_one_that_ends_disturbs_nobody(live: 
     assert [view.state for view in live.node.changed] == states
 
 
+async def test_an_honest_pool_is_audited_in_a_thread_and_again_only_when_something_is_new(
+    live: Rig, autojump_clock: Any
+) -> None:
+    pool = live.handle
+    task = await pool.submit(Task("count"))
+    await pool.claim(task.id)
+    await pool.report(task.id, 1)
+    await task.result()
+    assert await pool.audit() == []
+    assert await pool.culprits() == 0
+    made = pool._audit._made
+    await pool.audit()
+    assert pool._audit._made is made
+    await pool.submit(Task("count"))
+    await pool.audit()
+    assert pool._audit._made is not made
+
+
 async def test_what_does_not_exist_or_is_not_settled_is_named(rig: Rig) -> None:
     unknown = TaskId(b"x" * 32)
     for ask in (rig.handle.task, rig.handle.receipt):

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from converge_p2p.core.codec import encode_value
-from converge_p2p.core.errors import NetworkError, NotAuthorised, NotFound
+from converge_p2p.core.errors import Conflict, NetworkError, NotAuthorised, NotFound
 from converge_p2p.core.governance import Democratic, GovernanceModel
 from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import compile_rules
@@ -21,6 +21,7 @@ from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, Ta
 from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
 from converge_p2p.core.oplog.operation import sign_operation
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import Motions, MotionView
 
 
@@ -121,6 +122,7 @@ class FakePool:
         self.governance = spec.governance.name.lower()
         self.ready = True
         self.has_quorum: bool | None = True
+        self.found: list[Finding] = []
         self.council = FakeCouncil(identity, spec, id_)
         self.handlers: dict[str, tuple[Any, int]] = {}
         self.watchers: list[trio.MemorySendChannel[TaskView]] = []
@@ -131,6 +133,12 @@ class FakePool:
     @property
     def frontier_digest(self) -> str:
         return hashlib.sha256(b"".join(self._tasks)).hexdigest()
+
+    async def audit(self) -> list[Finding]:
+        return self.found
+
+    async def culprits(self) -> int | None:
+        return len({finding.elector for finding in self.found})
 
     def members(self) -> Sequence[FakeMember]:
         return [FakeMember(Identity.from_public_key(key).id, key, True) for key in self.spec.electors]
@@ -155,9 +163,22 @@ class FakePool:
             raise NotAuthorised("only the submitter can cancel a task")
         self.settle(id_, Outcome.CANCELLED, reason)
 
+    async def veto(self, id_: TaskId, /, reason: str = "") -> None:
+        self.settle(id_, Outcome.FAILED, {"error": "vetoed", "reason": reason})
+
+    async def let_pass(self, id_: TaskId, /, reason: str = "") -> None:
+        awaiting = self._tasks[id_].awaiting
+        if awaiting is None:
+            raise Conflict("there is no result that could be denied or let pass")
+        self.change(replace(self._tasks[id_], state=TaskState.COMPLETED, value=awaiting, awaiting=None))
+
     def settle(self, id_: TaskId, outcome: Outcome, value: Any) -> None:
         settled = TaskValue(outcome, self._identity.public_key, encode_value(value))
-        self.change(replace(self._tasks[id_], state=outcome.state, value=settled, certified=True, attempts=1, round=0))
+        self.change(
+            replace(
+                self._tasks[id_], state=outcome.state, value=settled, certified=True, attempts=1, round=0, awaiting=None
+            )
+        )
 
     def change(self, view: TaskView) -> None:
         self._tasks[view.id] = view

@@ -22,11 +22,12 @@ from converge_node.control.app import ControlApi, ControlState
 from converge_node.control.server import open_control_server
 from converge_node.paths import resolve_paths
 from converge_p2p.core import limits
-from converge_p2p.core.codec import tagged_hash
+from converge_p2p.core.codec import encode_value, tagged_hash
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState
+from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskValue
 from converge_p2p.core.model.topic import Topic
-from converge_p2p.core.types import PoolId
+from converge_p2p.core.types import OperationId, PoolId, TaskId
+from converge_p2p.core.view.audit import Finding, Rule
 
 OTHER = Identity.from_seed(b"\1" * 32)
 STRANGER = Identity.from_seed(b"\2" * 32)
@@ -180,6 +181,28 @@ async def test_terms_that_a_model_cannot_use_are_refused_with_the_reason(
         assert code != 0
         assert message in err
         assert not bench.node.pools
+
+
+async def test_electors_that_broke_a_rule_are_named_with_the_proof(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        await bench.run("pool", "create", "demo")
+        assert (await bench.run("pool", "audit", "demo"))[1] == "no elector broke a rule\n"
+        assert "culprits    none" in (await bench.run("pool", "show", "demo"))[1]
+        (pool,) = bench.node.pools.values()
+        proof = (OperationId(b"\1" * 32), OperationId(b"\2" * 32))
+        pool.found = [
+            Finding(OTHER.public_key, Rule.HIDDEN_LOCK, proof, TaskId(bytes(32))),
+            Finding(OTHER.public_key, Rule.FORK, proof),
+        ]
+        code, data = await bench.json("pool", "audit", "demo")
+        assert (code, len(data)) == (0, 2)
+        assert (data[0]["agent_id"], data[0]["rule"], data[0]["contradiction"]) == (OTHER.id, "hidden_lock", True)
+        assert data[0]["proof"] == [operation.hex() for operation in proof]
+        assert (data[1]["rule"], data[1]["subject"]) == ("fork", "")
+        assert (await bench.run("pool", "audit", "demo", "-q"))[1] == OTHER.id + "\n"
+        assert "hid in a promise what it had accepted" in (await bench.run("pool", "audit", "demo"))[1]
+        assert "1 electors broke a rule" in (await bench.run("pool", "show", "demo"))[1]
+        assert (await bench.json("pool", "show", "demo"))[1]["culprits"] == 1
 
 
 async def test_the_default_governance_is_a_setting(bench_of: Callable[[], Any]) -> None:
@@ -378,6 +401,25 @@ async def test_cancelling_carries_the_reason_and_the_refusal(bench_of: Callable[
         assert (code, error["code"]) == (5, "not_authorised")
         data = (await bench.json("task", "cancel", "demo", id_, "--reason", "late"))[1]
         assert (data["state"], data["reason"]) == ("cancelled", "late")
+
+
+async def test_a_vetoer_sees_the_result_that_waits_and_denies_it_or_lets_it_pass(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        handles = [await pool.submit(Task("x")) for _ in range(2)]
+        code, error = await bench.json("task", "pass", "demo", handles[0].id.hex())
+        assert (code, error["code"]) == (7, "conflict")
+        result = TaskValue(Outcome.COMPLETED, OTHER.public_key, encode_value({"words": 2}))
+        for handle in handles:
+            pool.change(replace(pool.task(handle.id), state=TaskState.ASSIGNED, awaiting=result))
+        denied, passed = (handle.id.hex() for handle in handles)
+        data = (await bench.json("task", "show", "demo", denied))[1]
+        assert (data["state"], data["awaits_veto"], data["awaiting"]) == ("assigned", True, {"words": 2})
+        assert "awaits its vetoers" in (await bench.run("task", "ls", "demo"))[1]
+        data = (await bench.json("task", "veto", "demo", denied, "--reason", "too few"))[1]
+        assert (data["state"], data["reason"], data["awaits_veto"]) == ("failed", "vetoed: too few", False)
+        data = (await bench.json("task", "pass", "demo", passed))[1]
+        assert (data["state"], data["result"], data["awaiting"]) == ("completed", {"words": 2}, None)
 
 
 async def test_a_node_that_is_not_ready_says_what_it_does(bench_of: Callable[[], Any]) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from converge_p2p.core.model.pool import GovernanceKind
-from converge_p2p.testing.scenario import Options, draw_scenario
+from converge_p2p.testing.profiles import draw_scenario
+from converge_p2p.testing.scenario import Options
 from converge_p2p.testing.sim import first_failure, main, replay_command, run_seed, run_seeds
 
 pytestmark = pytest.mark.simulation

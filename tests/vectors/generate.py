@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import admission_story
 import governance_story
 import pool_story
 import secrecy_story
@@ -284,6 +285,7 @@ FILES = {
     "operations.json": lambda: pool_story.operations(to_json),
     "secrecy.json": lambda: secrecy_story.secrecy(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
+    "admission.json": lambda: admission_story.admission(to_json),
 }
 
 

@@ -30,6 +30,7 @@ from converge_p2p.core.oplog.bodies import (
     ReportBody,
     SubmitBody,
     Token,
+    VetoBody,
     VoteBody,
 )
 from converge_p2p.core.oplog.coordination import (
@@ -69,6 +70,7 @@ from converge_p2p.core.replica.wire import (
     encode_message,
 )
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.vetoes import veto_subject
 
 HLC_START = 1_700_000_000_000 << 16
 
@@ -155,6 +157,11 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     tell("release of a claim that holds nothing", carol, ReleaseBody(task, -1))
     tell("claim to cancel", alice, ClaimBody(task, Purpose.CANCEL, 0, "not needed"))
     tell("claim to settle a failure", bob, ClaimBody(task, Purpose.FAIL, 0, "every attempt failed"))
+    veto = tell("veto: a result is denied", bob, VetoBody(task, value.hash, True, "twelve is not enough"))
+    tell("veto: a result may pass", alice, VetoBody(task, value.hash, False))
+    subject = veto_subject(task, value.hash)
+    tell("claim to let a result pass", alice, ClaimBody(subject, Purpose.PASS))
+    tell("claim to carry out a veto", bob, ClaimBody(subject, Purpose.DENY, ref=veto.id))
     motion = tell("motion to expel a member", alice, move_change((carol.identity.public_key,), None, "fails often"))
     tell("opinion: for it", bob, OpinionBody(motion.id, YES))
     terms = replace(spec, quorum=1, electors=spec.electors[:1], whitelist=())

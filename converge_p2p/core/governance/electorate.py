@@ -33,11 +33,16 @@ class DisputeHook(Protocol):
     """
 
     def __call__(
-        self, options: tuple[bytes, ...], ballots: tuple[tuple[PublicKey, int], ...], electors: frozenset[PublicKey]
+        self,
+        subject: bytes,
+        options: tuple[bytes, ...],
+        ballots: tuple[tuple[PublicKey, int], ...],
+        electors: frozenset[PublicKey],
     ) -> int | None:
         """Return the index of the option that is decided, or None.
 
         Args:
+            subject: the task in dispute.
             options: for a rejected result "no" and "yes"; else the rival value hashes, sorted.
             ballots: (elector, index), sorted; an elector that contradicted itself has several.
             electors: the electorate of the epoch in which these ballots were given.
@@ -73,12 +78,15 @@ def electorate_of(electors: frozenset[PublicKey], rules: Ruleset, epoch: int) ->
 
 def _hook(rules: Ruleset, epoch: int) -> DisputeHook:
     def resolve(
-        options: tuple[bytes, ...], ballots: tuple[tuple[PublicKey, int], ...], electors: frozenset[PublicKey]
+        subject: bytes,
+        options: tuple[bytes, ...],
+        ballots: tuple[tuple[PublicKey, int], ...],
+        electors: frozenset[PublicKey],
     ) -> int | None:
         # of an elector that contradicts itself the last option counts: a yes cannot be taken back
         said = {elector: options[choice] for elector, choice in ballots if elector in electors}
         try:
-            outcome = rules.resolve_dispute(options, said, epoch=epoch, subject=b"")
+            outcome = rules.resolve_dispute(options, said, epoch=epoch, subject=subject)
         except Exception:  # noqa: BLE001 - the edge: a user's model must not end a replica, and has then decided nothing
             return None
         return options.index(outcome) if isinstance(outcome, bytes) and outcome in options else None

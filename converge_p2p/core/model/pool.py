@@ -244,6 +244,11 @@ class PoolSpec:
     model: ModelTerms = field(default_factory=ModelTerms)
     private: bool = False
 
+    @property
+    def fixed(self) -> tuple[str, bytes, bool]:
+        """What no change of the pool may touch."""
+        return self.name, self.nonce, self.private
+
     def check(self) -> None:
         """Check every bound that does not depend on the governance model.
 

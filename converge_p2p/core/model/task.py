@@ -291,6 +291,7 @@ class TaskView:
         certified: whether `state` rests on a certificate of the pool's governance.
         expired: whether the time of whoever holds it is over on the local clock.
         progress: what the holder said last, if ASSIGNED and it said something.
+        awaiting: the result it was settled on, while the pool's vetoers may still deny it.
         sealed: something of it is sealed with a content key that is not held here, or does not open: the objective is
             then "sealed", inputs and result are empty.
         value_hash: what the electors settled it on, if terminal: in a private pool the hash of the sealed value.
@@ -309,15 +310,16 @@ class TaskView:
     certified: bool = False
     expired: bool = False
     progress: Progress | None = None
+    awaiting: TaskValue | None = None
     sealed: bool = False
     value_hash: ValueHash | None = None
 
     @property
     def claimable(self) -> bool:
         """Whether it is worth claiming now: it can be read, and nobody holds it, or the holder's time is over."""
-        if self.sealed:
-            return False
-        return self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and self.expired)
+        over = self.expired and self.awaiting is None
+        wanted = self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and over)
+        return wanted and not self.sealed
 
     @property
     def inputs(self) -> Any:

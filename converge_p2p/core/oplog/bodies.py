@@ -54,6 +54,7 @@ class Kind(IntEnum):
     VOTE = 7
     MOTION = 8
     OPINION = 9
+    VETO = 10
     CONTENT_KEY = 12
     PREKEY = 13
     AUCTION = 20
@@ -97,13 +98,16 @@ _PHASES = tuple(Phase)
 class Purpose(IntEnum):
     """Why somebody claims.
 
-    To work, to settle a cancellation, to settle a failure after the last retry, or, an elector, to found an epoch.
+    To work, to settle a cancellation, to settle a failure after the last retry; or, an elector: to found an epoch, to
+    let a result pass its vetoers, or to carry out a veto.
     """
 
     WORK = 0
     CANCEL = 1
     FAIL = 2
     EPOCH = 3
+    PASS = 4
+    DENY = 5
 
 
 class Cut(NamedTuple):
@@ -153,7 +157,8 @@ class ClaimBody:
     It names no round: a claim that could would let anybody start a round of a thousand million.
 
     Attributes:
-        ref: to found an epoch: id of the motion that asked for it, 32 bytes; otherwise empty.
+        ref: to found an epoch, the id of the motion that asked for it; to deny a result, the id of the veto; 32 bytes.
+            Otherwise empty.
     """
 
     task: TaskId
@@ -211,6 +216,21 @@ class VoteBody:
 
 
 @dataclass(frozen=True, slots=True)
+class VetoBody:
+    """A vetoer denies a result that was settled, or lets it pass.
+
+    Attributes:
+        value: hash of what the task was settled on.
+        reason: for people.
+    """
+
+    task: TaskId
+    value: ValueHash
+    deny: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ActBody:
     """The author acts in the name of whoever delegated to it.
 
@@ -235,13 +255,14 @@ Body = (
     | VoteBody
     | MotionBody
     | OpinionBody
+    | VetoBody
     | ContentKeyBody
     | PrekeyBody
     | CoordinationBody
     | ActBody
 )
 
-VOTES = (VoteBody, OpinionBody)
+VOTES = (VoteBody, OpinionBody, VetoBody)
 """Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused."""
 
 
@@ -273,6 +294,8 @@ def encode_body(body: Body) -> list[Any]:
             return encode_motion(body)
         case OpinionBody():
             return encode_opinion(body)
+        case VetoBody(task_id, value, deny, reason):
+            return [task_id, value, deny, reason]
         case ContentKeyBody():
             return encode_content_key(body)
         case PrekeyBody():
@@ -313,7 +336,7 @@ def _join(body: list[Any]) -> JoinBody:
     names, proof = body
     if any(type(name) is not str for name in names) or names != sorted(set(names)):
         raise CodecError("capabilities of a join are sorted text, without repeats")
-    if len(names) > limits.CAPABILITIES_PER_TASK_MAX or len(proof) > limits.TEXT_BYTES_MAX:
+    if len(names) > limits.CAPABILITIES_PER_TASK_MAX or len(proof) > limits.ADMISSION_PROOF_BYTES_MAX:
         raise CodecError("a join names too many capabilities, or its proof is too long")
     return JoinBody(tuple(_text(name) for name in names), proof)
 
@@ -330,10 +353,10 @@ def _submit(body: list[Any]) -> SubmitBody:
 def _claim(body: list[Any]) -> ClaimBody:
     _shape("claim", body, bytes, int, int, str, bytes)
     task, purpose, bid, reason, ref = body
-    if purpose not in (0, 1, 2, 3) or not -(2**53) <= bid <= 2**53:
+    if purpose not in tuple(Purpose) or not -(2**53) <= bid <= 2**53:
         raise CodecError("a claim has an unknown purpose or a bid out of range")
-    if len(ref) != (HASH_BYTES if purpose == Purpose.EPOCH else 0):
-        raise CodecError("a claim to found an epoch names a motion, and no other claim does")
+    if len(ref) != (HASH_BYTES if purpose in (Purpose.EPOCH, Purpose.DENY) else 0):
+        raise CodecError("a claim names a motion to found an epoch, a veto to deny a result, and otherwise nothing")
     return ClaimBody(TaskId(_hash("a task id", task)), Purpose(purpose), bid, _text(reason), ref)
 
 
@@ -359,6 +382,12 @@ def _report(body: list[Any]) -> ReportBody:
         raise CodecError("a report names a grant twice")
     value = TaskValue(Outcome(outcome), PublicKey(_hash("a worker", worker)), result)
     return ReportBody(TaskId(_hash("a task id", task)), _round(number), value, names)
+
+
+def _veto(body: list[Any]) -> VetoBody:
+    _shape("veto", body, bytes, bytes, bool, str)
+    task, value, deny, reason = body
+    return VetoBody(TaskId(_hash("a task id", task)), ValueHash(_hash("a value hash", value)), deny, _text(reason))
 
 
 def _vote(body: list[Any]) -> VoteBody:
@@ -446,6 +475,7 @@ _KINDS: dict[type, Kind] = {
     VoteBody: Kind.VOTE,
     MotionBody: Kind.MOTION,
     OpinionBody: Kind.OPINION,
+    VetoBody: Kind.VETO,
     ContentKeyBody: Kind.CONTENT_KEY,
     PrekeyBody: Kind.PREKEY,
     ActBody: Kind.ACT,
@@ -462,6 +492,7 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.VOTE: _vote,
     Kind.MOTION: decode_motion,
     Kind.OPINION: decode_opinion,
+    Kind.VETO: _veto,
     Kind.CONTENT_KEY: decode_content_key,
     Kind.PREKEY: decode_prekey,
     Kind.ACT: _act,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
-from converge_p2p.core.oplog.bodies import VOTES
+from converge_p2p.core.oplog.bodies import VOTES, ReportBody
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex, FrontierSum
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.oplog.parking import Parking
@@ -31,9 +31,12 @@ class Chain:
 
     Attributes:
         ids, signed: the common prefix.
-        hlc: clock of the last of them.
+        hlc, epoch: clock of the last of them, and the epoch it names.
         frozen_at: sequence number from which the author is frozen, or None: because it forked, or was removed.
-        cut: sequence number from which the data of a removed author is not kept at all, or None.
+        forked: two operations with one number, or a clock that ran backwards, are held.
+        cut: sequence number from which the data of a removed author is not kept, or None; only its reports are, because
+            what was certified may rest on their content.
+        votes_beyond: the numbers of the votes that are held from the cut on.
         loose: what stands at or above `frozen_at`, on any branch.
         votes, data: sums over the ids of the loose votes, and of the other loose operations.
         data_count: how many loose operations are not votes.
@@ -42,8 +45,11 @@ class Chain:
     ids: list[OperationId] = field(default_factory=list)
     signed: list[bytes] = field(default_factory=list)
     hlc: int = 0
+    epoch: int = 0
     frozen_at: int | None = None
+    forked: bool = False
     cut: int | None = None
+    votes_beyond: set[int] = field(default_factory=set)
     loose: dict[OperationId, bytes] = field(default_factory=dict)
     votes: FrontierSum = field(default_factory=FrontierSum)
     data: FrontierSum = field(default_factory=FrontierSum)
@@ -183,6 +189,11 @@ class OperationLog:
         end = cut if chain is None else chain.frozen_at
         return end is None or self.length(author) < end
 
+    def forked(self, author: PublicKey) -> bool:
+        """Whether a fork of the author is held. Beyond the cut of a removed author only one of votes counts."""
+        chain = self.chains.get(author)
+        return chain is not None and chain.forked
+
     def frozen_at(self, author: PublicKey) -> int | None:
         """The sequence number from which the author is frozen, or None."""
         chain = self.chains.get(author)
@@ -216,13 +227,16 @@ class OperationLog:
 
     def _place(self, chain: Chain, operation: Operation, result: Inserted) -> None:
         seq = operation.seq
-        if chain.frozen_at is not None and seq >= chain.frozen_at:
+        if operation.epoch > self.epoch:
+            # who votes in that epoch is not known yet: also what stands beside a chain has to wait for it
+            self._park(operation, result)
+        elif chain.frozen_at is not None and seq >= chain.frozen_at:
             self._keep_loose(chain, operation, result)
         elif seq < len(chain):
             self._freeze(chain, operation, result)
         elif not self._follows(chain, operation):
             self._park(operation, result)
-        elif chain.ids and operation.hlc <= chain.hlc:
+        elif chain.ids and (operation.hlc <= chain.hlc or operation.epoch < chain.epoch):
             # refusing it would let the order of arrival decide whether it is a fork proof when another one comes
             self._freeze(chain, operation, result)
         else:
@@ -232,14 +246,13 @@ class OperationLog:
         return (
             operation.seq == len(chain)
             and operation.prev == chain.head
-            and operation.epoch <= self.epoch
             and all(dep in self._known for dep in operation.deps)
         )
 
     def _append(self, chain: Chain, operation: Operation, result: Inserted) -> None:
         chain.ids.append(operation.id)
         chain.signed.append(operation.signed)
-        chain.hlc = operation.hlc
+        chain.hlc, chain.epoch = operation.hlc, operation.epoch
         self._hold(operation)
         result.accepted.append(operation)
 
@@ -258,22 +271,29 @@ class OperationLog:
             result.missing = Missing(operation.author, start, operation.seq)
 
     def _freeze(self, chain: Chain, operation: Operation, result: Inserted) -> None:
-        """Two operations of one number, or a clock that runs backwards: freeze the author there, on every branch."""
+        """Two operations of one number, or a clock or epoch that runs backwards: freeze the author there."""
         seq = operation.seq
         for index in range(seq, len(chain.ids)):
             voided = decode_operation(chain.signed[index], self.pool, trusted=True)
             result.voided.append(voided)
             chain.add_loose(voided)
         del chain.ids[seq:], chain.signed[seq:]
-        chain.hlc = decode_operation(chain.signed[-1], self.pool, trusted=True).hlc if chain.signed else 0
+        self._look_at_end(chain)
         chain.frozen_at = seq
+        chain.forked = True
         result.forked = operation.author
         self._keep_loose(chain, operation, result, proof=True)
 
     def _keep_loose(self, chain: Chain, operation: Operation, result: Inserted, *, proof: bool = False) -> None:
         # votes are never refused: a certificate that somebody counted must not be un-made for somebody else
-        if not isinstance(operation.body, VOTES):
-            if chain.cut is not None and operation.seq >= chain.cut:
+        beyond = chain.cut is not None and operation.seq >= chain.cut
+        if isinstance(operation.body, VOTES):
+            if beyond and operation.seq in chain.votes_beyond and not chain.forked:
+                chain.forked, result.forked = True, operation.author
+            if beyond:
+                chain.votes_beyond.add(operation.seq)
+        else:
+            if beyond and not isinstance(operation.body, ReportBody):
                 raise RemoteViolation("removed", "the author was removed from the pool")
             if chain.overflowing and not proof:
                 raise RemoteViolation("loose_full", "a forked author has too many operations")
@@ -292,10 +312,14 @@ class OperationLog:
     def _next_due(self, chain: Chain, author: PublicKey) -> Operation | None:
         if chain.frozen_at is not None and len(chain) >= chain.frozen_at:
             # whatever waits stands above the prefix, so it is loose now
-            return self.parking.any(author)
+            return self.parking.first(author, self.epoch)
         for operation in self.parking.at(author, len(chain) - 1):
-            return operation
-        return next((item for item in self.parking.at(author, len(chain)) if self._follows(chain, item)), None)
+            if operation.epoch <= self.epoch:
+                return operation
+        for operation in self.parking.at(author, len(chain)):
+            if operation.epoch <= self.epoch and self._follows(chain, operation):
+                return operation
+        return None
 
     def know_epoch(self, number: int) -> None:
         """The rules of an epoch are known: operations that name it wait no longer."""
@@ -303,7 +327,10 @@ class OperationLog:
         self.parking.wake_all()
 
     def cut(self, author: PublicKey, length: int) -> list[Operation]:
-        """Remove an author's data operations from a sequence number on, for good. Its votes stay, as loose operations.
+        """Remove an author's data operations from a sequence number on, for good.
+
+        Its votes stay, as loose operations, and so do its reports: what was certified may rest on the content of one,
+        as the epoch does that removed the author if it was its own proposal.
 
         Returns:
             What was part of its chain or loose, and is data: it has no effect any more.
@@ -313,20 +340,31 @@ class OperationLog:
         if chain is None:
             return []
         chain.cut = self._cuts[author]
+        # a fork beyond the cut is one only if votes are part of it: the rest is held by nobody from now on
+        chain.forked = chain.forked and chain.frozen_at is not None and chain.frozen_at < chain.cut
         gone = [self._decoded(signed) for signed in chain.signed[chain.cut :]]
         del chain.ids[chain.cut :], chain.signed[chain.cut :]
-        chain.hlc = self._decoded(chain.signed[-1]).hlc if chain.signed else 0
+        self._look_at_end(chain)
         chain.frozen_at = chain.cut if chain.frozen_at is None else min(chain.cut, chain.frozen_at)
         gone.extend(self._take_loose(chain))
         voided = []
         for operation in gone:
-            if isinstance(operation.body, VOTES) or operation.seq < chain.cut:
-                chain.add_loose(operation)
-            else:
-                del self._known[operation.id]
+            beyond, vote = operation.seq >= chain.cut, isinstance(operation.body, VOTES)
+            if beyond and vote:
+                chain.forked = chain.forked or operation.seq in chain.votes_beyond
+                chain.votes_beyond.add(operation.seq)
+            if beyond and not vote:
                 voided.append(operation)
+            if beyond and not vote and not isinstance(operation.body, ReportBody):
+                del self._known[operation.id]
+            else:
+                chain.add_loose(operation)
         self._update(author)
         return voided
+
+    def _look_at_end(self, chain: Chain) -> None:
+        last = self._decoded(chain.signed[-1]) if chain.signed else None
+        chain.hlc, chain.epoch = (0, 0) if last is None else (last.hlc, last.epoch)
 
     def _take_loose(self, chain: Chain) -> list[Operation]:
         operations = [self._decoded(signed) for signed in chain.loose.values()]
@@ -346,6 +384,12 @@ class OperationLog:
         chain = self._chain_of(author)
         if chain is not None:
             self._release_parked(chain, author, result)
+            # what waited for an epoch may stand where the chain went on without it: that is a fork
+            passed = self.parking.first(author, self.epoch, below=len(chain))
+            if passed is not None:
+                self.parking.remove(passed)
+                self._place(chain, passed, result)
+                self._release_parked(chain, author, result)
             self._sum_up(chain, author, result)
         return result
 

@@ -162,10 +162,13 @@ class Parking:
         waiting = self._authors.get(author)
         return 0 if waiting is None else waiting.bytes
 
-    def any(self, author: PublicKey) -> Operation | None:
-        """Something that waits of an author, or None."""
+    def first(self, author: PublicKey, epoch: int, below: int = limits.SEQ_MAX) -> Operation | None:
+        """Something that waits of an author, at a number below this and with no epoch after this one, or None."""
         waiting = self._authors.get(author)
-        return None if waiting is None else next(iter(next(iter(waiting.by_seq.values())).values()))
+        if waiting is None:
+            return None
+        found = (operation for seq, same in waiting.by_seq.items() if seq < below for operation in same.values())
+        return next((operation for operation in found if operation.epoch <= epoch), None)
 
     # ------------------------------------------------------------ waking
 

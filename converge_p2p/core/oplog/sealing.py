@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import decode, encode
+from converge_p2p.core.codec import decode, decode_value, encode
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError, SignatureError
 from converge_p2p.core.model.keyring import Keyring
 from converge_p2p.core.model.secrecy import ContentKey, is_sealed, open_content, seal_content
@@ -30,6 +30,7 @@ from converge_p2p.core.oplog.bodies import (
     ReleaseBody,
     ReportBody,
     SubmitBody,
+    VetoBody,
     kind_of,
 )
 from converge_p2p.core.oplog.coordination import AnswerBody, PollOpenBody, PollVoteBody, ProposeBody
@@ -48,6 +49,8 @@ SEALED_TEXT_BYTES_MAX: Final = limits.TEXT_BYTES_MAX * 3 // 4 - limits.SEALED_OV
 
 SEALED_OPTION_BYTES_MAX: Final = limits.NAME_BYTES_MAX * 3 // 4 - limits.SEALED_OVERHEAD_BYTES
 SEALED_TERMS_BYTES_MAX: Final = limits.TERMS_BYTES_MAX - limits.SEALED_OVERHEAD_BYTES
+
+_KEY_BYTES: Final = 32
 
 Inner = SubmitBody | ClaimBody | PollVoteBody | AnswerBody
 """What can be done in another's name."""
@@ -92,6 +95,8 @@ class ContentSealer:
                     self._seal_option(option, [*context, index + 1], key) for index, option in enumerate(body.options)
                 )
                 return replace(body, question=self.seal_text(body.question, [*context, 0], key), options=options)
+            case VetoBody() if body.reason:
+                return replace(body, reason=self.seal_text(body.reason, veto_context(author, body.task), key))
             case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() if body.reason:
                 return replace(body, reason=self.seal_text(body.reason, [int(kind_of(body)), author, seq], key))
             case _:
@@ -134,6 +139,8 @@ class ContentSealer:
                     self.open_text(option, [*context, index + 1]) for index, option in enumerate(body.options)
                 )
                 return replace(body, question=self.open_text(body.question, [*context, 0]), options=options)
+            case VetoBody() if body.reason:
+                return replace(body, reason=self.open_text(body.reason, veto_context(author, body.task)))
             case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() if body.reason:
                 return replace(body, reason=self.open_text(body.reason, [int(kind_of(body)), author, seq]))
             case _:
@@ -246,12 +253,12 @@ def check_sealed(body: Body) -> None:
             hidden = (spec.objective, spec.topic, spec.evaluator) == (SEALED_OBJECTIVE, b"", "")
             sealed = hidden and is_sealed(spec.inputs)
         case ReportBody(_, _, value):
-            sealed = is_sealed(value.result)
+            sealed = is_sealed(value.result) or verdict_of(value.result) is not None
         case ProposeBody():
             sealed = is_sealed(body.terms)
         case PollOpenBody():
             sealed = all(is_sealed(_text_bytes(text)) for text in (body.question, *body.options))
-        case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody():
+        case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() | VetoBody():
             sealed = _sealed_reason(body.reason)
         case ActBody(_, ClaimBody() | AnswerBody() as inner):
             sealed = _sealed_reason(inner.reason)
@@ -259,6 +266,28 @@ def check_sealed(body: Body) -> None:
             sealed = True
     if not sealed:
         raise CodecError("an operation of a private pool shows its content in clear")
+
+
+def verdict_of(result: bytes) -> dict[str, Any] | None:
+    """Return what the register of a veto is settled on, or None if this is something else.
+
+    Everybody judges it, so it is not sealed; the reason in it is, by the vetoer who gave it.
+    """
+    try:
+        content = decode_value(result)
+    except CodecError:
+        return None
+    if content == "passed":
+        return {}
+    match content:
+        case {"error": "vetoed", "by": bytes() as author, "reason": str() as reason} if len(content) == 3:
+            return content if len(author) == _KEY_BYTES and _sealed_reason(reason) else None
+    return None
+
+
+def veto_context(author: PublicKey, task: TaskId) -> list[Any]:
+    """Return the place of a vetoer's reason: it stands in the task's end, where the operation is not named."""
+    return [int(Kind.VETO), author, task]
 
 
 def shows_content(body: Body) -> bool:

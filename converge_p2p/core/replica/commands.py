@@ -6,11 +6,11 @@ Source: `docs/protocol.md`, operation kinds. A command that cannot be done raise
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Callable
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NotAuthorised, NotFound
-from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.admission import check_admission
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskSpec, TaskState, TaskValue, task_id
@@ -23,9 +23,11 @@ from converge_p2p.core.oplog.bodies import (
     Purpose,
     ReleaseBody,
     SubmitBody,
+    VetoBody,
 )
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.coordination import CoordinationCommand, CoordinationCommands
 from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
@@ -36,12 +38,22 @@ from converge_p2p.core.view.tasks import TaskRegister
 class Commands:
     """Turns commands of the local identity into operation bodies."""
 
-    def __init__(self, key: PublicKey, pool: PoolId, view: View, proposer: Proposer, contents: PrivateContents) -> None:
+    def __init__(
+        self,
+        key: PublicKey,
+        pool: PoolId,
+        view: View,
+        proposer: Proposer,
+        contents: PrivateContents,
+        *,
+        length_of: Callable[[PublicKey], int],
+    ) -> None:
         self._key = key
         self._pool = pool
         self._view = view
         self._proposer = proposer
         self._contents = contents
+        self._coordination = CoordinationCommands(key, view, length_of)
         self._submitting: dict[TaskId, TaskSpec] = {}
         self._founding = False
 
@@ -49,8 +61,12 @@ class Commands:
         """An own submit is durable, and from now on the fold remembers it."""
         self._submitting.pop(task_id(self._pool, self._key, body.spec.key), None)
 
-    def body_for(self, command: ev.Command) -> Body | None:
+    def body_for(self, command: ev.Command | CoordinationCommand, wall_ms: int) -> Body | None:
         """Return the operation a command asks for, or None if nothing has to be signed for it.
+
+        Args:
+            command: what is asked for.
+            wall_ms: Unix time; what is offered only until then is not taken up later.
 
         Raises:
             LocalError, LimitExceeded: it cannot be done; nothing was changed.
@@ -79,10 +95,13 @@ class Commands:
                 return LeaveBody()
             case ev.Move(motion):
                 return self._move(motion)
+            case ev.Veto():
+                return self._veto(command)
             case ev.Say(motion, choice):
                 return self._say(motion, choice)
             case _:
-                assert_never(command)
+                command = self._contents.command_to_coordinate(command)
+                return self._coordination.body_for(command, epoch=self._view.epochs.number, wall_ms=wall_ms)
 
     def _found(self, command: ev.Found) -> Body:
         if self._view.spec is not None or self._founding:
@@ -92,6 +111,7 @@ class Commands:
         try:
             command.spec.check()
             compile_rules(command.spec)
+            check_admission(command.spec)
         except CodecError as error:
             raise LocalError(str(error), hint=error.hint) from error
         if command.spec.private and not self._contents.able:
@@ -102,13 +122,13 @@ class Commands:
     def _join(self, body: JoinBody) -> Body | None:
         assert self._view.spec is not None
         members = self._view.members
-        if self._key not in self._view.electors and not admits(self._view.spec, self._key):
+        if not self._view.may_join(self._key, self._view.epochs.number, body.proof):
             raise NotAuthorised("the pool does not admit this agent", hint="ask its creator for admission")
         total = sum(len(name.encode()) for name in body.capabilities)
         if len(body.capabilities) > limits.CAPABILITIES_PER_TASK_MAX or total > limits.TEXT_BYTES_MAX:
             raise LimitExceeded("CAPABILITIES_PER_TASK_MAX", "too many capabilities, or too long")
-        if len(body.proof) > limits.TEXT_BYTES_MAX:
-            raise LimitExceeded("TEXT_BYTES_MAX", "the admission proof is too long")
+        if len(body.proof) > limits.ADMISSION_PROOF_BYTES_MAX:
+            raise LimitExceeded("ADMISSION_PROOF_BYTES_MAX", "the admission proof is too long")
         if members.has(self._key) and set(body.capabilities) <= set(members.capabilities(self._key)):
             return None
         return body
@@ -232,6 +252,19 @@ class Commands:
         if not self._proposer.stands(command.task, Purpose.WORK):
             raise Conflict("this node has no claim on the task", hint="claim it first")
         self._proposer.finished[command.task] = TaskValue(command.outcome, self._key, command.result)
+
+    def _veto(self, command: ev.Veto) -> Body:
+        register = self._view.registers.get(command.task)
+        if register is None or register.submitted is None:
+            raise NotFound(f"no task {command.task.hex()[:12]} in this pool")
+        if register.state.terminal:
+            raise Conflict(f"task {command.task.hex()[:12]} is settled as {register.state.value}, for ever")
+        veto = self._view.vetoes.registers.get(self._view.vetoes.twin(command.task) or command.task)
+        if veto is None or register.awaiting is None or register.settled is None:
+            raise Conflict("there is no result that could be denied or let pass", hint="wait until one is settled")
+        if self._key not in veto.terms.vetoers:
+            raise NotAuthorised("only the vetoers of the pool deny a result or let it pass")
+        return VetoBody(command.task, register.settled, command.deny, _cut(command.reason))
 
     def _cancel(self, command: ev.Cancel) -> Body | None:
         register = self._open_register(command.task)

@@ -7,7 +7,7 @@ Source: `docs/protocol.md`, validation.
 from __future__ import annotations
 
 from converge_p2p.core.errors import CodecError, RemoteViolation
-from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.admission import UnknownAdmission, admits, check_admission, judges_key
 from converge_p2p.core.governance.custom import UnknownModel
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.oplog.bodies import Genesis, JoinBody, ReportBody
@@ -28,16 +28,18 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         known: whether something of the author is held.
 
     Raises:
-        RemoteViolation: reason bad_genesis, unknown_model, no_genesis, no_epoch, not_member or clear_content.
+        RemoteViolation: reason bad_genesis, unknown_model, unknown_admission, no_genesis, no_epoch, not_member
+            or clear_content.
     """
     if isinstance(operation.body, Genesis):
         if not view.is_genesis(operation):
             raise RemoteViolation("bad_genesis", "the operation does not found this pool")
         try:
             compile_rules(operation.body.spec)
-        except UnknownModel as error:
+            check_admission(operation.body.spec)
+        except (UnknownModel, UnknownAdmission) as error:
             # the terms may be right: whoever sent them is not to blame
-            raise RemoteViolation("unknown_model", f"{error}; {error.hint}") from error
+            raise RemoteViolation(error.code, f"{error}; {error.hint}") from error
         except CodecError as error:
             raise RemoteViolation("bad_genesis", str(error)) from error
         return
@@ -49,7 +51,8 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         if operation.seq == 0:
             raise RemoteViolation("bad_genesis", "the creator's first operation is the founding of the pool")
         return
-    if (operation.seq and known) or view.epochs.was_elector(author, operation.epoch):
+    named = view.epochs.was_elector(author, operation.epoch) or view.epochs.was_vetoer(author, operation.epoch)
+    if (operation.seq and known) or named:
         # its first operation was looked at; whether each of the others has an effect is decided in the fold
         return
     epoch = view.epochs.find(operation.epoch)
@@ -57,12 +60,13 @@ def check_author(view: View, operation: Operation, *, known: bool) -> None:
         # it may be right, and comes again with the next comparison of frontiers; a stranger may not fill the parking
         raise RemoteViolation("no_epoch", "a stranger names an epoch that is not known here yet")
     if operation.seq:
-        if epoch.number == 0 and not admits(epoch.spec, author):
+        # by a proof only the join is judged that the chain begins with; what follows it waits for it
+        if epoch.number == 0 and judges_key(epoch.spec) and not admits(epoch.spec, author):
             raise RemoteViolation("not_member", "the pool does not admit the author")
         return
     if not isinstance(operation.body, JoinBody):
         raise RemoteViolation("not_member", "the author's first operation is not a join")
-    if not admits(epoch.spec, author):
+    if not view.may_join(author, epoch.number, operation.body.proof):
         raise RemoteViolation("not_member", "the pool does not admit the author")
 
 

@@ -19,8 +19,9 @@ from converge_p2p.core.replica.ranking import best_claim, eligible, last_held
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
-from converge_p2p.core.view.register import NOBODY, Register, RoundVotes
+from converge_p2p.core.view.register import NOBODY, Register, RoundVotes, StandingClaim
 from converge_p2p.core.view.tasks import TaskRegister
+from converge_p2p.core.view.vetoes import VetoRegister
 
 SUCCESSOR_PATIENCE = 4
 """The successor of a leader lets it so many grant timers' time to decide a round."""
@@ -89,6 +90,7 @@ class Patience:
         claim_timer: the round whose holder's time is being measured.
         grant_timer: the round whose certificate is being waited for.
         granted_ms: when it was granted, on the monotonic clock; None once the certificate was seen.
+        window_runs, window_over: the time runs that vetoers have, or is over.
     """
 
     hold_off_over: bool = False
@@ -98,6 +100,8 @@ class Patience:
     claim_timer: Token | None = None
     grant_timer: Token | None = None
     granted_ms: int | None = None
+    window_runs: bool = False
+    window_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +160,11 @@ class Elector:
         self._measure(register, patience, now_ms)
         if not register.is_open or self._key not in self._view.electors:
             return []
+        if isinstance(register, VetoRegister) and not patience.window_runs and not register.terms.silence_denies:
+            patience.window_runs = True
+            wait(Wait("window", register.terms.window_ms))
         protocol = self._view.epochs.protocol
-        sealed = protocol.seal_at_promise and isinstance(register, TaskRegister) and self.sealed
+        sealed = protocol.seal_at_promise and not isinstance(register, EpochRegister) and self.sealed
         if sealed and protocol.seal_stops_votes:
             return []
         mine = self.promises.get(register.id) or Promises()
@@ -230,7 +237,7 @@ class Elector:
             self._wait_again(register, mine, patience, wait)
             return None
         claim = best_claim(self._view, register, token)
-        if claim is None:
+        if claim is None or not self._may_pass(register, claim, mine, patience):
             return None
         delay = self._hold_off_ms(register, token)
         decided = self._decided(register, token)
@@ -258,6 +265,14 @@ class Elector:
             expired.round if expired is not None and tells else None,
             self._held_of_expelled(register, claim.ref),
         )
+
+    @staticmethod
+    def _may_pass(register: Register, claim: StandingClaim, mine: Promises, patience: Patience) -> bool:
+        """Whether vetoers need not be waited for: a promise for a claim to pass says so. None of them denied it yet."""
+        if not isinstance(register, VetoRegister) or claim.purpose is not Purpose.PASS:
+            return True
+        # who accepted a value already is bound to it, and says so in its promise
+        return patience.window_over or register.passed_by_all or bool(mine.accepted)
 
     def _decided(self, register: Register, token: Token) -> OperationId | None:
         """The claim to follow at once: one that another granted this round to; where there are deciders, theirs."""

@@ -16,6 +16,10 @@ from typing import Final
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
 from converge_p2p.core.oplog.motions import MotionBody
+from converge_p2p.core.replica.key_notices import ContentKeyTaken as ContentKeyTaken
+from converge_p2p.core.replica.key_notices import KeyOverdue as KeyOverdue
+from converge_p2p.core.replica.key_notices import KeyUnopenable as KeyUnopenable
+from converge_p2p.core.replica.key_notices import SplitKeyFound as SplitKeyFound
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId
 
 
@@ -100,6 +104,7 @@ class TimerKind(Enum):
     DIGEST = "digest"
     CLOSE = "close"
     VOTE = "vote"
+    WINDOW = "window"
     SYNC = "sync"
     OFFER = "offer"
 
@@ -225,7 +230,21 @@ class Renew:
     note: str = ""
 
 
-Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say
+@dataclass(frozen=True, slots=True)
+class Veto:
+    """Command of a vetoer: deny the result that a task was settled on, or let it pass.
+
+    Attributes:
+        deny: False ends the waiting for this vetoer.
+        reason: for people.
+    """
+
+    task: TaskId
+    deny: bool = True
+    reason: str = ""
+
+
+Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto
 Event = (
     Restored | Received | SyncReceived | RenewalReceived | PeerUp | PeerDown | TimerFired | Persisted | Command | Renew
 )
@@ -399,49 +418,6 @@ class EpochInstalled:
 
     number: int
     elector: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ContentKeyTaken:
-    """A content key is held now: contents that could not be read may be readable, and what waited can be sealed."""
-
-    epoch: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class SplitKeyFound:
-    """An elector committed to one content key and handed out another: different members would read different things.
-
-    Attributes:
-        culprit: the elector.
-        epoch, generation: which key.
-        proven: its own operations show it to everybody; else only this member, to whom it was sealed, can know.
-    """
-
-    culprit: PublicKey
-    epoch: int
-    generation: int
-    proven: bool
-
-
-@dataclass(frozen=True, slots=True)
-class KeyUnopenable:
-    """A content key was sealed to this member and opens with nothing it holds. Nobody can be blamed for it.
-
-    It is garbage, or sealed to a private prekey that was erased or lost.
-    """
-
-    author: PublicKey
-    epoch: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeyOverdue:
-    """A new content key is due, and the epoch has no generation left for it: the electors should change the pool."""
-
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

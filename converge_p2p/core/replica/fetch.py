@@ -95,6 +95,10 @@ class Fetch:
             return self.search(author, start, min(goal, have + limits.OPERATIONS_PER_PIECE_MIN))
         if any(piece.alone for piece in under_way):
             return None
+        if have < goal and self._log.parking.waits(author, have):
+            # what waits there lacks an epoch, or others that it names. It may be a fork that never gets them, and must
+            # not stand in the way of what the peer has
+            return self.search(author, have, have + 1)
         at, end = have, min(goal, have + limits.PARKED_PER_AUTHOR_MAX)
         while at < end:
             covering = next((piece for piece in under_way if piece.start <= at < piece.stop), None)

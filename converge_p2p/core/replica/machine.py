@@ -9,13 +9,10 @@ that two operations of one turn do not contradict each other, is noted when it i
 
 from __future__ import annotations
 
-from typing import assert_never
+import functools
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import (
-    CodecError,
-    RemoteViolation,
-)
+from converge_p2p.core.errors import CodecError, RemoteViolation
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.bodies import (
@@ -31,17 +28,14 @@ from converge_p2p.core.oplog.bodies import (
 )
 from converge_p2p.core.oplog.log import Inserted, OperationLog
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
-from converge_p2p.core.oplog.operation import (
-    Operation,
-    decode_operation,
-    operation_id,
-)
+from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.commands import Commands
+from converge_p2p.core.replica.coordination import CoordinationCommand
+from converge_p2p.core.replica.digests import Digests
 from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
-from converge_p2p.core.replica.heartbeat import Heartbeat
 from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
@@ -50,21 +44,12 @@ from converge_p2p.core.replica.renewing import Renewals
 from converge_p2p.core.replica.session import Sessions
 from converge_p2p.core.replica.voting import Voting
 from converge_p2p.core.replica.watch import TaskWatch
-from converge_p2p.core.replica.wire import (
-    Comparison,
-    Digest,
-    Entries,
-    GenesisWanted,
-    Operations,
-    SyncMessage,
-    Want,
-    decode_message,
-    encode_message,
-)
+from converge_p2p.core.replica.wire import GenesisWanted, Operations, SyncMessage, decode_message, encode_message
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
+from converge_p2p.core.view.vetoes import VetoRegister
 
 
 class Replica:
@@ -103,10 +88,13 @@ class Replica:
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
-        self._heartbeat = Heartbeat(seed, digest_interval_ms, self._set_timer, lambda: self._now.mono_ms)
+        set_timer = functools.partial(self._set_timer, TimerKey(TimerKind.DIGEST))
+        self._digests = Digests(seed, digest_interval_ms, set_timer)
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
-        self._commands = Commands(identity.public_key, pool, self.view, self._proposer, self.contents)
+        self._commands = Commands(
+            identity.public_key, pool, self.view, self._proposer, self.contents, length_of=self._length_of
+        )
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
@@ -158,7 +146,7 @@ class Replica:
 
     # ------------------------------------------------------------ the one entrance
 
-    def handle(self, event: Event, now: Now) -> list[Effect]:
+    def handle(self, event: Event | CoordinationCommand, now: Now) -> list[Effect]:
         """Take one event and return what the shell has to do, in order.
 
         Raises:
@@ -174,7 +162,7 @@ class Replica:
         finally:
             self._effects, self._fresh, self._own = [], [], []
 
-    def _dispatch(self, event: Event) -> None:
+    def _dispatch(self, event: Event | CoordinationCommand) -> None:
         match event:
             case ev.Received(operations, peer):
                 self._receive(operations, peer)
@@ -202,6 +190,9 @@ class Replica:
 
     def _finish_turn(self) -> None:
         """Let proposer and elector act on what changed, then hand out what is to be stored."""
+        # an own vote may have brought an epoch into force, for which operations were waiting
+        while self.log.has_parked():
+            self._absorb(self.log.unpark(), None)
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             register = self.view.subject(name)
@@ -221,7 +212,7 @@ class Replica:
         if self._own:
             token = self._persist([operation.signed for operation in self._own], durable=True)
             self._in_flight[token] = list(self._own)
-        self._heartbeat.end_turn(ready=self.ready)
+        self._digests.keep_going(self._now.mono_ms, ready=self.ready)
 
     def _echo(self) -> None:
         """A witness records what a decider wants; where every elector judges, the application speaks."""
@@ -287,10 +278,14 @@ class Replica:
         if inserted.missing is not None:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         if inserted.accepted or inserted.loose:
-            self._heartbeat.soon()
+            self._digests.soon(self._now.mono_ms)
             self._install_epochs()
         elif inserted.parked is not None:
-            self._touch(*self.view.apply_early(inserted.parked))
+            early = self.view.apply_early(inserted.parked)
+            if early:
+                # an epoch may come into force by it, and must be known again after a restart: own operations name it
+                self._fresh.append(inserted.parked.signed)
+            self._touch(*early)
             self._install_epochs()
 
     def _apply(self, operation: Operation) -> None:
@@ -322,13 +317,22 @@ class Replica:
             self._elector.forget(before)
             for cut in epoch.cuts:
                 was_member = self.view.members.has(cut.author)
-                self._touch(*self.view.cut(cut, self.log.cut(cut.author, cut.length)))
+                voided = self.log.cut(cut.author, cut.length)
+                forked = self.log.forked(cut.author)
+                self._touch(*self.view.cut(cut, voided, forked=forked))
+                if forked:
+                    seq = self.log.frozen_at(cut.author)
+                    assert seq is not None
+                    self._touch(*self.view.void(cut.author, seq, []))
                 if was_member:
                     self._emit(ev.MembersChanged(Identity.from_public_key(cut.author).id, joined=False))
             self.log.know_epoch(epoch.number)
             self.contents.changed()
             self._touch_open()
             self._emit(ev.EpochInstalled(epoch.number, self.is_elector))
+
+    def _length_of(self, author: PublicKey) -> int:
+        return self._pen.length if author == self.identity.public_key else self.log.length(author)
 
     def _held(self, author: PublicKey) -> Cut:
         length = self.log.length(author)
@@ -338,6 +342,9 @@ class Replica:
     def _touch(self, *tasks: TaskId) -> None:
         for task in tasks:
             self._dirty[task] = None
+            twin = self.view.vetoes.twin(task)
+            if twin is not None:
+                self._dirty[twin] = None
 
     def _touch_open(self) -> None:
         self._touch(*self.view.open)
@@ -361,6 +368,9 @@ class Replica:
         for signed in operations:
             try:
                 operation = decode_operation(signed, self.pool, trusted=True)
+                if operation.author == self.identity.public_key:
+                    # whether or not it can be placed already: its number is taken, and its votes are cast
+                    self._note_own(operation)
                 self._absorb(self.log.insert(operation), None)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(None, f"store_{violation.reason}"))
@@ -377,32 +387,23 @@ class Replica:
         except CodecError:
             self._emit(ev.Rejected(peer, "bad_sync_message"))
             return
-        now_ms = self._now.mono_ms
         match message:
-            case Digest():
-                self._sessions.on_digest(peer, message, now_ms)
-            case Comparison():
-                self._sessions.on_comparison(peer, message, now_ms)
-            case Entries():
-                self._sessions.on_entries(peer, message, now_ms)
-            case Want():
-                self._sessions.on_want(peer, message)
             case Operations(operations):
                 self._receive(operations, peer)
-                self._sessions.on_operations(peer, message, now_ms)
+                self._sessions.on_operations(peer, message, self._now.mono_ms)
             case GenesisWanted():
                 if self.view.genesis:
                     self._send(peer, Operations((self.view.genesis,)))
             case _:
-                assert_never(message)
+                self._sessions.on_message(peer, message, self._now.mono_ms)
 
     def _wake_sync(self, at_ms: int) -> None:
         self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
 
     # ------------------------------------------------------------ own operations
 
-    def _command(self, command: ev.Command) -> None:
-        body = self._commands.body_for(command)
+    def _command(self, command: ev.Command | CoordinationCommand) -> None:
+        body = self._commands.body_for(command, self._now.wall_ms)
         if body is not None:
             self._sign(body)
         match command:
@@ -414,7 +415,7 @@ class Replica:
                 self._sign(OpinionBody(self._own[-1].id, YES))
 
     def _sign(self, body: Body) -> Operation:
-        body = self.contents.seal(body, self._pen.seq)
+        body = self.contents.seal(body, self._pen.length)
         operation = self._pen.sign(body, self.epoch, self._now.wall_ms)
         self._remember(self.epoch, body)
         self._own.append(operation)
@@ -454,9 +455,9 @@ class Replica:
 
     def _timer(self, key: TimerKey) -> None:
         if key.kind is TimerKind.DIGEST:
-            self._heartbeat.fired()
+            peers = self._digests.fired(list(self._sessions.peers))
             if self.ready:
-                self._sessions.digests(self._heartbeat.some_of(list(self._sessions.peers)))
+                self._sessions.digests(peers)
             else:
                 self._sessions.want_genesis()
             return
@@ -473,13 +474,21 @@ class Replica:
         if register is None:
             return
         if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, _duty(register)):
-            if isinstance(register, EpochRegister):
-                self._sign(ClaimBody(register.id, Purpose.EPOCH, 0, "", min(register.motions)))
-            else:
-                self._sign(ClaimBody(register.id, Purpose.FAIL, 0, "every attempt failed or ran out of time"))
+            self._sign(_claim_of_duty(register))
         self._touch(register.id)
 
 
 def _duty(register: Register) -> Purpose:
     """What somebody has to stand for if nobody else does."""
+    if isinstance(register, VetoRegister):
+        return Purpose.DENY if register.denials else Purpose.PASS
     return Purpose.EPOCH if isinstance(register, EpochRegister) else Purpose.FAIL
+
+
+def _claim_of_duty(register: Register) -> ClaimBody:
+    purpose = _duty(register)
+    if isinstance(register, VetoRegister):
+        return ClaimBody(register.id, purpose, 0, "", min(register.denials) if register.denials else b"")
+    if isinstance(register, EpochRegister):
+        return ClaimBody(register.id, purpose, 0, "", min(register.motions))
+    return ClaimBody(register.id, purpose, 0, "every attempt failed or ran out of time")

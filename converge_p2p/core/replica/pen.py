@@ -24,8 +24,8 @@ class Pen:
         self._hlc = 0
 
     @property
-    def seq(self) -> int:
-        """The number of the next operation."""
+    def length(self) -> int:
+        """How many operations were signed, those that are not durable yet included."""
         return self._seq
 
     def sign(self, body: Body, epoch: int, wall_ms: int) -> Operation:

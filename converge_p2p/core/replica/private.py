@@ -1,7 +1,7 @@
-"""The secrets of the local identity in a private pool: its prekeys and content keys, what they seal, and who gets them.
+"""The secrets of the local identity in a private pool: its prekeys and content keys, and to whom it hands them.
 
 Knows: the keyring, when a key is due here, and which timer that takes. Must not know: how an operation is signed, or
-what an operation means beside its keys.
+what is sealed (see `contents`).
 Source: `docs/protocol.md`, private pools; `docs/decisions/0007-sealed-contents.md`. In a pool that is not private
 nothing here does anything.
 
@@ -13,41 +13,25 @@ key is that of another epoch or generation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import encode, encode_value, tagged_hash
-from converge_p2p.core.errors import CodecError, ConvergeError, LimitExceeded, LocalError, NoContentKey, SignatureError
+from converge_p2p.core.codec import encode, tagged_hash
+from converge_p2p.core.errors import CodecError, LocalError, SignatureError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.keyring import Keyring, SplitKey
-from converge_p2p.core.model.secrecy import KEY_BYTES, ContentKey, is_sealed
-from converge_p2p.core.model.task import TaskSpec, TaskValue, TaskView
-from converge_p2p.core.oplog.bodies import (
-    ActBody,
-    Body,
-    ClaimBody,
-    Genesis,
-    JoinBody,
-    Kind,
-    LeaveBody,
-    ReleaseBody,
-    ReportBody,
-    SubmitBody,
-)
+from converge_p2p.core.model.secrecy import KEY_BYTES, ContentKey
+from converge_p2p.core.oplog.bodies import Body, Genesis, JoinBody, LeaveBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody, offer_bodies
 from converge_p2p.core.oplog.operation import Operation
-from converge_p2p.core.oplog.sealing import SEALED_OBJECTIVE, ContentSealer, cut_reason, shows_content
+from converge_p2p.core.oplog.sealing import ContentSealer
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.contents import Contents
 from converge_p2p.core.replica.rotation import Standing, Why, additions_due, offer_delay_ms, rotation_due
-from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.core.types import PublicKey
 from converge_p2p.core.view.fold import View
-from converge_p2p.core.view.keys import writing_key
-from converge_p2p.core.view.register import StandingClaim
 
 _OFFER = ev.TimerKey(ev.TimerKind.OFFER)
-_NOTHING = encode_value(None)
-_NO_INPUTS = encode_value({})
 
 
 class _Due(NamedTuple):
@@ -69,8 +53,8 @@ class _Due(NamedTuple):
     members: tuple[PublicKey, ...]
 
 
-class PrivateContents:
-    """Keyring, sealing and the hand-out of keys of the local identity in one pool."""
+class PrivateContents(Contents):
+    """Contents of one pool, with the keyring of the local identity, and its duties about keys."""
 
     def __init__(
         self,
@@ -96,16 +80,14 @@ class PrivateContents:
         """
         if len(entropy) not in (0, KEY_BYTES):
             raise LocalError(f"entropy has {KEY_BYTES} bytes, not {len(entropy)}")
+        ring = Keyring(identity, view.pool) if entropy and identity.can_sign else None
+        super().__init__(identity.public_key, view, ring)
         self._identity = identity
-        self._key: PublicKey = identity.public_key
-        self._view = view
         self._entropy = entropy
         self._emit = emit
         self._put = put
         self._set_timer = set_timer
         self._draws = 0
-        self._ring = Keyring(identity, view.pool) if entropy and identity.can_sign else None
-        self._sealer = None if self._ring is None else ContentSealer(self._ring)
         self._unkept = False
         self._stale = True
         self._joining = False
@@ -117,17 +99,6 @@ class PrivateContents:
         self._overdue = -1
         self._counted: set[bytes] = set()
         """Commitments to keys that are held and were found to count since the start."""
-        self._opened: dict[TaskId, tuple[TaskSpec, TaskSpec]] = {}
-
-    @property
-    def on(self) -> bool:
-        """Whether the pool is private, as far as its founding is known."""
-        return self._view.private
-
-    @property
-    def able(self) -> bool:
-        """Whether there is randomness to make keys of."""
-        return self._ring is not None
 
     # ------------------------------------------------------------ what is kept
 
@@ -316,165 +287,3 @@ class PrivateContents:
             self._ring.add(key)
             self._unkept = True
         return key.commitment
-
-    # ------------------------------------------------------------ sealing
-
-    def _writing_key(self) -> ContentKey:
-        epochs = self._view.epochs
-        if self._ring is None:
-            raise NoContentKey("this replica was made without entropy, and cannot write into a private pool")
-        return writing_key(self._view.keys, self._ring, floor=epochs.last_removal, certified=epochs.certified_keys)
-
-    def seal(self, body: Body, seq: int) -> Body:
-        """Return a body as it is to be signed. Reasons of claims and releases that cannot be sealed are left out.
-
-        Raises:
-            LocalError: there is no key yet for a content that cannot be left out.
-            LimitExceeded: a content too large to be sealed.
-        """
-        if not self.on or self._is_epoch(body) or not shows_content(body):
-            return body
-        try:
-            key = self._writing_key()
-        except NoContentKey:
-            if isinstance(body, ClaimBody | ReleaseBody):
-                return replace(body, reason="")
-            raise
-        assert self._sealer is not None, "who has a key has a ring"
-        if isinstance(body, ClaimBody | ReleaseBody):
-            body = replace(body, reason=cut_reason(body.reason))
-        if isinstance(body, ActBody) and isinstance(body.inner, SubmitBody):
-            given = self._view.coordination.delegations.get(body.delegation)
-            if given is None:
-                raise LocalError("the delegation is not known here")
-            # a task is bound to whose it is, and that is not who signs it
-            return replace(body, inner=SubmitBody(self._sealer.seal_spec(given.delegator, body.inner.spec, key)))
-        return self._sealer.seal_body(body, self._key, seq, key)
-
-    def _is_epoch(self, body: Body) -> bool:
-        """The value of an epoch is judged by everybody, so it stays clear."""
-        return isinstance(body, ReportBody) and self._view.epochs.changes(body.task) is not None
-
-    def spec_to_submit(self, spec: TaskSpec) -> TaskSpec:
-        """Return a task under its blinded key, in clear.
-
-        Raises:
-            LocalError: inputs that look as if they were sealed.
-        """
-        if not self.on:
-            return spec
-        if is_sealed(spec.inputs):
-            raise LocalError("the inputs are not an encoded value")
-        return replace(spec, key=self.task_key(spec.key))
-
-    def task_key(self, key: bytes) -> bytes:
-        """Return the idempotency key under which a task of this identity stands in the log."""
-        return self._ring.blind(key) if self.on and self._ring is not None else key
-
-    def seal_spec(self, spec: TaskSpec) -> TaskSpec:
-        """Return a task as it is signed.
-
-        Raises:
-            LocalError, LimitExceeded: see `seal`.
-        """
-        if not self.on or self._sealer is None:
-            return spec
-        return self._sealer.seal_spec(self._key, spec, self._writing_key())
-
-    def check_result(self, result: bytes) -> None:
-        """Check that a result can be sealed, before work is called done.
-
-        Raises:
-            LocalError: it looks as if it was sealed.
-            LimitExceeded: it is too large.
-        """
-        if self.on and is_sealed(result):
-            raise LocalError("the result is not an encoded value")
-        if self.on and len(result) > limits.RESULT_BYTES_MAX - limits.SEALED_OVERHEAD_BYTES:
-            raise LimitExceeded(
-                "RESULT_BYTES_MAX",
-                f"the result has {len(result)} bytes, and sealed {limits.SEALED_OVERHEAD_BYTES} more; at most "
-                f"{limits.RESULT_BYTES_MAX} allowed",
-                hint="store the content elsewhere, sealed, and report a reference to it",
-            )
-
-    def seal_value(self, task: TaskId, value: TaskValue) -> TaskValue | None:
-        """Return a value as it is reported, or None as long as there is no key to seal it with."""
-        if not self.on:
-            return value
-        if self._sealer is None:
-            return None
-        try:
-            return self._sealer.seal_value(task, value, self._writing_key())
-        except NoContentKey:
-            return None
-
-    # ------------------------------------------------------------ opening
-
-    def open_spec(self, task: TaskId, author: PublicKey, spec: TaskSpec) -> TaskSpec | None:
-        """Return a task in clear, or None if it does not open here (yet)."""
-        if not self.on:
-            return spec
-        known = self._opened.get(task)
-        if known is not None and known[0] is spec:
-            return known[1]
-        if self._sealer is None:
-            return None
-        try:
-            opened = self._sealer.open_spec(author, spec)
-        except ConvergeError:
-            return None
-        if len(self._opened) >= limits.OPENED_TASKS_HELD_MAX:
-            del self._opened[next(iter(self._opened))]
-        self._opened[task] = (spec, opened)
-        return opened
-
-    def open_view(self, view: TaskView) -> TaskView:
-        """Return a task as it can be read here; what does not open is left out (`TaskView.sealed`)."""
-        if not self.on:
-            return view
-        spec, value = self.open_spec(view.id, view.submitter, view.spec), view.value
-        sealed = spec is None
-        if spec is None:
-            spec = replace(view.spec, objective=SEALED_OBJECTIVE, inputs=_NO_INPUTS, topic=b"", evaluator="")
-        if value is not None:
-            opened = self._open_value(view.id, value)
-            sealed = sealed or opened is None
-            value = opened or replace(value, result=_NOTHING)
-        return replace(view, spec=spec, value=value, sealed=sealed)
-
-    def _open_value(self, task: TaskId, value: TaskValue) -> TaskValue | None:
-        try:
-            return None if self._sealer is None else self._sealer.open_value(task, value)
-        except ConvergeError:
-            return None
-
-    def open_body(self, operation: Operation) -> Body | None:
-        """Return what an operation says, in clear, or None if it does not open here (yet)."""
-        if not self.on:
-            return operation.body
-        try:
-            return (
-                None
-                if self._sealer is None
-                else self._sealer.open_body(operation.body, operation.author, operation.seq)
-            )
-        except ConvergeError:
-            return None
-
-    def reason_of(self, claim: StandingClaim) -> str:
-        """Return the reason that an own claim gives, in clear; empty if it does not open."""
-        kind = Kind.CLAIM if claim.principal is None else Kind.ACT
-        reason = self.open_reason(kind, claim.author, claim.seq, claim.reason)
-        return "" if self.on and reason == SEALED_OBJECTIVE else reason
-
-    def open_reason(self, kind: int, author: PublicKey, seq: int, reason: str) -> str:
-        """Return the reason that an operation gives, in clear; "sealed" if it does not open."""
-        if not (self.on and reason):
-            return reason
-        try:
-            if self._sealer is not None:
-                return self._sealer.open_text(reason, [int(kind), author, seq])
-        except ConvergeError:
-            pass
-        return SEALED_OBJECTIVE

@@ -18,6 +18,7 @@ from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.register import NOBODY, Grant, Register, StandingClaim
 from converge_p2p.core.view.tasks import TaskRegister
+from converge_p2p.core.view.vetoes import VetoRegister
 
 
 class Proposer:
@@ -59,7 +60,9 @@ class Proposer:
         if register.certified_id(top) != NOBODY:
             holder = register.holder
             return holder if holder is not None and holder.author == self._key else None
-        assert isinstance(register, TaskRegister)
+        if not isinstance(register, TaskRegister):
+            # only liars open a round for nobody where it is for somebody
+            return None
         own = [claim for claim in register.claims.values() if claim.author == self._key and register.stands(claim)]
         wanted = [claim for claim in own if claim.purpose is not Purpose.WORK]
         return min(wanted, key=_by_purpose, default=None) or next(
@@ -126,6 +129,8 @@ class Proposer:
                 key_commit = contents.commitment_for(register.number)
                 epoch = None if key_commit is None else register.propose(claim, grants, key_commit)
                 return None if epoch is None else TaskValue(Outcome.COMPLETED, self._key, epoch.to_bytes())
+            case Purpose.PASS | Purpose.DENY:
+                return register.proposal(claim) if isinstance(register, VetoRegister) else None
             case Purpose.WORK:
                 done = self.finished.get(task)
                 if done is None and self._won.get(task) != token:

@@ -8,18 +8,23 @@ different claims may differ, and the round then has no certificate.
 from __future__ import annotations
 
 from converge_p2p.core.codec import tagged_hash
+from converge_p2p.core.governance.trust import objective_context
+from converge_p2p.core.model.pool import AssignmentRule
 from converge_p2p.core.oplog.bodies import Purpose, Token
 from converge_p2p.core.types import OperationId, PublicKey
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register, RoundVotes, StandingClaim
 from converge_p2p.core.view.tasks import TaskRegister
+from converge_p2p.core.view.vetoes import VetoRegister
 
 _NEVER = Token(-1, -1)
 _STILL = Token(-2, -2)
 """Before everybody else: who held the task when a new epoch began goes on."""
 
-_ORDER = {Purpose.CANCEL: 0, Purpose.FAIL: 1, Purpose.WORK: 2, Purpose.EPOCH: 3}
+_ORDER = {
+    Purpose.CANCEL: 0, Purpose.FAIL: 1, Purpose.WORK: 2, Purpose.EPOCH: 3, Purpose.DENY: 4, Purpose.PASS: 5,
+}  # fmt: skip
 
 
 def best_claim(view: View, register: Register, token: Token) -> StandingClaim | None:
@@ -28,7 +33,7 @@ def best_claim(view: View, register: Register, token: Token) -> StandingClaim | 
     if not claims:
         return None
     had = last_held(register, token)
-    best = min(claims, key=lambda claim: _rank(register, claim, token, had))
+    best = min(claims, key=lambda claim: _rank(view, register, claim, token, had))
     votes, rules = register.rounds.get(token) or RoundVotes(), register.counting(token.epoch).rules
     spoken = {voter for claim, voters in votes.granted.items() if claim != best.operation for voter in voters}
     if spoken and not rules.grant.reachable(spoken):
@@ -46,6 +51,8 @@ def eligible(view: View, register: Register, claim: StandingClaim) -> bool:
     if isinstance(register, EpochRegister):
         motions = register.motions
         return claim.purpose is Purpose.EPOCH and claim.author in view.electors and claim.ref in motions
+    if isinstance(register, VetoRegister):
+        return claim.author in view.electors and register.may_hold(claim)
     assert isinstance(register, TaskRegister)
     submitted = register.submitted
     if submitted is None:
@@ -59,7 +66,7 @@ def eligible(view: View, register: Register, claim: StandingClaim) -> bool:
         case Purpose.WORK:
             able = set(submitted.spec.required_capabilities) <= set(view.members.capabilities(claim.author))
             return able and not register.exhausted()
-        case Purpose.EPOCH:
+        case Purpose.EPOCH | Purpose.PASS | Purpose.DENY:
             return False
 
 
@@ -79,10 +86,34 @@ def last_held(register: Register, token: Token) -> dict[tuple[PublicKey, Purpose
 
 
 def _rank(
-    register: Register, claim: StandingClaim, token: Token, had: dict[tuple[PublicKey, Purpose], Token]
-) -> tuple[bool, Token, int, bytes, OperationId]:
+    view: View,
+    register: Register,
+    claim: StandingClaim,
+    token: Token,
+    had: dict[tuple[PublicKey, Purpose], Token],
+) -> tuple[bool, Token, int, bool, int, bytes, OperationId]:
     # whoever had its chance comes after everybody who had none, and then they take turns: a canceller or a worker
     # that died may not keep a round from those who live
     turn = had.get((claim.author, claim.purpose), _NEVER)
     tie = tagged_hash("claim-rank", register.id, token.round.to_bytes(8, "big"), claim.author)
-    return register.reported_twice(claim.author), turn, _ORDER[claim.purpose], tie, claim.operation
+    lost, cost = _merit(view, register, claim, token)
+    return register.reported_twice(claim.author), turn, _ORDER[claim.purpose], lost, cost, tie, claim.operation
+
+
+def _merit(view: View, register: Register, claim: StandingClaim, token: Token) -> tuple[bool, int]:
+    """Whether somebody else won the task's auction, and what the pool's rule says of a claim: less is better."""
+    if claim.purpose is not Purpose.WORK or not isinstance(register, TaskRegister) or register.submitted is None:
+        return False, 0
+    winner = view.coordination.winner(register.id)
+    lost = winner is not None and winner != claim.author
+    spec, epoch = register.submitted.spec, view.epochs[token.epoch]
+    match epoch.spec.policy.assignment:
+        case AssignmentRule.BEST_BID:
+            return lost, claim.bid
+        case AssignmentRule.TRUST:
+            return lost, -view.trust.score(claim.author, objective_context(spec.objective), token.epoch)
+        case AssignmentRule.FIT:
+            # whoever can do least besides is kept for what others cannot do
+            return lost, len(set(view.members.capabilities(claim.author)) - set(spec.required_capabilities))
+        case _:
+            return lost, 0

@@ -104,6 +104,18 @@ class Sessions:
 
     # ------------------------------------------------------------ comparing
 
+    def on_message(self, peer: PeerId, message: Digest | Comparison | Entries | Want, now_ms: int) -> None:
+        """A peer compares frontiers, or asks for operations."""
+        match message:
+            case Digest():
+                self.on_digest(peer, message, now_ms)
+            case Comparison():
+                self.on_comparison(peer, message, now_ms)
+            case Entries():
+                self.on_entries(peer, message, now_ms)
+            case Want():
+                self.on_want(peer, message)
+
     def on_digest(self, peer: PeerId, message: Digest, now_ms: int) -> None:
         """Begin a comparison if the peer's frontier differs."""
         mine = self._log.digest()
@@ -204,23 +216,22 @@ class Sessions:
     def _next_piece(self, state: PeerState, author: PublicKey, room: int) -> Piece | None:
         """What to ask a peer for of an author now, or None."""
         have, goal = self._log.length(author), state.goal(author)
-        if self._log.growing(author):
-            if goal > have:
-                piece = self._fetch.next_piece(author, goal, min(room, self._size(state, author, goal - have)))
-                if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
-                    return None
-                return piece
-            if author in state.apart and have:
-                return self._fetch.search(author, max(0, have - self._log.WINDOW), have)
+        if self._log.growing(author) and goal > have:
+            piece = self._fetch.next_piece(author, goal, min(room, self._size(state, author, goal - have)))
+            if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
+                return None
+            return piece
+        if author in state.apart and have and goal <= have:
+            # also of one that is frozen: its branches may part below where two operations were first seen to differ
+            return self._fetch.search(author, max(0, have - self._log.WINDOW), have)
         return self._fetch.loose(author) if author in state.loose else None
 
     def _still_missing(self, state: PeerState, author: PublicKey) -> bool:
         """Whether the peer has something of the author that we lack, though it cannot be asked for now."""
-        if author in state.loose:
+        have = self._log.length(author)
+        if author in state.loose or (author in state.apart and have):
             return True
-        return self._log.growing(author) and (
-            state.goal(author) > self._log.length(author) or (author in state.apart and self._log.length(author) > 0)
-        )
+        return self._log.growing(author) and state.goal(author) > have
 
     def _size(self, state: PeerState, author: PublicKey, missing: int) -> int:
         """How many operations of a chain to ask a peer for: fewer, the more peers share the work.

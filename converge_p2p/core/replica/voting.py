@@ -22,8 +22,11 @@ from converge_p2p.core.types import TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
+from converge_p2p.core.view.vetoes import VetoRegister
 
 VOTE_PAUSE_MS = 20
+
+_TIMERS = {"hold_off": TimerKind.HOLD_OFF, "grant": TimerKind.GRANT, "window": TimerKind.WINDOW}
 
 
 class Voting:
@@ -96,6 +99,8 @@ class Voting:
             if not isinstance(register, EpochRegister):
                 # that of an epoch is kept until the epoch is in force: till then the elector stays sealed
                 self._elector.forget(name)
+            if isinstance(register, VetoRegister):
+                self._watch.forget(name)
             return []
         wait = functools.partial(self._wait, name)
         due = self._elector.consider(register, self._watch.patience(name), now_ms, wait)
@@ -103,5 +108,4 @@ class Voting:
         return due
 
     def _wait(self, name: TaskId, wait: Wait) -> None:
-        kind = TimerKind.HOLD_OFF if wait.what == "hold_off" else TimerKind.GRANT
-        self._set_timer(TimerKey(kind, name), wait.delay_ms)
+        self._set_timer(TimerKey(_TIMERS[wait.what], name), wait.delay_ms)

@@ -18,7 +18,6 @@ from converge_p2p.core.replica.events import Notice, TaskChanged, TaskProgress, 
 from converge_p2p.core.replica.ranking import eligible
 from converge_p2p.core.replica.renewal import Hold, Renewal, round_ttl_ms
 from converge_p2p.core.types import PublicKey, TaskId
-from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register, StandingClaim
 from converge_p2p.core.view.tasks import TaskRegister
@@ -33,14 +32,15 @@ class _Local:
 
     Attributes:
         hold: the time of whoever holds it.
-        closing: the timer runs after which this node stands for settling a failure, or for founding an epoch.
+        closing: the timer runs after which this node stands for what somebody has to: to settle a failure, to found an
+            epoch, to let a result pass or to deny it.
         shown: what the application was told last.
     """
 
     patience: Patience = field(default_factory=Patience)
     hold: Hold | None = None
     closing: bool = False
-    shown: tuple[TaskState, Token | None, bool] | None = None
+    shown: tuple[TaskState, Token | None, bool, bool] | None = None
 
 
 class TaskWatch:
@@ -108,13 +108,15 @@ class TaskWatch:
         elif kind is TimerKind.CLAIM:
             if patience.claim_timer is not None and patience.claim_timer == register.top:
                 patience.expired = patience.claim_timer
+        elif kind is TimerKind.WINDOW:
+            patience.window_over = True
         elif kind is TimerKind.CLOSE:
             local.closing = False
             return self._needs_somebody(register)
         return False
 
     def forget(self, subject: TaskId) -> None:
-        """An epoch was installed: its register needs no timers any more."""
+        """An epoch was installed, or a veto decided: its register needs no timers any more."""
         self._local.pop(subject, None)
 
     def expired(self, task: TaskId) -> bool:
@@ -227,7 +229,7 @@ class TaskWatch:
 
     def _may_stand(self, register: Register, claim: StandingClaim) -> bool:
         """Whether a claim does what is needed, and is of somebody entitled: a stranger may not keep others off."""
-        if isinstance(register, EpochRegister):
+        if not isinstance(register, TaskRegister):
             return eligible(self._view, register, claim)
         return claim.purpose is Purpose.FAIL and eligible(self._view, register, claim)
 
@@ -235,7 +237,7 @@ class TaskWatch:
         local = self._of(register.id)
         top, state = register.top, register.state
         expired = not state.terminal and _is_expired(local, register)
-        shown = (state, top if state is TaskState.ASSIGNED else None, expired)
+        shown = (state, top if state is TaskState.ASSIGNED else None, expired, register.awaiting is not None)
         if shown == local.shown:
             return
         local.shown = shown

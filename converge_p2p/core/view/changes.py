@@ -12,7 +12,7 @@ from typing import NamedTuple
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome
-from converge_p2p.core.oplog.bodies import Cut, Purpose, Token
+from converge_p2p.core.oplog.bodies import Cut, Lock, Purpose, Token
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import Counting, Epochs, EpochValue
 from converge_p2p.core.view.register import Grant, Offer, Register, StandingClaim
@@ -78,6 +78,10 @@ class EpochRegister(Register):
         """How its votes are counted."""
         return self.epochs[epoch].changing
 
+    def initial_lock(self, _epoch: int, /) -> Lock | None:
+        """None: every number has a register of its own, and its votes are all of one epoch."""
+        return None
+
     def add_grant(self, token: Token, vote: OperationId, grant: Grant) -> None:
         """Count a promise, and keep it."""
         self.promises[vote] = grant
@@ -99,7 +103,7 @@ class EpochRegister(Register):
         cuts = []
         for author in change.expelled:
             held = [cut for grant in grants.values() for cut in grant.held if cut.author == author]
-            if len(held) != len(grants):
+            if not held or len(held) != len(grants):
                 return None
             # its own promise, if the epoch is made of it, has to stay part of its chain
             held += [Cut(author, grant.seq + 1, vote) for vote, grant in grants.items() if grant.elector == author]

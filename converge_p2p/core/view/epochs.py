@@ -143,6 +143,7 @@ class Epochs:
         self._epochs: list[Epoch] = []
         self._subjects: dict[TaskId, int] = {}
         self._electors: dict[PublicKey, int] = {}
+        self._vetoers: dict[PublicKey, int] = {}
         self.frozen: set[PublicKey] = set()
         """Authors that are known to have forked."""
         self.certified_keys: dict[int, bytes] = {}
@@ -173,11 +174,18 @@ class Epochs:
         *,
         value: TaskValue | None = None,
         promised: Mapping[PublicKey, int] | None = None,
-        cuts: tuple[Cut, ...] = (),
-        key_commit: bytes = b"",
+        made_of: EpochValue | None = None,
     ) -> Epoch:
-        """Install the next epoch."""
+        """Install the next epoch.
+
+        Args:
+            spec, rules: its terms.
+            value: what its register was settled on; None for the first.
+            promised: see `Epoch`.
+            made_of: the content of `value`.
+        """
         number = len(self._epochs)
+        cuts, key_commit = ((), b"") if made_of is None else (made_of.cuts, made_of.key_commit)
         electors = frozenset(spec.electors)
         epoch = Epoch(
             number,
@@ -199,6 +207,8 @@ class Epochs:
         self._subjects[epoch_subject(self._pool, number + 1)] = number + 1
         for elector in electors:
             self._electors.setdefault(elector, number)
+        for vetoer in rules.veto.vetoers if rules.veto is not None else ():
+            self._vetoers.setdefault(vetoer, number)
         return epoch
 
     def changes(self, subject: TaskId) -> int | None:
@@ -208,6 +218,11 @@ class Epochs:
     def was_elector(self, author: PublicKey, number: int) -> bool:
         """Whether the author was an elector in this epoch or before it."""
         first = self._electors.get(author)
+        return first is not None and first <= number
+
+    def was_vetoer(self, author: PublicKey, number: int) -> bool:
+        """Whether the author might deny results in this epoch or before it."""
+        first = self._vetoers.get(author)
         return first is not None and first <= number
 
     def find(self, number: int) -> Epoch | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError
-from converge_p2p.core.governance.admission import admits
+from converge_p2p.core.governance.admission import AdmissionContext, admits, check_admission
 from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
@@ -24,13 +23,13 @@ from converge_p2p.core.oplog.bodies import (
     Genesis,
     JoinBody,
     LeaveBody,
-    Lock,
     Phase,
     Purpose,
     ReleaseBody,
     ReportBody,
     SubmitBody,
     Token,
+    VetoBody,
     VoteBody,
 )
 from converge_p2p.core.oplog.coordination import CoordinationBody
@@ -40,12 +39,15 @@ from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordination
+from converge_p2p.core.view.digest import state_bytes
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
+from converge_p2p.core.view.trust import TrustFold
+from converge_p2p.core.view.vetoes import Vetoes
 
 
 class View:
@@ -65,8 +67,12 @@ class View:
         """The registers of the epochs, by what votes on them name; the last is that of the next epoch."""
         self._next_change: EpochRegister | None = None
         self.open: dict[TaskId, None] = {}
-        """Tasks that are not settled, in the order in which they were first heard of."""
+        """Tasks and vetoes that are not settled, in the order in which they were first heard of."""
+        self.vetoes = Vetoes(self.epochs, self.registers, self.open)
+        self._strays: dict[TaskId, None] = {}
+        """Settled subjects of which another value was accepted as well."""
         self.coordination = Coordination(pool, self.members, self.registers, self._register)
+        self.trust = TrustFold(self.registers, self.motions)
 
     # ------------------------------------------------------------ epochs
 
@@ -87,7 +93,8 @@ class View:
 
     def subject(self, name: TaskId) -> Register | None:
         """The register that votes on a subject are counted in, or None if nothing of it is known."""
-        return self.registers.get(name) or self.changes.get(name)
+        # anybody can claim what is named like an epoch as if it were a task: that must not hide the epoch
+        return self.changes.get(name) or self.vetoes.registers.get(name) or self.registers.get(name)
 
     @property
     def next_change(self) -> EpochRegister:
@@ -110,18 +117,13 @@ class View:
         value, promised = found
         try:
             rules = compile_rules(value.spec)
+            check_admission(value.spec)
         except CodecError:
-            # more than f electors lied: no honest one endorses terms that cannot be safe
+            # more than f electors lied, for no honest one endorses terms that cannot be safe; or a rule that the terms
+            # name is not registered here, and nothing of that epoch can be judged
             return None
         return self._open(
-            self.epochs.add(
-                value.spec,
-                rules,
-                value=self.next_change.value,
-                promised=promised,
-                cuts=value.cuts,
-                key_commit=value.key_commit,
-            )
+            self.epochs.add(value.spec, rules, value=self.next_change.value, promised=promised, made_of=value)
         )
 
     def _open(self, epoch: Epoch) -> Epoch:
@@ -131,8 +133,11 @@ class View:
             subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
         )
         rules = epoch.counting.rules
-        self.motions.open_epoch(epoch.number, electorate_of(epoch.electors, rules, epoch.number))
-        founders = epoch.electors if self.creator is None or epoch.number else epoch.electors | {self.creator}
+        electorate = electorate_of(epoch.electors, rules, epoch.number)
+        self.trust.touch(*self.motions.open_epoch(epoch.number, electorate))
+        founders = {*epoch.electors, *(rules.veto.vetoers if rules.veto is not None else ())}
+        if self.creator is not None and not epoch.number:
+            founders.add(self.creator)
         self.members.found(founders, epoch.number)
         return epoch
 
@@ -141,11 +146,7 @@ class View:
         changes = {}
         for motion in self.motions.carried_changes(epoch.number):
             spec = motion.terms or epoch.spec
-            same_pool = (spec.name, spec.nonce, spec.private) == (
-                epoch.spec.name,
-                epoch.spec.nonce,
-                epoch.spec.private,
-            )
+            same_pool = spec.fixed == epoch.spec.fixed
             gone = {*motion.expelled, *self.members.expelled()}
             if same_pool and not gone & set(spec.electors):
                 changes[motion.id] = Change(motion.expelled, spec)
@@ -154,21 +155,35 @@ class View:
     def _locks_justified(self, promised: Mapping[PublicKey, int]) -> bool:
         """Whether all that these electors accepted in this epoch, before those seqs, was endorsed by a quorum."""
         number = self.epochs.number
-        for task in self.open:
-            register = self.registers[task]
-            for token, votes in register.rounds.items():
-                if token.epoch != number:
-                    continue
-                for value, voters in votes.accepted.items():
-                    before = any(vote.seq < promised.get(elector, -1) for elector, vote in voters.items())
-                    if before and not register.justified(Lock(token, value)):
-                        return False
-        return True
+        for name in self.open:
+            register = self.subject(name)
+            if register is not None and not register.inherits_justly(number, promised):
+                return False
+        # of a subject that is settled here some electors may not know that: there a stray accept would bind them
+        return all(
+            register.inherits_justly(number, promised)
+            for register in map(self.subject, self._strays)
+            if register is not None
+        )
 
-    def cut(self, cut: Cut, voided: list[Operation]) -> set[TaskId]:
-        """Take back the data operations of a removed author beyond its cut. Votes stay."""
+    def _note_strays(self, register: Register) -> None:
+        if any(value != register.settled for votes in register.rounds.values() for value in votes.accepted):
+            self._strays[register.id] = None
+
+    def cut(self, cut: Cut, voided: list[Operation], *, forked: bool) -> set[TaskId]:
+        """Take back the data operations of a removed author beyond its cut. Votes stay.
+
+        Args:
+            cut: whose, and where.
+            voided: its operations from there on that were applied.
+            forked: whether a fork of it is still held: see `OperationLog.forked`.
+        """
         touched = self._take_back(cut.author, cut.length, voided)
+        self.motions.forget_beyond(cut.author, cut.length)
         self.members.expel(cut.author, cut.length)
+        if not forked:
+            self.members.thaw(cut.author)
+            self.epochs.frozen.discard(cut.author)
         self.coordination.expel(cut.author, self.epochs.number)
         return touched
 
@@ -191,12 +206,13 @@ class View:
                 return self._apply_votes(operation, body)
             case OpinionBody():
                 return self._apply_opinion(operation)
+            case VetoBody():
+                return self.vetoes.hear(operation, body)
             case Genesis():
                 self._apply_genesis(operation, body)
                 return ()
             case JoinBody():
-                epoch = self.epochs.find(operation.epoch)
-                if epoch is not None and (author in epoch.electors or admits(epoch.spec, author)):
+                if self.may_join(author, operation.epoch, body.proof):
                     self.members.change(author, operation.seq, True, body.capabilities)
                 return ()
         if not self.members.has_at(author, operation.epoch):
@@ -207,13 +223,34 @@ class View:
                 return ()
             case MotionBody():
                 self.motions.add_motion(operation)
+                self.trust.touch(TaskId(body.subject))
                 return (self.next_change.id,)
             case ContentKeyBody() | PrekeyBody():
-                self._apply_key(operation)
+                if self.private:
+                    self.keys.apply(operation, self.epochs)
                 return ()
         if isinstance(body, CoordinationBody | ActBody):
-            return self.coordination.apply(operation, body)
-        return (self._apply_data(operation),)
+            touched = self.coordination.apply(operation, body)
+            self.trust.touch(*touched)
+            return touched
+        task = self._apply_data(operation)
+        self.trust.touch(task)
+        return (task,)
+
+    def may_join(self, author: PublicKey, number: int, proof: bytes) -> bool:
+        """Whether a join that names an epoch has an effect.
+
+        Who is a member at that point of its chain needs no proof.
+        """
+        epoch = self.epochs.find(number)
+        if epoch is None:
+            return False
+        if author in epoch.electors or self.members.has_at(author, number):
+            return True
+        # a creator that was removed invites nobody any more
+        removed = any(cut.author == self.creator for k in range(number + 1) for cut in self.epochs[k].cuts)
+        creator = None if removed else self.creator
+        return admits(epoch.spec, author, AdmissionContext(self.pool, number, epoch.electors, creator, author, proof))
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
         if len(self.epochs) or not self.is_genesis(operation):
@@ -226,15 +263,6 @@ class View:
     def private(self) -> bool:
         """Whether contents of the pool are sealed. It is founded so, or it never is."""
         return bool(len(self.epochs)) and self.epochs[0].spec.private
-
-    def _apply_key(self, operation: Operation) -> None:
-        """Fold an offer of a content key, judged by the electors of the epoch that it names, or a prekey."""
-        if not self.private:
-            return
-        number = operation.body.epoch if isinstance(operation.body, ContentKeyBody) else operation.epoch
-        epoch = self.epochs.find(number)
-        # nobody can offer for an epoch after the operation's own, and that one is known here
-        self.keys.apply(operation, frozenset() if epoch is None else epoch.electors)
 
     def _apply_data(self, operation: Operation) -> TaskId:
         body, author = operation.body, operation.author
@@ -252,20 +280,28 @@ class View:
                 )
                 return task
             case ReleaseBody(task, number, failed, _):
-                register = self._register(task)
-                register.withdrawn.setdefault(author, set()).add(operation.seq)
+                named = self._named(task)
+                named.withdrawn.setdefault(author, set()).add(operation.seq)
                 token = Token(operation.epoch, number)
-                register.releases.setdefault((author, token), {})[operation.id] = failed
+                named.releases.setdefault((author, token), {})[operation.id] = failed
                 return task
             case ReportBody(task):
                 token = Token(operation.epoch, body.round)
-                self._voted_on(task, operation.epoch).add_report(token, operation.id, author, body)
+                about = self._voted_on(task, operation.epoch)
+                about.add_report(token, operation.id, author, body)
+                self.trust.add_report(operation, body)
+                self.vetoes.follow(about)
                 return task
         raise AssertionError(f"not a data operation: {body!r}")
 
     def _apply_opinion(self, operation: Operation) -> tuple[TaskId, ...]:
         motion = self.motions.add_opinion(operation)
-        return () if motion is None else (self.next_change.id,)
+        if motion is None:
+            return ()
+        known = self.motions.get(motion)
+        if known is not None and known.task is not None:
+            self.trust.touch(known.task)
+        return (self.next_change.id,)
 
     def _apply_votes(self, operation: Operation, body: VoteBody) -> tuple[TaskId, ...]:
         epoch = self.epochs.find(operation.epoch)
@@ -277,6 +313,7 @@ class View:
 
     def _apply_ballot(self, operation: Operation, ballot: Ballot) -> None:
         register = self._voted_on(ballot.task, operation.epoch)
+        self.trust.add_ballot(operation, ballot)
         token, elector = Token(operation.epoch, ballot.round), operation.author
         match ballot.phase:
             case Phase.GRANT:
@@ -287,8 +324,9 @@ class View:
                 register.add_endorsement(token, elector, ValueHash(ballot.ref))
             case Phase.ACCEPT:
                 register.add_accept(token, elector, ValueHash(ballot.ref), Vote(operation.seq, operation.id))
-                if register.settled is not None:
-                    self.open.pop(register.id, None)
+                if register.settled is not None and not isinstance(register, EpochRegister):
+                    self.vetoes.follow(register)
+                    self._note_strays(register)
 
     def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
         """Count what an operation that waits for its predecessors says of the next epoch.
@@ -317,10 +355,16 @@ class View:
             case OpinionBody():
                 return self._apply_opinion(operation)
             case ReportBody(task) as body:
-                self._voted_on(task, operation.epoch).add_value(body.value)
+                register = self._voted_on(task, operation.epoch)
+                register.add_value(body.value)
+                self.trust.touch(task)
+                self.vetoes.follow(register)
                 return (task,)
-            case MotionBody():
+            case VetoBody() as body:
+                return self.vetoes.hear(operation, body)
+            case MotionBody() as motion:
                 self.motions.add_void_motion(operation)
+                self.trust.touch(TaskId(motion.subject))
                 return (self.next_change.id,)
         return ()
 
@@ -334,10 +378,12 @@ class View:
         self.members.freeze(author, seq)
         self.epochs.frozen.add(author)
         touched.update(self.coordination.freeze(author))
+        self.trust.touch(*touched)
         return touched
 
     def _take_back(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
         touched: set[TaskId] = set()
+        disputed: list[TaskId] = []
         for operation in voided:
             body = operation.body
             match body:
@@ -353,19 +399,26 @@ class View:
                     self._claimed(task, purpose, operation.epoch).claims.pop(operation.id, None)
                     touched.add(task)
                 case ReleaseBody(task):
-                    self._void_release(self._register(task), author, operation)
+                    self._void_release(self._named(task), author, operation)
                     touched.add(task)
                 case ReportBody(task):
                     token = Token(operation.epoch, body.round)
-                    self._voted_on(task, operation.epoch).round(token).reports.pop(operation.id, None)
+                    register_of = self._voted_on(task, operation.epoch)
+                    # its content is remembered, as by whoever hears of the fork first
+                    register_of.add_value(body.value)
+                    register_of.round(token).reports.pop(operation.id, None)
+                    self.trust.void_report(operation, body)
                     touched.add(task)
+                case MotionBody():
+                    disputed.append(TaskId(body.subject))
                 case _ if isinstance(body, CoordinationBody | ActBody):
                     touched.update(self.coordination.void(operation, body))
         self.motions.void(author, seq, voided)
         self.keys.void(author, seq)
+        self.trust.touch(*touched, *disputed)
         return touched
 
-    def _void_release(self, register: TaskRegister, author: PublicKey, operation: Operation) -> None:
+    def _void_release(self, register: Register, author: PublicKey, operation: Operation) -> None:
         for key in [key for key in register.releases if key[0] == author]:
             register.releases[key].pop(operation.id, None)
             if not register.releases[key]:
@@ -377,10 +430,14 @@ class View:
         change = self.changes.get(name)
         if change is not None and change.number == epoch + 1:
             return change
-        return self._register(name)
+        return self._named(name)
 
     def _claimed(self, name: TaskId, purpose: Purpose, epoch: int) -> Register:
-        return self._voted_on(name, epoch) if purpose is Purpose.EPOCH else self._register(name)
+        return self._voted_on(name, epoch) if purpose is Purpose.EPOCH else self._named(name)
+
+    def _named(self, name: TaskId) -> Register:
+        """The register of a veto, or of a task: what is not known to be a veto yet is taken for a task."""
+        return self.vetoes.registers.get(name) or self._register(name)
 
     def _register(self, task: TaskId) -> TaskRegister:
         register = self.registers.get(task)
@@ -412,8 +469,8 @@ class View:
             epoch=0 if shown is None else shown.epoch,
             round=-1 if shown is None else shown.round,
             assigned_to=holder.author if state is TaskState.ASSIGNED and holder is not None else None,
-            value=register.value,
-            value_hash=register.settled,
+            value=register.final,
+            awaiting=register.awaiting,
             attempts=register.attempts(),
             certified=state is not TaskState.PENDING,
             expired=expired,
@@ -428,21 +485,4 @@ class View:
 
     def state_bytes(self) -> bytes:
         """Canonical bytes of the decided state: equal on all replicas that hold the same operations."""
-        tasks = []
-        for task in sorted(self.registers):
-            register = self.registers[task]
-            if register.settled is not None:
-                tasks.append([task, 1, register.settled])
-            elif register.submitted is not None:
-                top = register.top
-                claim = None if top is None else register.certified_id(top)
-                released = register.holder is None
-                round_now = None if top is None else list(top)
-                tasks.append([task, 0, register.submitted.operation, round_now, claim, released, register.failures()])
-        frozen = [[author, seq] for author, seq in sorted(self.members.frozen().items())]
-        expelled = [[author, length] for author, length in sorted(self.members.expelled().items())]
-        epoch = [self.epochs.number, self.epochs.current.hash] if len(self.epochs) else None
-        coordination = self.coordination.state()
-        return encode(
-            [self.pool, epoch, self.members.all(), frozen, expelled, self.motions.state(), tasks, coordination]
-        )
+        return state_bytes(self)

@@ -18,6 +18,7 @@ from converge_p2p.core.model.secrecy import ContentKey, exchange_key_of
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PublicKey
+from converge_p2p.core.view.epochs import Epochs
 
 NOTHING_CERTIFIED: Final[Mapping[int, bytes]] = MappingProxyType({})
 """Of a pool whose epochs fix no content key."""
@@ -71,18 +72,19 @@ class KeyFold:
 
     # ------------------------------------------------------------ applying
 
-    def apply(self, operation: Operation, electors: frozenset[PublicKey]) -> None:
+    def apply(self, operation: Operation, epochs: Epochs) -> None:
         """Fold an operation of a member; called in chain order.
 
-        Args:
-            operation: of kind CONTENT_KEY or PREKEY.
-            electors: those of the epoch that a CONTENT_KEY body names. Only they may offer, and only for an epoch not
-                after the one the operation names, so whoever can judge the operation knows that epoch.
+        Only electors of the epoch that a CONTENT_KEY body names may offer, and only for an epoch not after the one the
+        operation names, so whoever can judge the operation knows that epoch.
         """
         body, author = operation.body, operation.author
+        epoch = epochs.find(body.epoch) if isinstance(body, ContentKeyBody) else None
         if isinstance(body, PrekeyBody):
             self._prekeys.setdefault(author, []).append((operation.seq, body.exchange_key))
-        elif isinstance(body, ContentKeyBody) and author in electors and body.epoch <= operation.epoch:
+        elif isinstance(body, ContentKeyBody) and epoch is not None:
+            if author not in epoch.electors or body.epoch > operation.epoch:
+                return
             offers = self._offers.setdefault((body.epoch, body.generation), {})
             members = tuple(entry.member for entry in body.entries)
             offers.setdefault(author, []).append(_Offer(operation.seq, operation.id, body.commitment, members))

@@ -48,6 +48,10 @@ class Members:
         self._frozen[author] = seq
         self._drop_from(author, seq)
 
+    def thaw(self, author: PublicKey) -> None:
+        """Nothing of a fork is held any more: it lay beyond the cut of a removed author."""
+        self._frozen.pop(author, None)
+
     def expel(self, author: PublicKey, length: int) -> None:
         """End the membership of a removed author, and void what it did from `length` on."""
         self._expelled[author] = length

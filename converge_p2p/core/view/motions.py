@@ -19,6 +19,7 @@ from typing import Any
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError
+from converge_p2p.core.governance.admission import check_admission
 from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.model.pool import PoolSpec
@@ -100,13 +101,14 @@ _Docket = list[tuple[int, OperationId]]
 class Motions:
     """All motions of a pool."""
 
-    def __init__(self, safe: Callable[[PoolSpec], object] = compile_rules) -> None:
+    def __init__(self, safe: Callable[[PoolSpec], None] | None = None) -> None:
         """Start without motions.
 
         Args:
-            safe: raises `ConvergeError` for terms that no pool may have; the same everywhere.
+            safe: raises `ConvergeError` for terms that no pool may have; the same everywhere. Unless given: the
+                checks that founding terms have to pass.
         """
-        self._safe = safe
+        self._safe = _check_terms if safe is None else safe
         self._known: dict[OperationId, Motion] = {}
         self._dockets: dict[PublicKey, dict[int, _Docket]] = {}
         self._standing: set[OperationId] = set()
@@ -118,16 +120,25 @@ class Motions:
 
     # ------------------------------------------------------------ adding
 
-    def open_epoch(self, number: int, electorate: Electorate) -> None:
-        """Say who decides in an epoch. Opinions that named it before are counted from now on."""
+    def open_epoch(self, number: int, electorate: Electorate) -> set[TaskId]:
+        """Say who decides in an epoch. Opinions that named it before are counted from now on.
+
+        Returns:
+            Tasks in disputes that this may decide.
+        """
+        touched: set[TaskId] = set()
         if number in self._electorates:
-            return
+            return touched
         self._electorates[number] = electorate
-        for said in self._said.values():
+        for name, said in self._said.items():
             heard = said.get(number)
             if heard is not None:
+                motion = self._known.get(name)
+                if motion is not None and motion.task is not None:
+                    touched.add(motion.task)
                 for stranger in [key for key in heard if key not in electorate.electors]:
                     del heard[stranger]
+        return touched
 
     def add_motion(self, operation: Operation) -> None:
         """Take up a motion that became part of its author's chain, of somebody who is a member there.
@@ -176,6 +187,12 @@ class Motions:
                 self.add_void_motion(operation)
         return gone
 
+    def forget_beyond(self, author: PublicKey, seq: int) -> None:
+        """Forget the motions of a removed author beyond its cut, carried ones too: their content is held by nobody."""
+        for name in [name for name, motion in self._known.items() if motion.author == author and motion.seq >= seq]:
+            self._standing.discard(name)
+            self._forget(name)
+
     def add_opinion(self, operation: Operation) -> OperationId | None:
         """Count an opinion, of a frozen author as well.
 
@@ -217,9 +234,9 @@ class Motions:
             return True
         try:
             self._safe(terms)
-        except ConvergeError as error:
-            # a model that is not registered here says nothing about the terms; the electors judge them
-            return error.code == "unknown_model"
+        except ConvergeError:
+            # also where a rule that they name is not registered: who cannot judge terms must not endorse them
+            return False
         return True
 
     def _forget(self, name: OperationId) -> None:
@@ -258,7 +275,7 @@ class Motions:
         for _, electorate, heard in self._counted(motion):
             if motion.kind is not MotionKind.CHANGE and electorate.resolve is not None:
                 ballots = tuple(sorted((key, choice) for key, said in heard.items() for choice in sorted(said)))
-                choice = electorate.resolve(motion.options, ballots, electorate.electors)
+                choice = electorate.resolve(motion.task or b"", motion.options, ballots, electorate.electors)
                 # a hook can decide a no; by count a no is what is left when a yes is out of reach
                 if choice is not None and 0 <= choice < len(motion.options):
                     out.add(choice)
@@ -372,3 +389,8 @@ class Motions:
     def state(self) -> list[list[Any]]:
         """What is decided, to compare replicas: id and decided option of each motion in effect or carried."""
         return [[name, self.decided(name)] for name in sorted(self._known) if self.get(name) is not None]
+
+
+def _check_terms(spec: PoolSpec) -> None:
+    compile_rules(spec)
+    check_admission(spec)

@@ -11,7 +11,7 @@ a function of those sets. That is why the order of arrival does not matter.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -167,9 +167,49 @@ class Register(ABC):
     def allows(self, offer: Offer) -> bool:
         """Whether a claimant may propose this value, on these promises, where no lock binds it."""
 
-    def initial_lock(self, _epoch: int, /) -> Lock | None:
-        """The lock that every elector of an epoch begins with, from the promises the epoch was made of."""
-        return None
+    def initial_lock(self, epoch: int, /) -> Lock | None:
+        """The lock that every elector of an epoch begins with.
+
+        It is the highest value that an elector whose promise the epoch is made of had accepted before it promised.
+
+        An honest elector accepts only what a quorum endorsed, and whoever endorsed the epoch saw that. What a forked
+        elector says besides counts only if a quorum did endorse it.
+        """
+        best: Lock | None = None
+        for token, votes in self.rounds.items():
+            if token.epoch >= epoch:
+                continue
+            promised = self.epochs[token.epoch + 1].promised
+            for value, voters in votes.accepted.items():
+                lock = Lock(token, value)
+                if best is not None and lock <= best:
+                    continue
+                before = [elector for elector, vote in voters.items() if vote.seq < promised.get(elector, -1)]
+                if not before:
+                    continue
+                if self.epochs.frozen.issuperset(before) and not self.justified(lock):
+                    continue
+                best = lock
+        return best
+
+    def inherits_justly(self, epoch: int, promised: Mapping[PublicKey, int]) -> bool:
+        """Whether what these electors accepted in an epoch, before those seqs, may bind the next one.
+
+        A quorum must have endorsed it. Once a value is settled no quorum endorses another one above it, and what is
+        below it does not bind.
+        """
+        settled, floor = self.settled, self.settled_token
+        for token, votes in self.rounds.items():
+            if token.epoch != epoch or (floor is not None and token < floor):
+                continue
+            for value, voters in votes.accepted.items():
+                if value == settled or not any(
+                    vote.seq < promised.get(elector, -1) for elector, vote in voters.items()
+                ):
+                    continue
+                if settled is not None or not self.justified(Lock(token, value)):
+                    return False
+        return True
 
     def confirms(self, token: Token, voters: Collection[PublicKey], votes: RoundVotes) -> bool:
         """Whether the promises of these electors are enough in a round."""

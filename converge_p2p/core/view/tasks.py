@@ -11,8 +11,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from converge_p2p.core.codec import tagged_hash
-from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
-from converge_p2p.core.oplog.bodies import Lock, Purpose, Token
+from converge_p2p.core.governance.models import VetoTerms
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue
+from converge_p2p.core.oplog.bodies import Purpose, Token
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import Counting, Epochs
 from converge_p2p.core.view.register import NOBODY, Offer, Register, RoundVotes, StandingClaim
@@ -34,11 +35,13 @@ class Submitted(NamedTuple):
 class TaskRegister(Register):
     """The register of one task."""
 
-    __slots__ = ("submitted",)
+    __slots__ = ("submitted", "veto")
 
     def __init__(self, task: TaskId, epochs: Epochs) -> None:
         super().__init__(task, epochs)
         self.submitted: Submitted | None = None
+        self.veto: Register | None = None
+        """Whether the result it was settled on passes the pool's vetoers; None where nobody may deny it."""
 
     def set_submitted(self, submitted: Submitted | None) -> None:
         """Note the submit, or take it back. Who may grant the first round alone depends on it."""
@@ -82,28 +85,35 @@ class TaskRegister(Register):
         number = token.epoch.to_bytes(8, "big")
         return min(epoch.electors, key=lambda elector: tagged_hash("granter", self.id, number, elector))
 
-    def initial_lock(self, epoch: int, /) -> Lock | None:
-        """The highest value that an elector whose promise an epoch is made of had accepted before it promised.
+    # ------------------------------------------------------------ the end
 
-        An honest elector accepts only what a quorum endorsed, and whoever endorsed the epoch saw that. What a forked
-        elector says besides counts only if a quorum did endorse it.
+    @property
+    def final(self) -> TaskValue | None:
+        """What the task ended with: the settled value, or the failure that a veto made of it."""
+        value = self.value
+        if self.veto is None or value is None or value.outcome is not Outcome.COMPLETED:
+            return value
+        said = self.veto.value
+        return value if said is not None and said.outcome is Outcome.COMPLETED else said
+
+    @property
+    def awaiting(self) -> TaskValue | None:
+        """The result that was settled, while it may still be denied."""
+        return self.value if self.final is None else None
+
+    def veto_terms(self) -> VetoTerms | None:
+        """Who may deny what it was settled on, by the terms of the epoch in which anything was accepted first.
+
+        Every later certificate repeats that value, because epochs inherit it as a lock. So all replicas find the same
+        terms, whichever certificate they saw, and a change of the terms changes nothing for a result that stands.
         """
-        best: Lock | None = None
-        for token, votes in self.rounds.items():
-            if token.epoch >= epoch:
-                continue
-            promised = self.epochs[token.epoch + 1].promised
-            for value, voters in votes.accepted.items():
-                lock = Lock(token, value)
-                if best is not None and lock <= best:
-                    continue
-                before = [elector for elector, vote in voters.items() if vote.seq < promised.get(elector, -1)]
-                if not before:
-                    continue
-                if self.epochs.frozen.issuperset(before) and not self.justified(lock):
-                    continue
-                best = lock
-        return best
+        if self.settled_token is None:
+            return None
+        number = self.settled_token.epoch
+        if len({self.epochs[earlier].counting.rules.veto for earlier in range(number + 1)}) > 1:
+            while (lock := self.initial_lock(number)) is not None:
+                number = lock.token.epoch
+        return self.epochs[number].counting.rules.veto
 
     # ------------------------------------------------------------ reading
 
@@ -123,11 +133,11 @@ class TaskRegister(Register):
     @property
     def state(self) -> TaskState:
         """The derived state."""
-        value = self.value
+        value = self.final
         if value is not None:
             return value.outcome.state
         if self.settled is not None:
-            # settled on a value whose content is still on its way: nobody has to take it up again
+            # it may be denied yet, or the content of the value is on its way: nobody has to take it up again
             return TaskState.ASSIGNED
         if self.is_open_to_several:
             return TaskState.ASSIGNED
@@ -197,7 +207,7 @@ class TaskRegister(Register):
                 return value.outcome is Outcome.CANCELLED
             case Purpose.FAIL:
                 return value.outcome is Outcome.FAILED
-            case Purpose.EPOCH:
+            case Purpose.EPOCH | Purpose.PASS | Purpose.DENY:
                 return False
 
     def _entitled(self, claim: StandingClaim) -> bool:

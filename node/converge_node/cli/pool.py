@@ -1,4 +1,4 @@
-"""Commands about pools: create, ls, show, join; and what is put to their electors (see `motions`).
+"""Commands about pools: create, ls, show, join, audit; and what is put to their electors (see `motions`).
 
 Knows: the client and the schema. Must not know: governance.
 """
@@ -20,7 +20,7 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 
 @click.group
 def pool() -> None:
-    """Create, list, show and join pools. POOL is an id, the first digits of one (six or more), or a unique name."""
+    """Create, list, show, join and audit pools. POOL is an id, its first digits (six or more), or a unique name."""
 
 
 @pool.command
@@ -106,6 +106,17 @@ def join(invocation: Invocation, reference: str, *, capabilities: tuple[str, ...
     show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
 
 
+@pool.command
+@click.argument("reference", metavar="POOL")
+@apply_shared
+@pass_invocation
+def audit(invocation: Invocation, reference: str) -> None:
+    """Name electors that broke a rule, with the operations that prove it."""
+    items = connect(invocation).get(list[schema.FindingItem], "v1", "pools", reference, "audit")
+    named = list(dict.fromkeys(item.agent_id for item in items))
+    show(invocation, items, ids=lambda: named, text=lambda: _findings_text(items))
+
+
 for _command in (propose, motions, vote):
     pool.add_command(_command)
 
@@ -133,9 +144,30 @@ def _pool_text(item: schema.PoolDetail) -> str:
         ("task types", ", ".join(item.task_types) or "any"),
         ("tasks", _counts(item) or "none"),
         ("frontier", item.frontier),
+        ("culprits", _culprits(item.culprits)),
     ]
     rows = [(member.agent_id, "elector" if member.elector else "member") for member in item.member_list]
     return facts(pairs) + "\n\n" + table(("AGENT", "ROLE"), rows, empty="its members are not known yet")
+
+
+def _culprits(count: int | None) -> str:
+    if count is None:
+        return "not counted: see `pool audit`"
+    return f"{count} electors broke a rule: see `pool audit`" if count else "none"
+
+
+def _findings_text(items: list[schema.FindingItem]) -> str:
+    rows = [
+        (
+            short(item.agent_id),
+            item.text,
+            "proven" if item.contradiction else "unless it shows why",
+            short(item.subject),
+            " ".join(short(operation) for operation in item.proof),
+        )
+        for item in items
+    ]
+    return table(("ELECTOR", "WHAT IT DID", "STANDING", "ABOUT", "OPERATIONS"), rows, empty="no elector broke a rule")
 
 
 def _standing(item: schema.PoolItem) -> str:

@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, ls, show, watch, cancel, dispute.
+"""Commands about tasks: submit, ls, show, watch, cancel, dispute, veto, pass.
 
 Knows: the client and the schema. Must not know: claims and votes.
 """
@@ -24,7 +24,7 @@ _SETTLED = ("completed", "failed", "cancelled")
 
 @click.group
 def task() -> None:
-    """Submit, list, show, watch and cancel tasks. TASK is an id, or the first digits of one (six or more)."""
+    """Submit, list, show, watch, cancel and veto tasks. TASK is an id, or its first digits (six or more)."""
 
 
 task.add_command(dispute)
@@ -150,6 +150,34 @@ def cancel(invocation: Invocation, pool: str, reference: str, *, reason: str) ->
     show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
 
 
+@task.command
+@click.argument("pool")
+@click.argument("reference", metavar="TASK")
+@click.option("--reason", default="", help="For people.")
+@apply_shared
+@pass_invocation
+def veto(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
+    """Deny the result that a task was settled on, as a vetoer of the pool. It counts if electors hear it in time."""
+    _speak(invocation, pool, reference, "veto", reason)
+
+
+@task.command("pass")
+@click.argument("pool")
+@click.argument("reference", metavar="TASK")
+@click.option("--reason", default="", help="For people.")
+@apply_shared
+@pass_invocation
+def let_pass(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
+    """Let the result pass that a task was settled on, as a vetoer of the pool: nobody waits for this one any longer."""
+    _speak(invocation, pool, reference, "pass", reason)
+
+
+def _speak(invocation: Invocation, pool: str, reference: str, word: str, reason: str) -> None:
+    body = schema.VetoTask(reason=reason)
+    item = connect(invocation).post(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, word, body=body)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
+
+
 def task_text(item: schema.TaskDetail) -> str:
     """Return a task as a person reads it."""
     pairs: list[tuple[str, object]] = [
@@ -165,6 +193,8 @@ def task_text(item: schema.TaskDetail) -> str:
         ("attempts", item.attempts),
         ("inputs", _json(item.inputs)),
     ]
+    if item.awaits_veto:
+        pairs.append(("awaits its vetoers", _json(item.awaiting)))
     if item.state == "completed":
         pairs.append(("result", _json(item.result)))
     elif item.state in _SETTLED:
@@ -205,6 +235,8 @@ def _progress(item: schema.TaskItem) -> str:
 
 
 def _state(item: schema.TaskItem) -> str:
+    if item.awaits_veto:
+        return f"{item.state} (awaits its vetoers)"
     return item.state if item.certified or item.state == "pending" else f"{item.state} (tentative)"
 
 

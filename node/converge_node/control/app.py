@@ -105,12 +105,15 @@ class ControlApi:
             route("/v1/pools", "POST", self._create_pool),
             route("/v1/pools/{pool}", "GET", self._pool),
             route("/v1/pools/{pool}/join", "POST", self._join_pool),
+            route("/v1/pools/{pool}/audit", "GET", self._audit),
             route("/v1/pools/{pool}/watch", "GET", self._watch_pool),
             route("/v1/pools/{pool}/tasks", "GET", self._tasks),
             route("/v1/pools/{pool}/tasks", "POST", self._submit),
             route(task, "GET", self._task),
             route(task + "/watch", "GET", self._watch_task),
             route(task + "/cancel", "POST", self._cancel),
+            route(task + "/veto", "POST", self._veto),
+            route(task + "/pass", "POST", self._let_pass),
             route(task + "/dispute", "POST", self._dispute),
             route("/v1/pools/{pool}/motions", "GET", self._motions),
             route("/v1/pools/{pool}/motions", "POST", self._move),
@@ -189,7 +192,7 @@ class ControlApi:
         return joined + heard
 
     async def _pool(self, request: Request) -> schema.PoolDetail:
-        return views.pool_detail(self._find_pool(request))
+        return await views.pool_detail(self._find_pool(request))
 
     async def _create_pool(self, request: Request) -> schema.PoolDetail:
         node, body = self._state.running(), _body(request, schema.CreatePool)
@@ -210,14 +213,17 @@ class ControlApi:
             private=body.private,
         )
         self._state.pool_joined(pool)
-        return views.pool_detail(pool)
+        return await views.pool_detail(pool)
 
     async def _join_pool(self, request: Request) -> schema.PoolDetail:
         node, body = self._state.running(), _body(request, schema.JoinPool)
         pool_id = views.find_pool_id(node, request.path_params["pool"])
         pool = await node.join_pool(pool_id, capabilities=body.capabilities, timeout_s=body.timeout_s)
         self._state.pool_joined(pool)
-        return views.pool_detail(pool)
+        return await views.pool_detail(pool)
+
+    async def _audit(self, request: Request) -> list[schema.FindingItem]:
+        return [views.finding_item(finding) for finding in await self._find_pool(request).audit()]
 
     async def _motions(self, request: Request) -> list[schema.MotionItem]:
         pool = self._find_pool(request)
@@ -285,6 +291,18 @@ class ControlApi:
         pool, body = self._find_pool(request), _body(request, schema.CancelTask)
         task_id = views.find_task(pool, request.path_params["task"]).id
         await pool.cancel(task_id, reason=body.reason)
+        return views.task_detail(pool.task(task_id))
+
+    async def _veto(self, request: Request) -> schema.TaskDetail:
+        pool, body = self._find_pool(request), _body(request, schema.VetoTask)
+        task_id = views.find_task(pool, request.path_params["task"]).id
+        await pool.veto(task_id, reason=body.reason)
+        return views.task_detail(pool.task(task_id))
+
+    async def _let_pass(self, request: Request) -> schema.TaskDetail:
+        pool, body = self._find_pool(request), _body(request, schema.VetoTask)
+        task_id = views.find_task(pool, request.path_params["task"]).id
+        await pool.let_pass(task_id, reason=body.reason)
         return views.task_detail(pool.task(task_id))
 
     async def _watch_pool(self, request: Request) -> EventStream:

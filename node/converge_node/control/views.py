@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from converge_node.control.governance import decided_by
 from converge_node.control.ports import AnnouncementLike, NodeLike, PeerLike, PoolLike
 from converge_node.schema import (
+    FindingItem,
     MemberItem,
     PeerItem,
     PoolDetail,
@@ -21,10 +22,12 @@ from converge_node.schema import (
     TaskItem,
     to_json_value,
 )
+from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
-from converge_p2p.core.model.task import Outcome, TaskView
+from converge_p2p.core.model.task import Outcome, TaskValue, TaskView
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
+from converge_p2p.core.view.audit import Finding
 
 PREFIX_DIGITS_MIN: Final = 6
 _HEX: Final = frozenset("0123456789abcdef")
@@ -47,7 +50,7 @@ def pool_item(pool: PoolLike) -> PoolItem:
     return PoolItem(**_pool_fields(pool))  # type: ignore[arg-type]
 
 
-def pool_detail(pool: PoolLike) -> PoolDetail:
+async def pool_detail(pool: PoolLike) -> PoolDetail:
     """Return a joined pool with its members."""
     members = [
         MemberItem(agent_id=str(member.agent_id), public_key=member.public_key.hex(), elector=member.elector)
@@ -58,7 +61,21 @@ def pool_detail(pool: PoolLike) -> PoolDetail:
         member_list=members,
         frontier=pool.frontier_digest,
         decided_by=decided_by(pool.spec) if pool.ready else "",
+        culprits=await pool.culprits() if pool.ready else None,
         epoch=pool.council.epoch,
+    )
+
+
+def finding_item(finding: Finding) -> FindingItem:
+    """Return what an audit found as the schema shows it."""
+    return FindingItem(
+        agent_id=str(fingerprint(finding.elector)),
+        public_key=finding.elector.hex(),
+        rule=finding.rule.name.lower(),
+        text=finding.rule.value,
+        subject="" if finding.subject is None else finding.subject.hex(),
+        proof=[operation.hex() for operation in finding.proof],
+        contradiction=finding.rule.is_contradiction,
     )
 
 
@@ -86,6 +103,7 @@ def task_detail(view: TaskView) -> TaskDetail:
         **_task_fields(view),  # type: ignore[arg-type]
         inputs=to_json_value(view.inputs),
         result=to_json_value(view.result),
+        awaiting=None if view.awaiting is None else _awaiting(view.awaiting),
         required_capabilities=list(spec.required_capabilities),
         claim_ttl_s=spec.claim_ttl_ms / 1000 or None,
         max_retries=spec.max_retries,
@@ -220,8 +238,17 @@ def _task_fields(view: TaskView) -> dict[str, object]:
         "value": "" if value is None else (view.value_hash or value.hash).hex(),
         "progress": None if view.progress is None else view.progress.fraction / 1000,
         "note": "" if view.progress is None else view.progress.note,
+        "awaits_veto": view.awaiting is not None,
         "reason": "" if value is None or value.outcome is Outcome.COMPLETED else _reason(view),
     }
+
+
+def _awaiting(value: TaskValue) -> object:
+    """Return a result as a vetoer sees it; it is what a worker wrote, so it can be anything."""
+    try:
+        return to_json_value(decode_value(value.result))
+    except ConvergeError:
+        return "the result cannot be decoded"
 
 
 def _reason(view: TaskView) -> str:
@@ -231,7 +258,8 @@ def _reason(view: TaskView) -> str:
     except ConvergeError:
         return "the reason cannot be decoded"
     if isinstance(result, dict):
-        result = result.get("error", result.get("reason", result))
+        words = [str(result[name]) for name in ("error", "reason") if result.get(name)]
+        result = ": ".join(words) or result
     return str(result or "")
 
 

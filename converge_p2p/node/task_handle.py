@@ -1,0 +1,97 @@
+"""What an application holds of one task: its state, and its result.
+
+Knows: the pool's handle. Must not know: replicas.
+Source: `docs/tutorial.md`, embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from converge_p2p.core.errors import TaskCancelled, TaskFailed
+from converge_p2p.core.identity import fingerprint
+from converge_p2p.core.model.task import Outcome, TaskView
+from converge_p2p.core.types import AgentId, TaskId
+from converge_p2p.core.view.receipt import Receipt
+
+if TYPE_CHECKING:
+    from converge_p2p.node.handles import PoolHandle
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How a task was completed.
+
+    Attributes:
+        value: the decoded result.
+        by: agent id of the worker it is credited to.
+        view: the task as it was settled.
+        receipt: proof that verifies offline.
+    """
+
+    value: Any
+    by: AgentId
+    view: TaskView
+    receipt: Receipt
+
+
+class TaskHandle:
+    """A task of a pool.
+
+    Attributes:
+        pool: the pool.
+        id: the task's id.
+    """
+
+    def __init__(self, pool: PoolHandle, task: TaskId) -> None:
+        """Name a task; nothing is looked up."""
+        self.pool = pool
+        self.id = task
+
+    @property
+    def view(self) -> TaskView:
+        """The task as this node sees it now."""
+        return self.pool.task(self.id)
+
+    async def result(self) -> TaskResult:
+        """Wait until the task is settled, and return its result.
+
+        Raises:
+            TaskFailed: settled as failed; the message is the reason.
+            TaskCancelled: settled as cancelled.
+            LocalError: this node left the pool or stopped in the meantime.
+
+        Cancellation: the task goes on.
+        """
+        view = await self.pool.settled(self.id)
+        assert view.value is not None
+        match view.value.outcome:
+            case Outcome.FAILED:
+                raise TaskFailed(": ".join(filter(None, (_reason(view, "error"), _detail(view)))) or "the task failed")
+            case Outcome.CANCELLED:
+                raise TaskCancelled(_reason(view, "reason") or "the submitter cancelled the task")
+        return TaskResult(view.result, fingerprint(view.value.worker), view, self.pool.receipt(self.id))
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask for the cancellation. It competes with a result, and only one of them settles the task."""
+        await self.pool.cancel(self.id, reason)
+
+    async def veto(self, reason: str = "") -> None:
+        """Deny the result that was settled (`view.awaiting`), as one of the pool's vetoers."""
+        await self.pool.veto(self.id, reason)
+
+    async def let_pass(self, reason: str = "") -> None:
+        """As a vetoer, let the result pass, so that nobody waits for this vetoer any longer."""
+        await self.pool.let_pass(self.id, reason)
+
+
+def _detail(view: TaskView) -> str:
+    """What a vetoer gave as its reason."""
+    result = view.result
+    return str(result.get("reason") or "") if isinstance(result, dict) else ""
+
+
+def _reason(view: TaskView, name: str) -> str:
+    result = view.result
+    return str(result.get(name, "")) if isinstance(result, dict) else str(result or "")
