@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from converge_p2p.core.errors import TaskCancelled as TaskCancelled
     from converge_p2p.core.errors import TaskFailed as TaskFailed
     from converge_p2p.core.governance.admission import register_admission as register_admission
+    from converge_p2p.core.governance.evaluators import register_evaluator as register_evaluator
     from converge_p2p.core.governance.proofs import Invitation as Invitation
     from converge_p2p.core.governance.proofs import Vouch as Vouch
     from converge_p2p.core.identity import Identity as Identity
@@ -73,6 +74,7 @@ _HOME = {
     "WorkContext": "converge_p2p.runtime.attempt",
     "governance": "converge_p2p.core.governance",
     "register_admission": "converge_p2p.core.governance.admission",
+    "register_evaluator": "converge_p2p.core.governance.evaluators",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the table is the one list of names

@@ -53,6 +53,12 @@ class NotAuthorised(LocalError):
     code = "not_authorised"
 
 
+class OwnChainUnsure(LocalError):
+    """The store may be an old copy, and others have not said yet how far the own operations go: nothing is signed."""
+
+    code = "own_chain_unsure"
+
+
 class ClaimLost(LocalError):
     """The claim is no longer held, so the result cannot be reported in its round."""
 

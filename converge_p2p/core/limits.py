@@ -49,7 +49,10 @@ INVITATION_BYTES_MAX: Final = 1024
 
 # audit: findings kept of an elector and a rule, and how large a log is read for a mere count
 AUDIT_FINDINGS_MAX: Final = 64
-AUDIT_COUNTED_OPERATIONS_MAX: Final = 20_000
+AUDIT_COUNTED_OPERATIONS_MAX: Final = 10_000
+
+# receipts: epochs in one, each with a certificate
+RECEIPT_EPOCHS_MAX: Final = 4096
 
 # governance
 FORMULA_DEPTH_MAX: Final = 4
@@ -63,6 +66,7 @@ VETOERS_MAX: Final = 31
 VETO_WINDOW_MS_MAX: Final = 24 * 3600 * 1000
 COMPILED_POOLS_MAX: Final = 512
 MODELS_REGISTERED_MAX: Final = 256
+EVALUATORS_REGISTERED_MAX: Final = 256
 
 # private pools
 CONTENT_KEY_ENTRIES_MAX: Final = 512
@@ -151,6 +155,7 @@ WORK_CANDIDATES_MAX: Final = 100_000
 WORK_MEMORY_TASKS_MAX: Final = 16_384
 TOOLS_MAX: Final = 256
 TOOL_THREADS_MAX: Final = 8
+EVALUATIONS_AT_ONCE_MAX: Final = 8
 
 # network
 PEERS_MAX: Final = 128

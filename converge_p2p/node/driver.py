@@ -111,6 +111,7 @@ class PoolDriver:
         self._fresh: list[bytes] = []
         self._caught_up = trio.Event()
         self._key_came = trio.Event()
+        self._sure = trio.Event()
         self._closed = False
         self._pass_on = False
 
@@ -132,6 +133,8 @@ class PoolDriver:
                 self._obey(self.replica.handle(self._events.popleft(), _now()))
             if self.replica.caught_up:
                 self._caught_up.set()
+            if not self.replica.unsure:
+                self._sure.set()
         finally:
             self._draining = False
 
@@ -201,10 +204,16 @@ class PoolDriver:
         if not self.replica.caught_up:
             await self._caught_up.wait()
 
+    async def wait_sure(self) -> None:
+        """Wait until the own chain is known, if the store was in doubt."""
+        if self.replica.unsure:
+            await self._sure.wait()
+
     def close(self) -> None:
         """Take no more events and commands, forget the timers, and let nobody wait."""
         self._closed = True
         self._key_came.set()
+        self._sure.set()
         self._events.clear()
         self._timers.cancel_all(self.pool)
         for written in self._written.values():

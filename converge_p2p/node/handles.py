@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -16,19 +16,21 @@ from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound
-from converge_p2p.core.identity import fingerprint
+from converge_p2p.core.model.evaluator import parse_evaluator
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskView, task_id
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica.renewal import renewal_interval_ms
-from converge_p2p.core.types import AgentId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import PoolId, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.evaluations import EvaluationFunction, Evaluations
 from converge_p2p.node.fanout import Fanout
-from converge_p2p.node.task_handle import TaskHandle
+from converge_p2p.node.roster import FrozenView, MemberView, frozen_views, member_views
+from converge_p2p.node.task_handles import TaskHandle
+from converge_p2p.node.work_port import WorkPort
 from converge_p2p.runtime.attempt import HandlerFunction
 from converge_p2p.runtime.executor import encode_result
 from converge_p2p.runtime.workers import WorkerPool
@@ -39,29 +41,13 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class MemberView:
-    """A member of a pool.
-
-    Attributes:
-        agent_id: its fingerprint.
-        public_key: its key.
-        elector: whether it votes.
-        capabilities: what it declared when it joined.
-    """
-
-    agent_id: AgentId
-    public_key: PublicKey
-    elector: bool
-    capabilities: tuple[str, ...]
-
-
 class PoolHandle:
     """A pool this node takes part in.
 
     Attributes:
         driver: drives the pool's replica.
         workers: does tasks with handlers, once there is one.
+        evaluations: judges results with a function, once there is one.
         council: motions to change the pool, and disputes.
     """
 
@@ -76,6 +62,7 @@ class PoolHandle:
         self._closed = False
         self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
+        self.evaluations: Evaluations | None = None
         self.council = Council(driver, lambda: self.spec)
 
     # ------------------------------------------------------------ reading
@@ -171,10 +158,20 @@ class PoolHandle:
 
     def members(self) -> list[MemberView]:
         """The members, sorted by key."""
-        return [
-            MemberView(fingerprint(key), key, key in self._view.electors, self._view.members.capabilities(key))
-            for key in self._view.members.all()
-        ]
+        return member_views(self._view)
+
+    def frozen(self) -> list[FrozenView]:
+        """Agents that signed two operations with one number, sorted by key: their data counts no further."""
+        return frozen_views(self._view)
+
+    @property
+    def unsure(self) -> str:
+        """Why this node signs nothing here: its store may be an old copy, and this is lacking. Empty if all is well."""
+        return self.driver.replica.unsure
+
+    def trust_store(self) -> None:
+        """Sign again although the store may be an old copy. If others hold more of this node's operations, it forks."""
+        self.driver.feed(ev.TrustStore())
 
     def tasks(self) -> Iterator[TaskView]:
         """Every task, in the order in which this node first heard of it."""
@@ -269,6 +266,21 @@ class PoolHandle:
         """Let the result pass that a task was settled on. Raises as `veto`."""
         await self.driver.carry_out(ev.Veto(task_id, False, reason))
 
+    async def judge(self, task_id: TaskId, approve: bool, reason: str = "", *, value: ValueHash | None = None) -> None:
+        """Approve or deny a reported result, as the task's evaluator. An approval is never taken back.
+
+        Args:
+            task_id: the task.
+            approve: electors may accept the result; otherwise the attempt failed.
+            reason: for people.
+            value: hash of the result (see `TaskView.unjudged`); None is the only one that waits for a verdict.
+
+        Raises:
+            NotAuthorised: this node is not the evaluator.
+            NotFound, Conflict: there is no such result, or the task is settled.
+        """
+        await self.driver.carry_out(ev.Judge(task_id, approve, reason, value))
+
     async def claim(self, task_id: TaskId, bid: int = 0) -> None:
         """Stand as a worker for a task. Whether the claim is won shows in the task."""
         await self.driver.carry_out(ev.Claim(task_id, bid))
@@ -330,9 +342,38 @@ class PoolHandle:
         """Do the tasks of an objective with a function from now on. See `handler`."""
         self._check_open()
         if self.workers is None:
-            self.workers = WorkerPool(_WorkPort(self), self._node.public_key, capabilities=self.own_capabilities)
+            self.workers = WorkerPool(
+                WorkPort(self, self._node.public_key), self._node.public_key, capabilities=self.own_capabilities
+            )
             self._node.start_workers(self.workers)
         self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)
+
+    def evaluator(self, function: _Function) -> _Function:
+        """Decorate a function `(task, result) -> bool` that judges the tasks whose evaluator this node is.
+
+        True approves; anything else denies, and an error denies with the error as the reason. It never harms the node.
+        A coroutine function runs in the node, a plain one in a thread.
+
+        Raises:
+            Conflict: there is one already.
+        """
+        self.add_evaluator(function)
+        return function
+
+    def judges(self, view: TaskView) -> bool:
+        """Whether this node is the evaluator of a task."""
+        evaluator = parse_evaluator(view.spec.evaluator)
+        return evaluator is not None and evaluator.is_agent(self._node.public_key)
+
+    def add_evaluator(self, function: EvaluationFunction) -> None:
+        """Judge with a function from now on. See `evaluator`."""
+        self._check_open()
+        if self.evaluations is not None:
+            raise Conflict("another function judges the results of this pool already")
+        self.evaluations = Evaluations(self, function)
+        for view in self.open_tasks():
+            self.evaluations.look(view)
+        self._node.start_background(self.evaluations.run)
 
     def refresh_capabilities(self) -> None:
         """Called by the node: what it declared in the pool may have changed."""
@@ -402,11 +443,15 @@ class PoolHandle:
                 view = self.find_task(task)
                 if view is not None:
                     self._changes.send(view)
+            case ev.VerdictWanted(task):
+                self._verdict_wanted(task)
             case ev.ClaimWon(task, epoch, number):
                 if self.workers is not None:
                     self.workers.on_claim_won(task, epoch, number)
-            case ev.ClaimLost(task, epoch, number, reason):
+            case ev.ClaimLost(task, epoch, number, reason, denied):
                 if self.workers is not None:
+                    if denied:
+                        self.workers.on_denied(self.task(task))
                     self.workers.on_claim_lost(task, epoch, number, reason)
             case ev.PoolReady():
                 self._became_ready.set()
@@ -418,6 +463,13 @@ class PoolHandle:
             case ev.MembersChanged(agent):
                 if agent == self._node.id:
                     self.refresh_capabilities()
+
+    def _verdict_wanted(self, task: TaskId) -> None:
+        view = self.find_task(task)
+        if view is not None:
+            if self.evaluations is not None:
+                self.evaluations.look(view)
+            self._changes.send(view)
 
     def _task_changed(self, task: TaskId) -> None:
         view = self.find_task(task)
@@ -431,32 +483,3 @@ class PoolHandle:
                 waiter.set()
         self._changes.send(view)
         self._node.on_task_changed(view)
-
-
-class _WorkPort:
-    """The tasks of one pool, as its workers see them (`runtime.ports.TaskWorkPort`)."""
-
-    def __init__(self, pool: PoolHandle) -> None:
-        self._pool = pool
-
-    def claim(self, task_id: TaskId) -> None:
-        self._pool.driver.propose(ev.Claim(task_id))
-
-    def release(self, task_id: TaskId, failed: bool, reason: str) -> None:
-        self._pool.driver.propose(ev.Release(task_id, failed, reason))
-
-    def report(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
-        self._pool.driver.propose(ev.Report(task_id, outcome, result))
-
-    def renew(self, task_id: TaskId, fraction: int, note: str) -> None:
-        self._pool.driver.propose(ev.Renew(task_id, fraction, note))
-
-    def renewal_interval_s(self, view: TaskView, round_: int) -> float:
-        return renewal_interval_ms(view.spec.claim_ttl_ms or self._pool.spec.policy.claim_ttl_ms, round_) / 1000
-
-    def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterator[TaskView]:
-        own = self._pool._node.public_key
-        for view in self._pool.open_tasks():
-            fits = view.objective in objectives and capabilities.issuperset(view.spec.required_capabilities)
-            if fits and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own)):
-                yield view

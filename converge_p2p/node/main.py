@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from converge_p2p.node.home import DATABASE_FILE, KEY_FILE, only_node_in
 from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import Mail, TopicHandle
 from converge_p2p.node.pools import Pools
+from converge_p2p.node.restored import StoreAge
 from converge_p2p.node.switchboard import NAMESPACE, DescriptorRecords, Switchboard
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.writer import StoreWriter
@@ -71,6 +72,7 @@ class Node:
         bootstrap: Sequence[str] = (),
         announce: Sequence[str] = (),
         store: NodeStore | None = None,
+        restored: bool = False,
         config: NodeConfig | None = None,
     ) -> None:
         """Set a node up. No I/O happens here.
@@ -82,6 +84,8 @@ class Node:
             bootstrap: multiaddrs with `/p2p/…` of nodes to begin with. None of them has to be up.
             announce: addresses told to others in place of the interfaces' own.
             store: where to keep operations; None makes one in `home`, or in memory. One that is given stays open.
+            restored: the home or store is an old copy that was put back, file of its age included (a store that was put
+                back alone is found to be old). Nothing is signed in a pool before its electors were heard.
             config: settings that few need.
 
         Raises:
@@ -92,6 +96,7 @@ class Node:
         self._home = None if home is None else Path(home)
         self._given_identity = identity
         self._given_store = store
+        self._restored = restored
         self._config = NodeConfig() if config is None else config
         base = self._config.network or NetworkConfig(listen=())
         self._net_config = replace(
@@ -151,11 +156,13 @@ class Node:
                 writer=self._writer,
                 timers=timers,
                 switchboard=self._switchboard,
+                age=self._age,
                 digest_interval_ms=self._config.digest_interval_ms,
             )
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(timers.run)
+                self._nursery.start_soon(self._age.run)
                 await self._pools.restore()
                 known = await self._known_peers.read()
                 config = replace(self._net_config, known=(*self._net_config.known, *known))
@@ -175,6 +182,8 @@ class Node:
         self._store = await trio.to_thread.run_sync(self._open_store)
         if self._given_store is None:
             stack.callback(self._store.close)
+        self._age = StoreAge(self._store, self._home)
+        await trio.to_thread.run_sync(lambda: self._age.open_now(restored=self._restored))
 
     async def _stop(self) -> None:
         """Stop claiming, hand back what is held, write everything down, tell the peers. Each step has its own time."""
@@ -184,8 +193,13 @@ class Node:
                 nursery.start_soon(self._pools.stop_working)
         with trio.move_on_after(FLUSH_S):
             await self._writer.flush()
+            await trio.to_thread.run_sync(self._age.grow_now)
         await self._known_peers.save(self._network)
         self._pools.close()
+
+    def spawn(self, run: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run something in the background for as long as the node runs. For the node's own parts."""
+        self._nursery.start_soon(run, *args)
 
     def _load_identity(self) -> Identity:
         if self._given_identity is not None:
@@ -425,6 +439,10 @@ class Node:
     def start_workers(self, workers: WorkerPool) -> None:
         """Run the workers of a pool in this node's nursery."""
         self._nursery.start_soon(workers.run)
+
+    def start_background(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of a pool in this node's nursery until the node stops."""
+        self._nursery.start_soon(run)
 
     def on_task_changed(self, _view: TaskView) -> None:
         """A task changed: agents may want to look."""

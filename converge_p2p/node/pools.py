@@ -20,13 +20,14 @@ from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode
-from converge_p2p.core.errors import LimitExceeded, NetworkError, NotFound, StoreError
+from converge_p2p.core.errors import LimitExceeded, LocalError, NetworkError, NotFound, StoreError
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PoolId, PublicKey
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.handles import PoolHandle
+from converge_p2p.node.restored import StoreAge
 from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.vault import keyring_key, open_secrets
@@ -53,6 +54,7 @@ class Pools:
         writer: StoreWriter,
         timers: Timers,
         switchboard: Switchboard,
+        age: StoreAge,
         digest_interval_ms: int,
     ) -> None:
         """Begin without pools; `restore` reads those of the last run."""
@@ -62,6 +64,7 @@ class Pools:
         self._writer = writer
         self._timers = timers
         self._switchboard = switchboard
+        self._age = age
         self._digest_interval_ms = digest_interval_ms
         self._handles: dict[PoolId, PoolHandle] = {}
         self._changing = trio.Lock()
@@ -100,6 +103,8 @@ class Pools:
         Cancellation: the pool is forgotten here.
         """
         pool = pool_id(self._identity.public_key, spec)
+        # the pool's id commits to fresh random bytes: nothing can have been signed in it before
+        await self._age.learned(pool)
         async with self._changing:
             handle = await self._enter(pool)
         try:
@@ -123,6 +128,7 @@ class Pools:
             handle.driver.feed(ev.Received((known.genesis,)))
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
             await handle.wait_ready()
+            await handle.driver.wait_sure()
         if not handle.ready:
             raise NetworkError(
                 f"no connected peer knows pool {pool.hex()[:12]}",
@@ -146,12 +152,23 @@ class Pools:
         """Declare capabilities in every pool this node is a member of, now and from now on."""
         self._declared |= frozenset(names)
         for handle in list(self._handles.values()):
-            if handle.is_member:
+            if handle.is_member and not handle.unsure:
                 await self._become_member(handle, self._declared, b"")
+
+    async def _own_chain_learned(self, pool: PoolId) -> None:
+        """The own chain of a pool is known again: remember that, and declare what could not be declared before."""
+        await self._age.learned(pool)
+        handle = self._handles.get(pool)
+        try:
+            if handle is not None and handle.is_member:
+                await self._become_member(handle, self._declared, b"")
+        except LocalError as error:
+            # left, or removed, in the meantime
+            _logger.warning("pool %s was not told what this node can do: %s", pool.hex()[:12], error)
 
     async def _become_member(self, handle: PoolHandle, names: set[str] | frozenset[str], proof: bytes) -> None:
         if not handle.own_operations:
-            # whoever used this key before, on another disk, must be heard of before the first signature
+            # whoever used this key before, on another disk, is heard of before the first signature if that can be
             with trio.move_on_after(CATCH_UP_S):
                 await handle.driver.wait_caught_up()
         # a join replaces what was declared before, so it repeats it
@@ -203,8 +220,9 @@ class Pools:
             replica, writer=self._writer, timers=self._timers, wire=self._switchboard, notify=self._on_notice(pool)
         )
         handle = self._handles[pool] = PoolHandle(self._node, driver)
-        if operations or secrets:
-            driver.feed(ev.Restored(operations, secrets))
+        doubted = self._age.doubts(pool)
+        if operations or secrets or doubted:
+            driver.feed(ev.Restored(operations, unsure=doubted, secrets=secrets))
         self._switchboard.attach(driver)
         return handle
 
@@ -226,6 +244,10 @@ class Pools:
                 handle.on_notice(notice)
             if isinstance(notice, ev.PoolReady):
                 self._switchboard.announce(pool)
+            elif isinstance(notice, ev.OwnChainLearned):
+                self._node.spawn(self._own_chain_learned, pool)
+            elif isinstance(notice, ev.EvaluatorUnknown):
+                _logger.warning("rule %r is not registered here: this elector accepts no result it judges", notice.rule)
             elif isinstance(notice, ev.ForkDetected):
                 _logger.warning("author %s signed two operations with number %d", notice.author.hex(), notice.seq)
             elif isinstance(notice, ev.SplitKeyFound):

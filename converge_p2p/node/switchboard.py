@@ -120,8 +120,8 @@ class Switchboard:
         self._drivers[driver.pool] = driver
         if self._nursery is not None:
             self._nursery.start_soon(self._tune, driver.pool)
-        for peer in self._peers:
-            driver.feed(ev.PeerUp(peer))
+        for peer, key in self._peers.items():
+            driver.feed(ev.PeerUp(peer, key))
         if driver.replica.ready:
             self.announce(driver.pool)
 
@@ -179,7 +179,7 @@ class Switchboard:
         for payload in encode_announcements(self.directory.all()):
             self._send(peer, bytes([_ANNOUNCE]) + payload)
         for driver in self._drivers.values():
-            driver.feed(ev.PeerUp(peer))
+            driver.feed(ev.PeerUp(peer, key))
 
     def peer_down(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
@@ -222,7 +222,7 @@ class Switchboard:
             self._counters["frames_dropped_writer_full"] += 1
         else:
             if not driver.replica.has_peer(peer):
-                driver.feed(ev.PeerUp(peer))
+                driver.feed(ev.PeerUp(peer, self._peers.get(peer)))
             driver.feed(ev.SyncReceived(peer, payload[1 + _ID_BYTES :]))
             self._note_far(driver)
 

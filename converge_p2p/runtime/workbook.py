@@ -179,6 +179,13 @@ class WorkBook:
             _logger.debug("claim of task %s lost in round %d: %s", task_id.hex()[:12], token[1], reason)
             self.end(slot, "lost")
 
+    def denied(self, view: TaskView) -> None:
+        """Note that what was reported is not taken. The claim stands, and may be won in a later round."""
+        if view.id in self.reported:
+            del self.reported[view.id]
+            self.counters["denied"] += 1
+            self.remember(self.standing, view.id, view)
+
     # ------------------------------------------------------------ places
 
     def fits(self, view: TaskView) -> bool:

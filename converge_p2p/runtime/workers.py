@@ -126,6 +126,10 @@ class WorkerPool:
         """The node says: the claim of this worker was certified in this round."""
         self._book.claim_won(task_id, (epoch, round_))
 
+    def on_denied(self, view: TaskView) -> None:
+        """What these workers reported was denied by the task's evaluator: it is to be worked out again."""
+        self._book.denied(view)
+
     def on_claim_lost(self, task_id: TaskId, epoch: int, round_: int, reason: str = "") -> None:
         """The node says: the claim of this round is not this worker's, or not any more."""
         self._book.claim_lost(task_id, (epoch, round_), reason)
@@ -134,10 +138,10 @@ class WorkerPool:
     def counters(self) -> Counter[str]:
         """Counts since the start.
 
-        claims, claims_refused, wins, stale_wins, unasked_wins, rivals_won, started, completed, failed (attempts that
-        failed, for good or not), released, lost, late (results that came too late), settled_elsewhere, expired
-        (tasks left alone because their deadline had passed), forgotten (entries of bounded tables), renewals_refused
-        (renewals of claims that were lost).
+        claims, claims_refused, wins, stale_wins, unasked_wins, rivals_won, started, completed, denied (of these, by an
+        evaluator), failed (attempts that failed, for good or not), released, lost, late (results that came too late),
+        settled_elsewhere, expired (tasks left alone because their deadline had passed), forgotten (entries of bounded
+        tables), renewals_refused (renewals of claims that were lost).
         """
         return self._book.counters
 

@@ -101,14 +101,25 @@ class MemberItem(_Answer, frozen=True):
     elector: bool
 
 
+class FrozenItem(_Answer, frozen=True):
+    """An agent that signed two operations with one number; its data from there on counts nowhere."""
+
+    agent_id: str
+    public_key: str
+    seq: Count
+
+
 class PoolDetail(PoolItem, frozen=True):
     """A pool with its members and the hash of what it knows.
 
     Attributes:
         culprits: how many electors an audit names; None if the log is too large for a mere count, or not known yet.
+        unsure: why this node signs nothing here, as its store may be an old copy; empty if all is well.
     """
 
     member_list: list[MemberItem] = []
+    frozen: list[FrozenItem] = []
+    unsure: str = ""
     frontier: str = ""
     decided_by: str = ""
     culprits: Count | None = None
@@ -186,6 +197,7 @@ class TaskItem(_Answer, frozen=True):
     Attributes:
         value: hash of the settled value, empty before: equal on all nodes.
         awaits_veto: a result was settled, and the pool's vetoers may still deny it.
+        awaits_verdict: a result was reported, and the task's evaluator did not judge it yet.
         progress: how much is done, 0 to 1, as the worker says; null if it says nothing, or does not work.
         note: what the worker says about it.
     """
@@ -206,8 +218,22 @@ class TaskItem(_Answer, frozen=True):
     reason: str = ""
     value: str = ""
     awaits_veto: bool = False
+    awaits_verdict: bool = False
     progress: float | None = None
     note: str = ""
+
+
+class ReportedItem(_Answer, frozen=True):
+    """A result that waits for the verdict of the task's evaluator.
+
+    Attributes:
+        value: its hash.
+        by: agent id of the worker.
+    """
+
+    value: str
+    by: str
+    result: Any = None
 
 
 class TaskDetail(TaskItem, frozen=True):
@@ -215,11 +241,15 @@ class TaskDetail(TaskItem, frozen=True):
 
     Attributes:
         awaiting: the result that the pool's vetoers may still deny.
+        evaluator: who judges results, `agent:…`, `rule:…`, or empty.
+        unjudged: results that wait for its verdict.
     """
 
     inputs: Any = None
     result: Any = None
     awaiting: Any = None
+    evaluator: str = ""
+    unjudged: list[ReportedItem] = []
     required_capabilities: list[str] = []
     claim_ttl_s: float | None = None
     max_retries: int | None = None
@@ -295,6 +325,7 @@ class SubmitTask(_Request, frozen=True):
     claim_ttl_s: Positive | None = None
     max_retries: Count | None = None
     attempt_timeout_s: Positive | None = None
+    evaluator: str = ""
 
 
 class CancelTask(_Request, frozen=True):
@@ -332,6 +363,14 @@ class VetoTask(_Request, frozen=True):
     """Deny a result that was settled, or let it pass."""
 
     reason: str = ""
+
+
+class JudgeTask(_Request, frozen=True):
+    """Approve or deny a reported result. `value` is its hash; empty is the only one that waits for a verdict."""
+
+    approve: bool
+    reason: str = ""
+    value: str = ""
 
 
 def success(data: Any) -> dict[str, Any]:

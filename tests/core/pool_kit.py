@@ -203,8 +203,8 @@ class Mesh:
     def connect(self, pairs: Iterable[tuple[int, int]] | None = None) -> None:
         names = range(len(self.replicas))
         for one, other in pairs if pairs is not None else itertools.combinations(names, 2):
-            self.at(0, one, ev.PeerUp(PeerId(str(other))))
-            self.at(0, other, ev.PeerUp(PeerId(str(one))))
+            self.at(0, one, ev.PeerUp(PeerId(str(other)), self.replicas[other].identity.public_key))
+            self.at(0, other, ev.PeerUp(PeerId(str(one)), self.replicas[one].identity.public_key))
 
     def cut(self, nodes: Iterable[int]) -> None:
         """Let these nodes reach only each other from now on; nobody, and everybody is reached again."""

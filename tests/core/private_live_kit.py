@@ -52,7 +52,9 @@ class StoringMesh(Mesh):
     def restart(self, node: int, replica: Replica) -> None:
         """Put a new replica in a node's place, with what the node kept."""
         self.replicas[node] = replica
-        for effect in replica.handle(ev.Restored(tuple(self.stored[node]), self.secrets[node]), now(self.now_ms)):
+        for effect in replica.handle(
+            ev.Restored(tuple(self.stored[node]), secrets=self.secrets[node]), now(self.now_ms)
+        ):
             self.take(node, effect)
         self.connect((node, other) for other in range(len(self.replicas)) if other != node)
 

@@ -29,6 +29,7 @@ from converge_p2p.core.oplog.bodies import (
     VoteBody,
 )
 from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import TaskId
@@ -86,7 +87,12 @@ class Script:
         pick, task, number = self.random, self.random.choice(self.tasks), self.random.randrange(3)
         kind = pick.randrange(12)
         if kind == 0:
-            return author.sign(SubmitBody(TaskSpec(b"%d" % pick.randrange(2), "work", encode_value(pick.random()))))
+            judge = f"agent:{pick.choice(self.pool.people).key.hex()}" if pick.random() < 0.5 else ""
+            key, inputs = b"%d" % pick.randrange(2), encode_value(pick.random())
+            return author.sign(SubmitBody(TaskSpec(key, "work", inputs, evaluator=judge)))
+        if kind == 11:
+            value = pick.choice((*self.values, *(value_of(worker, number) for worker in self.pool.workers)))
+            return author.sign(VerdictBody(task, value.hash, pick.random() < 0.4))
         if kind <= 2:
             self.claims.append(claim(author, task, pick.choice((Purpose.WORK, Purpose.CANCEL, Purpose.FAIL))))
             return self.claims[-1]

@@ -164,6 +164,18 @@ def test_who_endorses_against_the_locks_is_named_unless_some_report_obeys_them()
     assert trial.findings() == []
 
 
+def test_who_endorses_by_a_lock_that_no_quorum_endorsed_is_named_beside_who_made_it_up() -> None:
+    trial = Trial()
+    grants = [trial.vote(index, trial.grant(1)) for index in (1, 2)]
+    grants.append(trial.vote(3, trial.grant(1, lock(0, trial.other))))
+    trial.report(1, trial.other, grants)
+    endorsed = trial.vote(0, trial.endorse(1, trial.other))
+    found = {finding.elector: finding for finding in trial.findings()}
+    assert found[trial.key(3)].rule is Rule.FALSE_LOCK
+    assert found[trial.key(0)] == Finding(trial.key(0), Rule.UNSUPPORTED_ENDORSEMENT, (endorsed.id,), trial.task)
+    assert len(found) == 2
+
+
 def test_who_accepts_what_no_quorum_endorsed_is_named() -> None:
     trial = Trial()
     _round(trial, 0, trial.one, (0, 1, 2))

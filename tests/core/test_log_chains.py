@@ -432,3 +432,16 @@ def test_a_fork_that_waited_for_an_epoch_is_seen_when_the_epoch_is_known() -> No
         log.unpark()
     assert log.frozen_at(author.key) == 1
     assert log.holds(later.id)
+
+
+def test_what_waited_for_an_epoch_that_removed_its_author_is_dropped_without_an_error() -> None:
+    author, log = Author(1, POOL), OperationLog(POOL)
+    first = author.sign(JoinBody())
+    beyond = author.sign(JoinBody(("beyond",)), epoch=1)
+    log.insert(first)
+    log.insert(beyond)
+    log.cut(author.key, 0)
+    log.know_epoch(1)
+    while log.has_parked():
+        log.unpark()
+    assert not log.knows(beyond.id)

@@ -46,6 +46,7 @@ from converge_p2p.core.oplog.operation import (
     operation_id,
     sign_operation,
 )
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica.events import Received
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 
@@ -82,7 +83,9 @@ tasks = st.builds(
     claim_ttl_ms=st.just(0) | st.integers(limits.CLAIM_TTL_MS_MIN, limits.CLAIM_TTL_MS_MAX),
     max_retries=st.none() | st.integers(0, limits.RETRIES_MAX),
     deadline_ms=st.integers(0, 2**53 - 1),
-    evaluator=texts,
+    evaluator=st.just("")
+    | hashes.map(lambda name: f"agent:{name.hex()}")
+    | st.text(min_size=1, max_size=9).map("rule:{}".format),
 )
 cuts = st.lists(
     st.builds(Cut, hashes.map(PublicKey), st.integers(1, 99), hashes.map(OperationId)),
@@ -148,6 +151,7 @@ bodies: st.SearchStrategy[Body] = st.one_of(
         st.lists(hashes.map(OperationId), max_size=4, unique=True).map(tuple),
     ),
     st.lists(ballots, min_size=1, max_size=4, unique_by=lambda item: item[:3]).map(tuple).map(VoteBody),
+    st.builds(VerdictBody, hashes.map(TaskId), hashes.map(ValueHash), st.booleans(), texts),
     st.builds(dispute_result, hashes.map(TaskId), texts),
     st.builds(move_change, st.just(()), pools, texts),
     st.builds(OpinionBody, hashes.map(OperationId), st.integers(0, limits.MOTION_OPTIONS_MAX - 1)),

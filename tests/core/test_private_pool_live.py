@@ -10,9 +10,10 @@ from pool_kit import Pool, feed, notices, rejected
 from private_live_kit import PrivateLive, entropy_of
 from secrecy_kit import seal_other
 
-from converge_p2p.core.codec import encode_value
+from converge_p2p.core.codec import decode_value, encode_value
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.pool import GovernanceKind, ModelTerms
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
 from converge_p2p.core.oplog.bodies import Body, ClaimBody, LeaveBody, Purpose, SubmitBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, KeyEntry, PrekeyBody
@@ -34,6 +35,12 @@ def submit_secret(live: PrivateLive, key: bytes, by: int = 0) -> TaskId:
 
 def ready(live: PrivateLive) -> None:
     live.mesh.run(lambda: live.all_hold(0, set(range(len(live.pool.people)))))
+
+
+def veto_by_first(electors: int) -> ModelTerms:
+    """Terms under which the first of the electors may deny results, for a while."""
+    (vetoer, *_) = sorted(person.key for person in Pool(electors, 0).people)
+    return ModelTerms(vetoers=(vetoer,), veto_window_ms=2_000)
 
 
 def told(live: PrivateLive, kind: type, node: int | None = None) -> list[Any]:
@@ -388,6 +395,46 @@ def test_a_task_that_fails_for_good_is_settled_with_a_sealed_reason() -> None:
     assert live.view(1, task).state is TaskState.FAILED
     assert live.view(1, task).result == {"error": "every attempt failed or ran out of time"}
     assert all(b"attempt failed" not in op.signed and b"paint" not in op.signed for op in live.operations())
+
+
+def test_an_evaluator_reads_and_judges_what_was_reported_and_a_rule_cannot() -> None:
+    live = PrivateLive(3, 2)
+    ready(live)
+    live.works = {3}
+    judge = live.pool.people[4]
+    spec = TaskSpec(b"k", "paint", encode_value({}), evaluator=f"agent:{judge.key.hex()}")
+    live.mesh.at(1, 0, ev.Submit(spec))
+    task = live.task(b"k", 0)
+    live.mesh.run(lambda: bool(told(live, ev.VerdictWanted, 4)))
+    view = live.view(4, task)
+    (waiting,) = view.unjudged
+    assert decode_value(waiting.result) == 3
+    assert waiting.hash == told(live, ev.VerdictWanted, 4)[0].value
+    live.mesh.do(4, ev.Judge(task, True, "a fine picture"))
+    live.settle(task)
+    assert live.view(0, task).result == 3
+    assert all(b"fine picture" not in operation.signed for operation in live.operations())
+    with pytest.raises(LocalError, match="rule cannot judge"):
+        live.mesh.do(0, ev.Submit(replace(spec, key=b"r", evaluator="rule:any")))
+
+
+def test_a_denied_result_says_why_to_members_and_to_nobody_else() -> None:
+    live = PrivateLive(3, 2, governance=GovernanceKind.VETO, model=veto_by_first(3))
+    ready(live)
+    task = submit_secret(live, b"k")
+    vetoer = next(node for node in range(3) if live.key(node) in live.terms.model.vetoers)
+
+    def waits() -> bool:
+        view = live.mesh.replicas[vetoer].view.task(task)
+        return view is not None and view.awaiting is not None
+
+    live.mesh.run(waits)
+    assert not live.view(vetoer, task).sealed
+    live.mesh.do(vetoer, ev.Veto(task, True, "not in this light"))
+    live.settle(task)
+    assert live.view(4, task).state is TaskState.FAILED
+    assert live.view(4, task).result == {"error": "vetoed", "by": live.key(vetoer), "reason": "not in this light"}
+    assert all(b"this light" not in operation.signed for operation in live.operations())
 
 
 # ---------------------------------------------------------------- the door

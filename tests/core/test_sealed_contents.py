@@ -50,7 +50,19 @@ KEY = ContentKey(POOL.id, 2, 1, secret(7))
 TASK = TaskId(b"t" * 32)
 WORDS = "the secret plan"
 SPEC = TaskSpec(
-    b"k" * 32, WORDS, encode_value({WORDS: WORDS}), WORDS.encode(), ("gpu",), 3, 1000, 2, 60_000, 9, 1, 1, WORDS
+    b"k" * 32,
+    WORDS,
+    encode_value({WORDS: WORDS}),
+    WORDS.encode(),
+    ("gpu",),
+    3,
+    1000,
+    2,
+    60_000,
+    9,
+    1,
+    1,
+    "agent:" + "ab" * 32,
 )
 
 
@@ -76,7 +88,7 @@ bodies: st.SearchStrategy[Body] = st.one_of(
         inputs=st.one_of(texts, st.integers(-9, 9), st.lists(texts)).map(encode_value),
         topic=st.binary(max_size=20),
         priority=st.integers(-9, 9),
-        evaluator=texts,
+        evaluator=st.sampled_from(["", "rule:x", "agent:" + "0" * 64]),
     ).map(SubmitBody),
     st.builds(ClaimBody, st.just(TASK), st.sampled_from(CLAIMED), st.integers(-9, 9), texts),
     st.builds(ReleaseBody, st.just(TASK), st.integers(-1, 9), st.booleans(), texts),
@@ -107,7 +119,7 @@ def test_contents_are_hidden_and_what_electors_judge_by_is_not(body: Body) -> No
     data = encode(encode_body(sealed))
     assert WORDS.encode() not in data
     assert encode_value(WORDS) not in data
-    hidden = {"objective", "inputs", "topic", "evaluator", "reason", "result"}
+    hidden = {"objective", "inputs", "topic", "reason", "result"}
     for before, after in parts(body, sealed):
         for field in fields(before):
             if field.name not in hidden and field.name not in ("spec", "value"):
@@ -181,10 +193,9 @@ def test_of_two_keys_of_one_name_the_right_one_is_found(monkeypatch: pytest.Monk
     "body",
     [
         SubmitBody(SPEC),
-        SubmitBody(replace(SPEC, objective=SEALED_OBJECTIVE, topic=b"", evaluator="")),
+        SubmitBody(replace(SPEC, objective=SEALED_OBJECTIVE, topic=b"")),
         SubmitBody(replace(sealer().seal_spec(AUTHOR.key, SPEC, KEY), objective="shown")),
         SubmitBody(replace(sealer().seal_spec(AUTHOR.key, SPEC, KEY), topic=b"shown")),
-        SubmitBody(replace(sealer().seal_spec(AUTHOR.key, SPEC, KEY), evaluator="shown")),
         ReportBody(TASK, 0, value(), ()),
         ClaimBody(TASK, Purpose.CANCEL, 0, WORDS),
         ClaimBody(TASK, Purpose.CANCEL, 0, sealer().seal_text(WORDS, [4, AUTHOR.key, 5], KEY) + "="),
@@ -201,13 +212,13 @@ def test_clear_content_is_seen_without_any_key_and_never_read_as_sealed(body: Bo
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff", encode([]), encode([WORDS, b"", b""]), encode([b"", b"", b"", b""]),
-     encode([WORDS, b"", b"", "", 0]), encode(["", b"", b"", ""]),
-     encode(["x" * 1025, b"", b"", ""]), encode([WORDS, b"", bytes(1025), ""])],
+    [b"", b"\xff", encode([]), encode([WORDS, b""]), encode([b"", b"", b""]),
+     encode([WORDS, b"", b"", ""]), encode(["", b"", b""]),
+     encode(["x" * 1025, b"", b""]), encode([WORDS, b"", bytes(1025)])],
 )  # fmt: skip
 def test_a_member_that_seals_nonsense_is_refused_by_name(content: bytes) -> None:
     inputs = seal_content(KEY, [int(Kind.SUBMIT), AUTHOR.key, SPEC.key], content)
-    nonsense = replace(SPEC, objective=SEALED_OBJECTIVE, inputs=inputs, topic=b"", evaluator="")
+    nonsense = replace(SPEC, objective=SEALED_OBJECTIVE, inputs=inputs, topic=b"")
     with pytest.raises(CodecError):
         sealer().open_spec(AUTHOR.key, nonsense)
 
@@ -234,7 +245,7 @@ def test_the_largest_contents_fit_and_larger_ones_are_refused_before_they_are_en
     assert len(ring.seal_text(text, [1], KEY)) == limits.TEXT_BYTES_MAX
     with pytest.raises(LimitExceeded):
         ring.seal_text(text + "x", [1], KEY)
-    room = SEALED_INPUT_BYTES_MAX - len(encode([WORDS, b"", b"", ""])) - 2
+    room = SEALED_INPUT_BYTES_MAX - len(encode([WORDS, b"", b""])) - 2
     spec = TaskSpec(b"k", WORDS, bytes(room))
     sealed = ring.seal_spec(AUTHOR.key, spec, KEY)
     assert len(sealed.inputs) == limits.TASK_INPUT_BYTES_MAX

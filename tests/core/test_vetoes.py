@@ -11,16 +11,20 @@ from test_epochs import Live
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import Conflict, NotAuthorised, SignatureError
+from converge_p2p.core.governance.models import ALL_RULES, compile_rules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import GovernanceKind, ModelTerms
 from converge_p2p.core.model.task import Outcome, TaskState, TaskValue
-from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, Phase, Purpose, VetoBody
+from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, Phase, Purpose, Token, VetoBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
-from converge_p2p.core.types import TaskId
+from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import audit
+from converge_p2p.core.view.epochs import Epochs
 from converge_p2p.core.view.receipt import Receipt, receipt_of
+from converge_p2p.core.view.register import Vote
+from converge_p2p.core.view.tasks import TaskRegister
 from converge_p2p.core.view.vetoes import veto_subject
 from converge_p2p.testing.checkers import held_operations
 
@@ -423,3 +427,60 @@ def test_a_veto_counts_although_its_author_forks_later() -> None:
         states.add(replica.view.state_bytes())
         assert set(replica.view.vetoes.registers[court.subject].denials) == {word.id}
     assert len(states) == 1
+
+
+def _epochs(*models: ModelTerms) -> tuple[Epochs, list[PublicKey]]:
+    """Epochs of four electors; everybody promised each next one with its tenth operation."""
+    pool = Pool(4, 1, faults=1)
+    epochs, keys = Epochs(pool.id, ALL_RULES), [elector.key for elector in pool.electors]
+    for number, model in enumerate(models):
+        governance = GovernanceKind.VETO if model.vetoers else GovernanceKind.DEMOCRATIC
+        spec = replace(pool.spec, governance=governance, model=model)
+        value = TaskValue(Outcome.COMPLETED, keys[0], encode_value(number)) if number else None
+        epochs.add(spec, compile_rules(spec), value=value, promised=dict.fromkeys(keys, 10))
+    return epochs, keys
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_the_terms_are_those_of_the_epoch_whose_lock_the_result_repeats(early: bool) -> None:
+    judge = ModelTerms(vetoers=(Identity.from_seed(bytes([9]) * 32).public_key,))
+    epochs, keys = _epochs(judge, ModelTerms())
+    register, value = TaskRegister(TaskId(bytes(32)), epochs), ValueHash(b"v" * 32)
+    vote = OperationId(b"o" * 32)
+    if early:
+        for key in keys[:3]:
+            register.add_endorsement(Token(0, 0), key, value)
+        register.add_accept(Token(0, 0), keys[0], value, Vote(5, vote))
+    for key in keys[:3]:
+        register.add_accept(Token(1, 0), key, value, Vote(11, vote))
+    assert register.settled_token == Token(1, 0)
+    terms = register.veto_terms()
+    assert (terms is not None) is early
+    # a certificate of the first epoch that is heard of later says the same
+    if early:
+        other = TaskRegister(TaskId(bytes(32)), epochs)
+        for key in keys[:3]:
+            other.add_accept(Token(0, 0), key, value, Vote(5, vote))
+        assert other.veto_terms() == terms
+
+
+def test_a_vetoer_of_later_terms_has_no_say_in_a_result_that_was_settled_before() -> None:
+    live = Vetoed(silence_denies=True, vetoers=2)
+    first, second = sorted(live.vetoers)
+    terms = replace(live.terms, model=replace(live.terms.model, vetoers=(live.key(first),)))
+    live.move(terms=terms)
+    live.reach(1)
+    task = live.submit(b"x")
+    live.await_veto(task)
+    with pytest.raises(NotAuthorised):
+        live.mesh.replicas[second].handle(ev.Veto(task), ev.Now(live.mesh.now_ms, 0))
+    settled = live.mesh.replicas[0].view.registers[task].settled
+    assert settled is not None
+    author = live.pool.people[second]
+    late = author.sign(VetoBody(task, settled, True, "I once was one"), seq=0, prev=None, epoch=1)
+    for replica in live.mesh.replicas:
+        feed(replica, [late], live.mesh.now_ms)
+        assert replica.log.holds(late.id)
+    assert not live.mesh.replicas[0].view.vetoes.registers[live.subject(task)].denials
+    live.mesh.at(1, first, ev.Veto(task, deny=False))
+    assert live.ends(task) == {TaskState.COMPLETED}

@@ -20,9 +20,10 @@ from converge_p2p.core.model.pool import PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
 from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
 from converge_p2p.core.oplog.operation import sign_operation
-from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import Motions, MotionView
+from converge_p2p.node import FrozenView
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class FakePool:
         self.ready = True
         self.has_quorum: bool | None = True
         self.found: list[Finding] = []
+        self.shut_out: list[FrozenView] = []
         self.council = FakeCouncil(identity, spec, id_)
         self.handlers: dict[str, tuple[Any, int]] = {}
         self.watchers: list[trio.MemorySendChannel[TaskView]] = []
@@ -142,6 +144,13 @@ class FakePool:
 
     def members(self) -> Sequence[FakeMember]:
         return [FakeMember(Identity.from_public_key(key).id, key, True) for key in self.spec.electors]
+
+    def frozen(self) -> list[FrozenView]:
+        return self.shut_out
+
+    @property
+    def unsure(self) -> str:
+        return ""
 
     def tasks(self) -> list[TaskView]:
         return list(self._tasks.values())
@@ -171,6 +180,16 @@ class FakePool:
         if awaiting is None:
             raise Conflict("there is no result that could be denied or let pass")
         self.change(replace(self._tasks[id_], state=TaskState.COMPLETED, value=awaiting, awaiting=None))
+
+    async def judge(self, id_: TaskId, approve: bool, reason: str = "", *, value: ValueHash | None = None) -> None:
+        unjudged = self._tasks[id_].unjudged
+        found = [item for item in unjudged if value in (None, item.hash)]
+        if len(found) != 1:
+            raise Conflict(f"{len(found)} results of the task wait for a verdict")
+        if approve:
+            self.change(replace(self._tasks[id_], state=TaskState.COMPLETED, value=found[0], unjudged=()))
+        else:
+            self.change(replace(self._tasks[id_], state=TaskState.PENDING, unjudged=()))
 
     def settle(self, id_: TaskId, outcome: Outcome, value: Any) -> None:
         settled = TaskValue(outcome, self._identity.public_key, encode_value(value))

@@ -28,6 +28,7 @@ from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, Tas
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import OperationId, PoolId, TaskId
 from converge_p2p.core.view.audit import Finding, Rule
+from converge_p2p.node import FrozenView
 
 OTHER = Identity.from_seed(b"\1" * 32)
 STRANGER = Identity.from_seed(b"\2" * 32)
@@ -181,6 +182,18 @@ async def test_terms_that_a_model_cannot_use_are_refused_with_the_reason(
         assert code != 0
         assert message in err
         assert not bench.node.pools
+
+
+async def test_whoever_forked_is_shown_with_the_number(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        await bench.run("pool", "create", "demo")
+        assert "frozen" not in (await bench.run("pool", "show", "demo"))[1]
+        (pool,) = bench.node.pools.values()
+        pool.shut_out = [FrozenView(OTHER.id, OTHER.public_key, 7)]
+        assert (await bench.json("pool", "show", "demo"))[1]["frozen"] == [
+            {"agent_id": OTHER.id, "public_key": OTHER.public_key.hex(), "seq": 7}
+        ]
+        assert f"{OTHER.id} signed two operations with number 7" in (await bench.run("pool", "show", "demo"))[1]
 
 
 async def test_electors_that_broke_a_rule_are_named_with_the_proof(bench_of: Callable[[], Any]) -> None:
@@ -420,6 +433,31 @@ async def test_a_vetoer_sees_the_result_that_waits_and_denies_it_or_lets_it_pass
         assert (data["state"], data["reason"], data["awaits_veto"]) == ("failed", "vetoed: too few", False)
         data = (await bench.json("task", "pass", "demo", passed))[1]
         assert (data["state"], data["result"], data["awaiting"]) == ("completed", {"words": 2}, None)
+
+
+async def test_an_evaluator_sees_what_was_reported_and_approves_or_denies_it(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        judge = f"agent:{OTHER.id}"
+        ids = [(await bench.json("task", "submit", "demo", "x", "--evaluator", judge))[1]["id"] for _ in range(2)]
+        code, error = await bench.json("task", "submit", "demo", "x", "--evaluator", "me")
+        assert (code, "names no evaluator" in error["message"]) == (2, True)
+        values = [TaskValue(Outcome.COMPLETED, OTHER.public_key, encode_value(number)) for number in (1, 2)]
+        for id_ in ids:
+            name = TaskId(bytes.fromhex(id_))
+            pool.change(replace(pool.task(name), state=TaskState.ASSIGNED, unjudged=tuple(values)))
+        data = (await bench.json("task", "show", "demo", ids[0]))[1]
+        assert (data["evaluator"], data["awaits_verdict"]) == (judge, True)
+        assert data["unjudged"][1] == {"value": values[1].hash.hex(), "by": OTHER.id, "result": 2}
+        assert values[0].hash.hex() in (await bench.run("task", "show", "demo", ids[0]))[1]
+        assert "awaits a verdict" in (await bench.run("task", "ls", "demo"))[1]
+        assert (await bench.json("task", "judge", "demo", ids[0], "approve"))[0] == 7
+        assert (await bench.json("task", "judge", "demo", ids[0], "approve", "--value", "12"))[0] == 2
+        chosen = ("--value", values[1].hash.hex())
+        data = (await bench.json("task", "judge", "demo", ids[0], "approve", *chosen))[1]
+        assert (data["state"], data["result"], data["unjudged"]) == ("completed", 2, [])
+        data = (await bench.json("task", "judge", "demo", ids[1], "deny", *chosen, "--reason", "poor"))[1]
+        assert data["state"] == "pending"
 
 
 async def test_a_node_that_is_not_ready_says_what_it_does(bench_of: Callable[[], Any]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import admission_story
 import governance_story
 import pool_story
+import receipt_story
 import secrecy_story
 
 from converge_p2p.core.codec import encode, tagged_hash
@@ -286,6 +287,7 @@ FILES = {
     "secrecy.json": lambda: secrecy_story.secrecy(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
     "admission.json": lambda: admission_story.admission(to_json),
+    "receipts.json": lambda: receipt_story.receipts(to_json),
 }
 
 

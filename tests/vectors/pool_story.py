@@ -56,6 +56,7 @@ from converge_p2p.core.oplog.key_bodies import PrekeyBody, offer_bodies
 from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
 from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import Operation, sign_operation
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
     Comparison,
@@ -66,6 +67,8 @@ from converge_p2p.core.replica.wire import (
     Operations,
     Part,
     SyncMessage,
+    Tip,
+    TipWanted,
     Want,
     encode_message,
 )
@@ -95,10 +98,9 @@ class Signer:
     def sign(self, pool: PoolId, body: Body, **changed: Any) -> Operation:
         """Sign the next operation of the chain."""
         last = self.chain[-1] if self.chain else None
-        operation = sign_operation(
-            self.identity, pool, body, seq=len(self.chain), prev=None if last is None else last.id,
-            epoch=0, hlc=HLC_START + len(self.chain), **changed,
-        )  # fmt: skip
+        fields: dict[str, Any] = {"epoch": 0, "hlc": HLC_START + len(self.chain), **changed}
+        prev = None if last is None else last.id
+        operation = sign_operation(self.identity, pool, body, seq=len(self.chain), prev=prev, **fields)
         self.chain.append(operation)
         return operation
 
@@ -180,6 +182,8 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     content = content_key(pool)
     (offer,) = offer_bodies(content, bob.identity.public_key, recipients, OFFER_ENTROPY)
     tell("content key, sealed to a prekey and to the key of an identity", bob, offer)
+    tell("verdict: a result is approved", bob, VerdictBody(task, value.hash, True))
+    tell("verdict: a result is denied", bob, VerdictBody(task, value.hash, False, "twelve is not enough"))
     tell("leave", carol, LeaveBody())
     return pool, told
 
@@ -253,6 +257,11 @@ def operations(to_json: Any) -> dict[str, Any]:
     }
 
 
+def bytes_key(number: int) -> PublicKey:
+    """A key that nobody holds."""
+    return PublicKey(bytes([number]) * 32)
+
+
 def sync_messages() -> list[tuple[str, SyncMessage]]:
     """Each kind of sync message."""
     _, told = story()
@@ -272,6 +281,9 @@ def sync_messages() -> list[tuple[str, SyncMessage]]:
         ("no operations", Operations((), False)),
         ("genesis wanted", GenesisWanted()),
         ("entries, others were left out", Entries(whole, True)),
+        ("tip wanted", TipWanted(other.author)),
+        ("tip", Tip(other.author, 3, other.signed)),
+        ("tip of an author of whom nothing is held", Tip(bytes_key(7), 0, b"")),
     ]
 
 

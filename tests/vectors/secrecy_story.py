@@ -31,7 +31,7 @@ def secrecy(to_json: Any) -> dict[str, Any]:
             continue
         body = operation.body
         if isinstance(body, SubmitBody):
-            body = SubmitBody(replace(body.spec, key=ring.blind(body.spec.key), topic=b"t", evaluator="e"))
+            body = SubmitBody(replace(body.spec, key=ring.blind(body.spec.key), topic=b"t"))
         assert isinstance(body, SubmitBody | ReportBody | ClaimBody)
         sealed = seals.seal_body(body, operation.author, operation.seq, key)
         assert seals.open_body(sealed, operation.author, operation.seq) == body

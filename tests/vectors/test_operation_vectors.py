@@ -43,7 +43,13 @@ def test_an_operation_is_a_signature_and_its_fields(case: dict[str, Any]) -> Non
 
 
 def test_every_kind_of_operation_is_there() -> None:
-    assert {from_json(case["fields"])[8] for case in OPERATIONS["operations"]} == {*range(11), 12, 13, *range(20, 30)}
+    assert {from_json(case["fields"])[8] for case in OPERATIONS["operations"]} == {
+        *range(11),
+        12,
+        13,
+        16,
+        *range(20, 30),
+    }
     assert [operation for _, operation in story()[1]] == [
         decode_operation(bytes.fromhex(case["signed"]), POOL) for case in OPERATIONS["operations"]
     ]

@@ -16,6 +16,7 @@ from typing import Any
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode_value, encode, encode_value, tagged_hash
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError
+from converge_p2p.core.model.evaluator import parse_evaluator
 from converge_p2p.core.types import PoolId, PublicKey, TaskId, ValueHash
 
 
@@ -74,15 +75,19 @@ class TaskValue:
         outcome: how it ended.
         worker: public key of whoever the result is credited to.
         result: an encoded user value (`codec.encode_value`), at most `limits.RESULT_BYTES_MAX` bytes.
+        voted: of a value that was opened in a private pool, the hash of its sealed form; else None.
     """
 
     outcome: Outcome
     worker: PublicKey
     result: bytes
+    voted: ValueHash | None = field(default=None, compare=False)
 
     @property
     def hash(self) -> ValueHash:
         """What electors vote on."""
+        if self.voted is not None:
+            return self.voted
         return ValueHash(tagged_hash("value", encode([int(self.outcome), self.worker, self.result])))
 
 
@@ -103,7 +108,7 @@ class TaskSpec:
         deadline_ms: Unix time after which workers no longer take it; 0 is none.
         cpu_milli: processor need in thousandths of a core.
         memory_mb: memory need in MiB.
-        evaluator: name of the rule or agent that judges results, or empty.
+        evaluator: who judges results: `agent:<agent id or public key>`, `rule:<name>`, or empty.
     """
 
     key: bytes
@@ -140,6 +145,7 @@ class TaskSpec:
             raise LocalError("a task needs an objective and a key that is not empty")
         if list(self.required_capabilities) != sorted(set(self.required_capabilities)):
             raise LocalError("required capabilities must be sorted and without repeats")
+        parse_evaluator(self.evaluator)
         ttl = self.claim_ttl_ms
         if ttl and not limits.CLAIM_TTL_MS_MIN <= ttl <= limits.CLAIM_TTL_MS_MAX:
             raise LocalError(
@@ -211,7 +217,8 @@ class Task:
         priority: higher is claimed first.
         constraints: the conventional keys timeout_sec, deadline (Unix seconds), claim_ttl_sec, max_retries,
             cpu (cores), memory_mb.
-        evaluator: name of the rule or agent that judges results.
+        evaluator: who judges results: `agent:<agent id or public key>`, `rule:<name>` (see `register_evaluator`), or
+            empty. Electors accept only a completed result that it approved.
     """
 
     objective: str
@@ -292,9 +299,9 @@ class TaskView:
         expired: whether the time of whoever holds it is over on the local clock.
         progress: what the holder said last, if ASSIGNED and it said something.
         awaiting: the result it was settled on, while the pool's vetoers may still deny it.
+        unjudged: results of whoever holds it that wait for a verdict of its evaluator.
         sealed: something of it is sealed with a content key that is not held here, or does not open: the objective is
             then "sealed", inputs and result are empty.
-        value_hash: what the electors settled it on, if terminal: in a private pool the hash of the sealed value.
     """
 
     id: TaskId
@@ -311,8 +318,8 @@ class TaskView:
     expired: bool = False
     progress: Progress | None = None
     awaiting: TaskValue | None = None
+    unjudged: tuple[TaskValue, ...] = ()
     sealed: bool = False
-    value_hash: ValueHash | None = None
 
     @property
     def claimable(self) -> bool:

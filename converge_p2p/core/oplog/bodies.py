@@ -15,21 +15,14 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
-from converge_p2p.core.oplog import coordination_codec
+from converge_p2p.core.oplog import coordination_codec, key_bodies
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
 from converge_p2p.core.oplog.fields import HASH_BYTES
 from converge_p2p.core.oplog.fields import check_shape as _shape
 from converge_p2p.core.oplog.fields import hash_field as _hash
 from converge_p2p.core.oplog.fields import round_field as _round
 from converge_p2p.core.oplog.fields import text_field as _text
-from converge_p2p.core.oplog.key_bodies import (
-    ContentKeyBody,
-    PrekeyBody,
-    decode_content_key,
-    decode_prekey,
-    encode_content_key,
-    encode_prekey,
-)
+from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import (
     MotionBody,
     OpinionBody,
@@ -38,6 +31,7 @@ from converge_p2p.core.oplog.motions import (
     encode_motion,
     encode_opinion,
 )
+from converge_p2p.core.oplog.verdicts import VerdictBody, decode_verdict, encode_verdict
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
 
@@ -57,6 +51,7 @@ class Kind(IntEnum):
     VETO = 10
     CONTENT_KEY = 12
     PREKEY = 13
+    VERDICT = 16
     AUCTION = 20
     BID = 21
     POLL_OPEN = 22
@@ -258,6 +253,7 @@ Body = (
     | VetoBody
     | ContentKeyBody
     | PrekeyBody
+    | VerdictBody
     | CoordinationBody
     | ActBody
 )
@@ -297,9 +293,11 @@ def encode_body(body: Body) -> list[Any]:
         case VetoBody(task_id, value, deny, reason):
             return [task_id, value, deny, reason]
         case ContentKeyBody():
-            return encode_content_key(body)
+            return key_bodies.encode_content_key(body)
         case PrekeyBody():
-            return encode_prekey(body)
+            return key_bodies.encode_prekey(body)
+        case VerdictBody():
+            return encode_verdict(body)
         case ActBody(delegation, inner):
             return [delegation, int(kind_of(inner)), encode_body(inner)]
         case _:
@@ -478,6 +476,7 @@ _KINDS: dict[type, Kind] = {
     VetoBody: Kind.VETO,
     ContentKeyBody: Kind.CONTENT_KEY,
     PrekeyBody: Kind.PREKEY,
+    VerdictBody: Kind.VERDICT,
     ActBody: Kind.ACT,
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
 }
@@ -493,8 +492,9 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.MOTION: decode_motion,
     Kind.OPINION: decode_opinion,
     Kind.VETO: _veto,
-    Kind.CONTENT_KEY: decode_content_key,
-    Kind.PREKEY: decode_prekey,
+    Kind.CONTENT_KEY: key_bodies.decode_content_key,
+    Kind.PREKEY: key_bodies.decode_prekey,
+    Kind.VERDICT: decode_verdict,
     Kind.ACT: _act,
     **coordination_codec.DECODERS,
 }

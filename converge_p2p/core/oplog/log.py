@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
@@ -388,7 +389,8 @@ class OperationLog:
             passed = self.parking.first(author, self.epoch, below=len(chain))
             if passed is not None:
                 self.parking.remove(passed)
-                self._place(chain, passed, result)
+                with suppress(RemoteViolation):
+                    self._place(chain, passed, result)
                 self._release_parked(chain, author, result)
             self._sum_up(chain, author, result)
         return result
@@ -421,6 +423,16 @@ class OperationLog:
         """Signed operations of an author's chain, from `start` to `stop` exclusive."""
         chain = self.chains.get(author)
         return [] if chain is None else chain.signed[max(0, start) : max(0, stop)]
+
+    def last_of(self, author: PublicKey) -> bytes:
+        """The signed operation that an author's chain ends with; of a frozen author a loose one, beyond its chain.
+
+        Empty if nothing of it is held.
+        """
+        chain = self.chains.get(author)
+        if chain is None:
+            return b""
+        return next(iter(chain.loose.values()), b"") or (chain.signed[-1] if chain.signed else b"")
 
     def read_loose(self, author: PublicKey, start: bytes = b"") -> list[bytes]:
         """The loose operations of a frozen author in the order of their ids, as a ring from `start` on."""

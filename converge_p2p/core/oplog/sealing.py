@@ -3,7 +3,7 @@
 Knows: the fields of each body. Must not know: which key is the right one (see `view.keys.writing_key`).
 Source: `docs/protocol.md`, private pools; `docs/decisions/0007-sealed-contents.md`.
 
-Sealed: objective, inputs, topic and evaluator of a submit (together), the result of a report, every reason, question
+Sealed: objective, inputs and topic of a submit (together), the result of a report, every reason, question
 and options of a poll, the terms of a negotiation. Clear: everything that relays, electors and the fold judge by. A
 sealed content is bound to what it belongs to: a submit's to its author and key, a result to task, outcome and worker (a
 locked value travels in reports of others, and electors vote on the hash of the sealed bytes), the rest to author and
@@ -35,13 +35,14 @@ from converge_p2p.core.oplog.bodies import (
 )
 from converge_p2p.core.oplog.coordination import AnswerBody, PollOpenBody, PollVoteBody, ProposeBody
 from converge_p2p.core.oplog.motions import MotionBody
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import PublicKey, TaskId
 
 SEALED_OBJECTIVE: Final = "sealed"
 """Stands where the objective of a sealed task would: a task without one is refused."""
 
 SEALED_INPUT_BYTES_MAX: Final = limits.TASK_INPUT_BYTES_MAX - limits.SEALED_OVERHEAD_BYTES
-"""Of objective, inputs, topic and evaluator together, encoded."""
+"""Of objective, inputs and topic together, encoded."""
 
 SEALED_RESULT_BYTES_MAX: Final = limits.RESULT_BYTES_MAX - limits.SEALED_OVERHEAD_BYTES
 SEALED_TEXT_BYTES_MAX: Final = limits.TEXT_BYTES_MAX * 3 // 4 - limits.SEALED_OVERHEAD_BYTES
@@ -97,7 +98,7 @@ class ContentSealer:
                 return replace(body, question=self.seal_text(body.question, [*context, 0], key), options=options)
             case VetoBody() if body.reason:
                 return replace(body, reason=self.seal_text(body.reason, veto_context(author, body.task), key))
-            case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() if body.reason:
+            case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() | VerdictBody() if body.reason:
                 return replace(body, reason=self.seal_text(body.reason, [int(kind_of(body)), author, seq], key))
             case _:
                 return body
@@ -141,7 +142,7 @@ class ContentSealer:
                 return replace(body, question=self.open_text(body.question, [*context, 0]), options=options)
             case VetoBody() if body.reason:
                 return replace(body, reason=self.open_text(body.reason, veto_context(author, body.task)))
-            case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() if body.reason:
+            case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() | VerdictBody() if body.reason:
                 return replace(body, reason=self.open_text(body.reason, [int(kind_of(body)), author, seq]))
             case _:
                 return body
@@ -149,7 +150,7 @@ class ContentSealer:
     # ------------------------------------------------------------ tasks
 
     def seal_spec(self, author: PublicKey, spec: TaskSpec, key: ContentKey) -> TaskSpec:
-        """Return a task with objective, inputs, topic and evaluator sealed, or as it is if it is sealed already.
+        """Return a task with objective, inputs and topic sealed, or as it is if it is sealed already.
 
         Raises:
             LimitExceeded: these have more than `SEALED_INPUT_BYTES_MAX` bytes together.
@@ -158,10 +159,10 @@ class ContentSealer:
         if is_sealed(spec.inputs):
             return spec
         spec.check()
-        plain = encode([spec.objective, spec.inputs, spec.topic, spec.evaluator])
-        _bounded("TASK_INPUT_BYTES_MAX", "objective, inputs, topic and evaluator", len(plain), SEALED_INPUT_BYTES_MAX)
+        plain = encode([spec.objective, spec.inputs, spec.topic])
+        _bounded("TASK_INPUT_BYTES_MAX", "objective, inputs and topic", len(plain), SEALED_INPUT_BYTES_MAX)
         sealed = seal_content(key, _spec_context(author, spec), plain)
-        return replace(spec, objective=SEALED_OBJECTIVE, inputs=sealed, topic=b"", evaluator="")
+        return replace(spec, objective=SEALED_OBJECTIVE, inputs=sealed, topic=b"")
 
     def open_spec(self, author: PublicKey, spec: TaskSpec) -> TaskSpec:
         """Return a task with its contents in clear. Its key stays the blinded one, which the task's id commits to.
@@ -169,11 +170,11 @@ class ContentSealer:
         Raises:
             NotFound, LocalError, SignatureError, CodecError: as `open_body`.
         """
-        if (spec.objective, spec.topic, spec.evaluator) != (SEALED_OBJECTIVE, b"", ""):
+        if (spec.objective, spec.topic) != (SEALED_OBJECTIVE, b""):
             raise LocalError("the task is not sealed")
         match decode(self._open(spec.inputs, _spec_context(author, spec))):
-            case [str() as objective, bytes() as inputs, bytes() as topic, str() as evaluator]:
-                opened = replace(spec, objective=objective, inputs=inputs, topic=topic, evaluator=evaluator)
+            case [str() as objective, bytes() as inputs, bytes() as topic]:
+                opened = replace(spec, objective=objective, inputs=inputs, topic=topic)
             case _:
                 raise CodecError("what was sealed is not the content of a task")
         try:
@@ -194,12 +195,12 @@ class ContentSealer:
         return replace(value, result=seal_content(key, _value_context(task, value), value.result))
 
     def open_value(self, task: TaskId, value: TaskValue) -> TaskValue:
-        """Return a value with its result in clear. Its hash is then no longer what electors voted on.
+        """Return a value with its result in clear. Its hash stays that of the sealed one, which electors vote on.
 
         Raises:
             NotFound, LocalError, SignatureError: as `open_body`.
         """
-        return replace(value, result=self._open(value.result, _value_context(task, value)))
+        return replace(value, result=self._open(value.result, _value_context(task, value)), voted=value.hash)
 
     # ------------------------------------------------------------ single contents
 
@@ -250,7 +251,7 @@ def check_sealed(body: Body) -> None:
     """
     match body:
         case SubmitBody(spec) | ActBody(_, SubmitBody(spec)):
-            hidden = (spec.objective, spec.topic, spec.evaluator) == (SEALED_OBJECTIVE, b"", "")
+            hidden = (spec.objective, spec.topic) == (SEALED_OBJECTIVE, b"")
             sealed = hidden and is_sealed(spec.inputs)
         case ReportBody(_, _, value):
             sealed = is_sealed(value.result) or verdict_of(value.result) is not None
@@ -258,7 +259,7 @@ def check_sealed(body: Body) -> None:
             sealed = is_sealed(body.terms)
         case PollOpenBody():
             sealed = all(is_sealed(_text_bytes(text)) for text in (body.question, *body.options))
-        case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() | VetoBody():
+        case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() | VetoBody() | VerdictBody():
             sealed = _sealed_reason(body.reason)
         case ActBody(_, ClaimBody() | AnswerBody() as inner):
             sealed = _sealed_reason(inner.reason)

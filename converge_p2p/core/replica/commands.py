@@ -26,11 +26,12 @@ from converge_p2p.core.oplog.bodies import (
     VetoBody,
 )
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CoordinationCommand, CoordinationCommands
 from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
-from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.tasks import TaskRegister
 
@@ -41,15 +42,13 @@ class Commands:
     def __init__(
         self,
         key: PublicKey,
-        pool: PoolId,
         view: View,
         proposer: Proposer,
         contents: PrivateContents,
-        *,
         length_of: Callable[[PublicKey], int],
     ) -> None:
         self._key = key
-        self._pool = pool
+        self._pool = view.pool
         self._view = view
         self._proposer = proposer
         self._contents = contents
@@ -97,6 +96,8 @@ class Commands:
                 return self._move(motion)
             case ev.Veto():
                 return self._veto(command)
+            case ev.Judge():
+                return self._judge(command)
             case ev.Say(motion, choice):
                 return self._say(motion, choice)
             case _:
@@ -265,6 +266,27 @@ class Commands:
         if self._key not in veto.terms.vetoers:
             raise NotAuthorised("only the vetoers of the pool deny a result or let it pass")
         return VetoBody(command.task, register.settled, command.deny, _cut(command.reason))
+
+    def _judge(self, command: ev.Judge) -> Body | None:
+        register = self._open_register(command.task)
+        if register.evaluator is None or not register.evaluator.is_agent(self._key):
+            raise NotAuthorised("this node is not the evaluator of the task")
+        waiting = [value.hash for value in register.to_judge()]
+        if command.value is None and len(waiting) != 1:
+            raise Conflict(
+                f"{len(waiting)} results of the task wait for a verdict"
+                if waiting
+                else "no result waits for a verdict",
+                hint="name the result by its hash" if waiting else "wait until whoever holds the task reports one",
+            )
+        name = waiting[0] if command.value is None else command.value
+        value = register.values.get(name)
+        if value is None:
+            raise NotFound(f"no result {name.hex()[:12]} of the task was reported here")
+        if register.verdict(value) in (True, command.approve):
+            # one approval is enough, for ever
+            return None
+        return VerdictBody(command.task, name, command.approve, _cut(command.reason))
 
     def _cancel(self, command: ev.Cancel) -> Body | None:
         register = self._open_register(command.task)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError, NoContentKey
+from converge_p2p.core.model.evaluator import EvaluatorKind, parse_evaluator
 from converge_p2p.core.model.keyring import Keyring
 from converge_p2p.core.model.secrecy import ContentKey, is_sealed
 from converge_p2p.core.model.task import TaskSpec, TaskValue, TaskView
@@ -35,6 +36,7 @@ from converge_p2p.core.oplog.sealing import (
     verdict_of,
     veto_context,
 )
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica.coordination import ActFor, CoordinationCommand, SubmitFor
 from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.core.view.fold import View
@@ -66,7 +68,7 @@ class Contents:
     @property
     def on(self) -> bool:
         """Whether the pool is private, as far as its founding is known."""
-        return self._view.private
+        return self._view.epochs.private
 
     @property
     def able(self) -> bool:
@@ -97,7 +99,7 @@ class Contents:
                 return replace(body, reason="")
             raise
         assert self._sealer is not None, "who has a key has a ring"
-        if isinstance(body, ClaimBody | ReleaseBody | VetoBody):
+        if isinstance(body, ClaimBody | ReleaseBody | VetoBody | VerdictBody):
             body = replace(body, reason=cut_reason(body.reason))
         if isinstance(body, ActBody) and isinstance(body.inner, SubmitBody):
             given = self._view.coordination.delegations.get(body.delegation)
@@ -115,12 +117,15 @@ class Contents:
         """Return a task under its blinded key, in clear.
 
         Raises:
-            LocalError: inputs that look as if they were sealed.
+            LocalError: inputs that look as if they were sealed, or a rule as evaluator.
         """
         if not self.on:
             return spec
         if is_sealed(spec.inputs):
             raise LocalError("the inputs are not an encoded value")
+        evaluator = parse_evaluator(spec.evaluator)
+        if evaluator is not None and evaluator.kind is EvaluatorKind.RULE:
+            raise LocalError("a rule cannot judge what is sealed", hint="name an agent that is a member of the pool")
         return replace(spec, key=self.task_key(spec.key))
 
     def command_to_coordinate(self, command: CoordinationCommand) -> CoordinationCommand:
@@ -195,30 +200,35 @@ class Contents:
         """Return a task as it can be read here; what does not open is left out (`TaskView.sealed`)."""
         if not self.on:
             return view
-        spec, value = self.open_spec(view.id, view.submitter, view.spec), view.value
+        spec = self.open_spec(view.id, view.submitter, view.spec)
         sealed = spec is None
         if spec is None:
-            spec = replace(view.spec, objective=SEALED_OBJECTIVE, inputs=_NO_INPUTS, topic=b"", evaluator="")
-        opened, awaiting = self._open_value(view.id, value), self._open_value(view.id, view.awaiting)
-        hidden = any(shut is not None and found is None for shut, found in ((value, opened), (view.awaiting, awaiting)))
-        if value is not None and opened is None:
-            opened = replace(value, result=_NOTHING)
+            spec = replace(view.spec, objective=SEALED_OBJECTIVE, inputs=_NO_INPUTS, topic=b"")
+        value, hidden = self._shown(view.id, view.value)
+        awaiting, hidden_awaiting = self._shown(view.id, view.awaiting)
+        unjudged = [self._shown(view.id, one) for one in view.unjudged]
         return replace(
             view,
             spec=spec,
-            value=opened,
+            value=value,
             awaiting=awaiting,
-            sealed=sealed or hidden,
-            value_hash=None if value is None else value.hash,
+            unjudged=tuple(one for one, _ in unjudged if one is not None),
+            sealed=sealed or hidden or hidden_awaiting or any(shut for _, shut in unjudged),
         )
 
-    def _open_value(self, task: TaskId, value: TaskValue | None) -> TaskValue | None:
+    def _shown(self, task: TaskId, value: TaskValue | None) -> tuple[TaskValue | None, bool]:
+        """A value as it can be read here, and whether something had to be left out."""
         if value is None:
-            return None
+            return None, False
+        opened = self._open_value(task, value)
+        return (opened, False) if opened is not None else (replace(value, result=_NOTHING, voted=value.hash), True)
+
+    def _open_value(self, task: TaskId, value: TaskValue) -> TaskValue | None:
         verdict = verdict_of(value.result)
         if verdict is not None:
             reason = self._open_text(verdict.get("reason", ""), veto_context(verdict.get("by", b""), task))
-            return replace(value, result=encode_value({**verdict, "reason": reason})) if verdict else value
+            shown = encode_value({**verdict, "reason": reason}) if verdict else value.result
+            return replace(value, result=shown, voted=value.hash)
         try:
             return None if self._sealer is None else self._sealer.open_value(task, value)
         except ConvergeError:

@@ -75,5 +75,5 @@ def _check_content(view: View, operation: Operation) -> None:
     # the value of an epoch is judged by everybody
     if isinstance(body, ReportBody) and body.task == epoch_subject(view.pool, operation.epoch + 1):
         return
-    if view.private and shows_content(body):
+    if view.epochs.private and shows_content(body):
         raise RemoteViolation("clear_content", "the pool is private, and the operation shows its content")

@@ -347,6 +347,9 @@ class Elector:
         else:
             current = highest
         following = Token(current.epoch, current.round + 1)
+        if isinstance(register, TaskRegister) and register.denied(current) and not register.denied_by_agent(current):
+            # what a rule denies no log shows, so that it counts like a holder that ran out of time: if enough say so
+            patience.expired = current
         if patience.expired is not None and patience.expired >= current:
             return following
         # a certificate that came after all ends the impatience
@@ -361,6 +364,8 @@ class Elector:
         holder = register.certified_claim(token)
         if holder is not None:
             if (holder.author, token) in register.releases:
+                return True
+            if isinstance(register, TaskRegister) and register.denied_by_agent(token):
                 return True
             if holder.purpose is not Purpose.CANCEL and self._cancel_waits(register, token):
                 return True

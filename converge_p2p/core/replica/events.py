@@ -11,16 +11,63 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
 
 from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
+from converge_p2p.core.model.task import Outcome, TaskSpec
 from converge_p2p.core.oplog.motions import MotionBody
 from converge_p2p.core.replica.key_notices import ContentKeyTaken as ContentKeyTaken
 from converge_p2p.core.replica.key_notices import KeyOverdue as KeyOverdue
 from converge_p2p.core.replica.key_notices import KeyUnopenable as KeyUnopenable
 from converge_p2p.core.replica.key_notices import SplitKeyFound as SplitKeyFound
-from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId
+from converge_p2p.core.replica.notices import (
+    NEVER_HONEST as NEVER_HONEST,
+)
+from converge_p2p.core.replica.notices import (
+    Acknowledged as Acknowledged,
+)
+from converge_p2p.core.replica.notices import (
+    ClaimLost as ClaimLost,
+)
+from converge_p2p.core.replica.notices import (
+    ClaimWon as ClaimWon,
+)
+from converge_p2p.core.replica.notices import (
+    EpochInstalled as EpochInstalled,
+)
+from converge_p2p.core.replica.notices import (
+    EvaluatorUnknown as EvaluatorUnknown,
+)
+from converge_p2p.core.replica.notices import (
+    ForkDetected as ForkDetected,
+)
+from converge_p2p.core.replica.notices import (
+    MembersChanged as MembersChanged,
+)
+from converge_p2p.core.replica.notices import (
+    MotionMoved as MotionMoved,
+)
+from converge_p2p.core.replica.notices import (
+    Notice as Notice,
+)
+from converge_p2p.core.replica.notices import (
+    OwnChainLearned as OwnChainLearned,
+)
+from converge_p2p.core.replica.notices import (
+    PoolReady as PoolReady,
+)
+from converge_p2p.core.replica.notices import (
+    Rejected as Rejected,
+)
+from converge_p2p.core.replica.notices import (
+    TaskChanged as TaskChanged,
+)
+from converge_p2p.core.replica.notices import (
+    TaskProgress as TaskProgress,
+)
+from converge_p2p.core.replica.notices import (
+    VerdictWanted as VerdictWanted,
+)
+from converge_p2p.core.types import OperationId, PeerId, PublicKey, TaskId, ValueHash
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +92,21 @@ class Restored:
 
     Attributes:
         operations: in the order they were stored.
+        unsure: the store may be an old copy. Nothing is signed before the end of the own chain was learned from others.
         secrets: what the last `Keep` said, if there was one.
     """
 
     operations: tuple[bytes, ...]
+    unsure: bool = False
     secrets: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustStore:
+    """Command of the operator: the store is the newest there is, whatever it looks like. Writes nothing.
+
+    If it is not, the next signature may be a fork.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +140,14 @@ class RenewalReceived:
 
 @dataclass(frozen=True, slots=True)
 class PeerUp:
-    """A peer can be sent sync messages from now on."""
+    """A peer can be sent sync messages from now on.
+
+    Attributes:
+        key: the identity that the connection proves; None if it proves none.
+    """
 
     peer: PeerId
+    key: PublicKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +169,7 @@ class TimerKind(Enum):
     WINDOW = "window"
     SYNC = "sync"
     OFFER = "offer"
+    TIP = "tip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +307,34 @@ class Veto:
     reason: str = ""
 
 
-Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Command of a task's evaluator: its verdict on a reported result.
+
+    Attributes:
+        value: hash of the result; None is the one that waits for a verdict, if it is the only one.
+        reason: for people.
+    """
+
+    task: TaskId
+    approve: bool
+    reason: str = ""
+    value: ValueHash | None = None
+
+
+Command = Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto | Judge
 Event = (
-    Restored | Received | SyncReceived | RenewalReceived | PeerUp | PeerDown | TimerFired | Persisted | Command | Renew
+    Restored
+    | TrustStore
+    | Received
+    | SyncReceived
+    | RenewalReceived
+    | PeerUp
+    | PeerDown
+    | TimerFired
+    | Persisted
+    | Command
+    | Renew
 )
 
 
@@ -330,150 +418,3 @@ class Emit:
 
 
 Effect = Persist | Keep | Publish | Broadcast | PassOn | Send | SetTimer | CancelTimer | Emit
-
-
-# ---------------------------------------------------------------- notices
-
-
-@dataclass(frozen=True, slots=True)
-class PoolReady:
-    """The genesis is known: the pool can be read and commands are taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """An own operation is durable. Nothing acknowledged is ever lost."""
-
-    operation: OperationId
-
-
-@dataclass(frozen=True, slots=True)
-class TaskChanged:
-    """A task's state changed."""
-
-    task: TaskId
-    state: TaskState
-    epoch: int
-    round: int
-
-
-@dataclass(frozen=True, slots=True)
-class TaskProgress:
-    """The holder of a task says how far it is. Nobody has to believe it.
-
-    Attributes:
-        fraction: in thousandths.
-        note: for people; whatever the holder wrote.
-    """
-
-    task: TaskId
-    epoch: int
-    round: int
-    fraction: int
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimWon:
-    """The local identity holds the certified claim of (epoch, round), the fencing token: start working."""
-
-    task: TaskId
-    epoch: int
-    round: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimLost:
-    """The local identity no longer holds the claim: stop working."""
-
-    task: TaskId
-    epoch: int
-    round: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class MembersChanged:
-    """Somebody joined or left."""
-
-    agent: AgentId
-    joined: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MotionMoved:
-    """A motion is known here, and can be voted on."""
-
-    motion: OperationId
-
-
-@dataclass(frozen=True, slots=True)
-class EpochInstalled:
-    """The next epoch is certified and in force here.
-
-    Attributes:
-        number: of the epoch.
-        elector: whether the local identity votes in it.
-    """
-
-    number: int
-    elector: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ForkDetected:
-    """An author signed two operations with one sequence number, and is frozen from there."""
-
-    author: PublicKey
-    seq: int
-
-
-NEVER_HONEST: Final = frozenset(
-    {
-        "bad_encoding",
-        "bad_genesis",
-        "bad_renewal",
-        "bad_signature",
-        "bad_sync_message",
-        "clear_content",
-        "not_member",
-        "too_large",
-        "wrong_pool",
-    }
-)
-"""Reasons of `Rejected` that no honest peer gives: it checks whatever it passes on by the same rules.
-
-Not among them is what a race, a full quota or another version can cause.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A received operation was refused. `reason` is a stable short name, used as a metric label."""
-
-    peer: PeerId | None
-    reason: str
-
-    @property
-    def guilty(self) -> bool:
-        """Whether whoever sent it is to blame."""
-        return self.reason in NEVER_HONEST
-
-
-Notice = (
-    PoolReady
-    | Acknowledged
-    | TaskChanged
-    | TaskProgress
-    | ClaimWon
-    | ClaimLost
-    | MembersChanged
-    | MotionMoved
-    | EpochInstalled
-    | ContentKeyTaken
-    | SplitKeyFound
-    | KeyUnopenable
-    | KeyOverdue
-    | ForkDetected
-    | Rejected
-)

@@ -17,12 +17,10 @@ from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.bodies import (
     Body,
-    ClaimBody,
     Cut,
     Genesis,
     JoinBody,
     LeaveBody,
-    Purpose,
     SubmitBody,
     VoteBody,
 )
@@ -30,12 +28,16 @@ from converge_p2p.core.oplog.log import Inserted, OperationLog
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica import wire
 from converge_p2p.core.replica.commands import Commands
 from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.replica.digests import Digests
 from converge_p2p.core.replica.doorkeeper import check_author
+from converge_p2p.core.replica.duty import claim_of_duty, duty_of
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
+from converge_p2p.core.replica.judging import Judging
+from converge_p2p.core.replica.own_tip import OwnTip
 from converge_p2p.core.replica.pen import Pen
 from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
@@ -44,12 +46,9 @@ from converge_p2p.core.replica.renewing import Renewals
 from converge_p2p.core.replica.session import Sessions
 from converge_p2p.core.replica.voting import Voting
 from converge_p2p.core.replica.watch import TaskWatch
-from converge_p2p.core.replica.wire import GenesisWanted, Operations, SyncMessage, decode_message, encode_message
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
-from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
-from converge_p2p.core.view.vetoes import VetoRegister
 
 
 class Replica:
@@ -80,21 +79,20 @@ class Replica:
         self.pool = pool
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
-        self.contents = PrivateContents(
-            identity, self.view, entropy, emit=self._emit, put=self._put, set_timer=self._set_timer
-        )
+        self.contents = PrivateContents(identity, self.view, entropy, self._put, self._set_timer)
         self._elector = Elector(identity.public_key, self.view, self._held)
         self._proposer = Proposer(identity.public_key, self._emit, self.contents)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
+        self._judging = Judging(identity.public_key, self.view, self._emit)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
         set_timer = functools.partial(self._set_timer, TimerKey(TimerKind.DIGEST))
         self._digests = Digests(seed, digest_interval_ms, set_timer)
+        ask_tip = functools.partial(self._set_timer, TimerKey(TimerKind.TIP))
+        self._tip = OwnTip(identity.public_key, self.log, self.view, self._sessions, self._put, ask_tip)
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
-        self._commands = Commands(
-            identity.public_key, pool, self.view, self._proposer, self.contents, length_of=self._length_of
-        )
+        self._commands = Commands(identity.public_key, self.view, self._proposer, self.contents, self._length_of)
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
@@ -144,6 +142,11 @@ class Replica:
         """Whether a peer was once found to have nothing that is missing here."""
         return self._sessions.caught_up
 
+    @property
+    def unsure(self) -> str:
+        """Why nothing is signed here: the store may be an old copy, and this is lacking. Empty if all is well."""
+        return self._tip.reason(self._now.mono_ms)
+
     # ------------------------------------------------------------ the one entrance
 
     def handle(self, event: Event | CoordinationCommand, now: Now) -> list[Effect]:
@@ -172,15 +175,21 @@ class Replica:
                 self._persisted(token)
             case ev.TimerFired(key):
                 self._timer(key)
-            case ev.PeerUp(peer):
+            case ev.PeerUp(peer, key):
                 self._sessions.peer_up(peer)
+                self._tip.peer_up(peer, key)
                 if not self.ready:
-                    self._send(peer, GenesisWanted())
+                    self._send(peer, wire.GenesisWanted())
             case ev.PeerDown(peer):
                 self._sessions.peer_down(peer, self._now.mono_ms)
-            case ev.Restored(operations, secrets):
+                self._tip.peer_down(peer)
+            case ev.Restored(operations, unsure, secrets):
                 self.contents.restore(secrets)
+                if unsure:
+                    self._tip.doubt()
                 self._restore(operations)
+            case ev.TrustStore():
+                self._tip.trust()
             case ev.RenewalReceived():
                 self._renewals.hear(event)
             case ev.Renew():
@@ -193,19 +202,25 @@ class Replica:
         # an own vote may have brought an epoch into force, for which operations were waiting
         while self.log.has_parked():
             self._absorb(self.log.unpark(), None)
+        if self._tip.learned(self._now.mono_ms):
+            self._emit(ev.OwnChainLearned(self._pen.length))
+            self._touch_open()
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             register = self.view.subject(name)
             if register is not None and not self._watch.closed(name):
-                self._propose(register)
-                self._watch.look(register, stands=self._proposer.stands(name, _duty(register)))
+                if not self._tip.unsure:
+                    self._propose(register)
+                self._judging.look(register)
+                self._watch.look(register, stands=self._proposer.stands(name, duty_of(register)))
                 if self.is_elector:
                     self._voting.look_at(name)
-        for vote in self._voting.cast(self._now.mono_ms):
-            self._sign(vote)
-        self._echo()
-        for duty in self.contents.duties(may_begin=self.caught_up or self.log.length(self.identity.public_key) > 0):
-            self._sign(duty)
+        if not self._tip.unsure:
+            for vote in self._voting.cast(self._now.mono_ms):
+                self._sign(vote)
+            self._echo()
+            for duty in self.contents.duties(may_begin=self.caught_up or self._pen.length > 0):
+                self._sign(duty)
         self.contents.keep()
         if self._fresh:
             self._persist(self._fresh, durable=False)
@@ -234,8 +249,8 @@ class Replica:
     def _emit(self, notice: Notice) -> None:
         self._effects.append(Emit(notice))
 
-    def _send(self, peer: PeerId, message: SyncMessage) -> None:
-        self._effects.append(ev.Send(peer, encode_message(message)))
+    def _send(self, peer: PeerId, message: wire.SyncMessage) -> None:
+        self._effects.append(ev.Send(peer, wire.encode_message(message)))
 
     # ------------------------------------------------------------ receiving
 
@@ -383,17 +398,19 @@ class Replica:
 
     def _sync(self, peer: PeerId, payload: bytes) -> None:
         try:
-            message = decode_message(payload)
+            message = wire.decode_message(payload)
         except CodecError:
             self._emit(ev.Rejected(peer, "bad_sync_message"))
             return
         match message:
-            case Operations(operations):
+            case wire.Operations(operations):
                 self._receive(operations, peer)
                 self._sessions.on_operations(peer, message, self._now.mono_ms)
-            case GenesisWanted():
+            case wire.GenesisWanted():
                 if self.view.genesis:
-                    self._send(peer, Operations((self.view.genesis,)))
+                    self._send(peer, wire.Operations((self.view.genesis,)))
+            case wire.TipWanted() | wire.Tip():
+                self._tip.on_message(peer, message, self._now.mono_ms)
             case _:
                 self._sessions.on_message(peer, message, self._now.mono_ms)
 
@@ -403,6 +420,7 @@ class Replica:
     # ------------------------------------------------------------ own operations
 
     def _command(self, command: ev.Command | CoordinationCommand) -> None:
+        self._tip.check_sure(self._now.mono_ms)
         body = self._commands.body_for(command, self._now.wall_ms)
         if body is not None:
             self._sign(body)
@@ -464,6 +482,9 @@ class Replica:
         if key.kind is TimerKind.SYNC:
             self._sessions.on_timer(self._now.mono_ms)
             return
+        if key.kind is TimerKind.TIP:
+            self._tip.ask()
+            return
         if key.kind is TimerKind.VOTE:
             self._voting.pause_over()
             return
@@ -473,22 +494,7 @@ class Replica:
         register = None if key.task is None else self.view.subject(key.task)
         if register is None:
             return
-        if self._watch.fired(key.kind, register) and not self._proposer.stands(register.id, _duty(register)):
-            self._sign(_claim_of_duty(register))
+        due = self._watch.fired(key.kind, register) and not self._tip.unsure
+        if due and not self._proposer.stands(register.id, duty_of(register)):
+            self._sign(claim_of_duty(register))
         self._touch(register.id)
-
-
-def _duty(register: Register) -> Purpose:
-    """What somebody has to stand for if nobody else does."""
-    if isinstance(register, VetoRegister):
-        return Purpose.DENY if register.denials else Purpose.PASS
-    return Purpose.EPOCH if isinstance(register, EpochRegister) else Purpose.FAIL
-
-
-def _claim_of_duty(register: Register) -> ClaimBody:
-    purpose = _duty(register)
-    if isinstance(register, VetoRegister):
-        return ClaimBody(register.id, purpose, 0, "", min(register.denials) if register.denials else b"")
-    if isinstance(register, EpochRegister):
-        return ClaimBody(register.id, purpose, 0, "", min(register.motions))
-    return ClaimBody(register.id, purpose, 0, "every attempt failed or ran out of time")

@@ -61,8 +61,6 @@ class PrivateContents(Contents):
         identity: Identity,
         view: View,
         entropy: bytes,
-        *,
-        emit: Callable[[ev.Notice], None],
         put: Callable[[ev.Effect], None],
         set_timer: Callable[[ev.TimerKey, int], None],
     ) -> None:
@@ -72,7 +70,7 @@ class PrivateContents(Contents):
             identity: who signs here.
             view: the fold.
             entropy: 32 fresh random bytes; empty: a private pool is only followed, nothing is sealed or handed out.
-            emit, put: called with notices and with effects.
+            put: called with effects.
             set_timer: called with a key and a delay in milliseconds.
 
         Raises:
@@ -84,7 +82,6 @@ class PrivateContents(Contents):
         super().__init__(identity.public_key, view, ring)
         self._identity = identity
         self._entropy = entropy
-        self._emit = emit
         self._put = put
         self._set_timer = set_timer
         self._draws = 0
@@ -99,6 +96,9 @@ class PrivateContents(Contents):
         self._overdue = -1
         self._counted: set[bytes] = set()
         """Commitments to keys that are held and were found to count since the start."""
+
+    def _emit(self, notice: ev.Notice) -> None:
+        self._put(ev.Emit(notice))
 
     # ------------------------------------------------------------ what is kept
 

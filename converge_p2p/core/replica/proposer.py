@@ -76,6 +76,8 @@ class Proposer:
             self._settled(register)
             return None
         token, claim = register.top, self._held_claim(register)
+        if token is not None and isinstance(register, TaskRegister) and register.denied(token):
+            self._denied(register, token)
         if token is None or claim is None:
             # an open round alone takes nothing away: only a certificate for somebody else does
             if register.holder is not None:
@@ -138,10 +140,18 @@ class Proposer:
                     self._emit(ClaimWon(task, token.epoch, token.round))
                 return None if done is None else contents.seal_value(task, done)
 
-    def _lost(self, task: TaskId, reason: str) -> None:
+    def _denied(self, register: TaskRegister, token: Token) -> None:
+        """The evaluator denied what came of a round: whoever held it does the work anew if it holds another."""
+        claim, done = register.certified_claim(token), self.finished.get(register.id)
+        if claim is not None and claim.author == self._key:
+            if done is not None and register.verdict(done) is False:
+                del self.finished[register.id]
+            self._lost(register.id, "the evaluator denied the result", denied=True)
+
+    def _lost(self, task: TaskId, reason: str, *, denied: bool = False) -> None:
         token = self._won.pop(task, None)
         if token is not None:
-            self._emit(ClaimLost(task, token.epoch, token.round, reason))
+            self._emit(ClaimLost(task, token.epoch, token.round, reason, denied))
 
     def _settled(self, register: Register) -> None:
         task, value = register.id, register.value

@@ -89,7 +89,29 @@ class GenesisWanted:
     """The sender knows only the pool's id."""
 
 
-SyncMessage = Digest | Comparison | Want | Operations | GenesisWanted | Entries
+@dataclass(frozen=True, slots=True)
+class TipWanted:
+    """The sender may have forgotten operations: how far does the chain of this author go?"""
+
+    author: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """How far a chain goes at the sender.
+
+    Attributes:
+        author: whose.
+        epoch: the epoch in force at the sender.
+        last: the signed operation it ends with, or a loose one if the author is frozen; empty if nothing is held.
+    """
+
+    author: PublicKey
+    epoch: int
+    last: bytes
+
+
+SyncMessage = Digest | Comparison | Want | Operations | GenesisWanted | Entries | TipWanted | Tip
 
 
 def encode_message(message: SyncMessage) -> bytes:
@@ -107,6 +129,10 @@ def encode_message(message: SyncMessage) -> bytes:
             return encode([4])
         case Entries(entries, more):
             return encode([5, [entry.to_plain() for entry in entries], more])
+        case TipWanted(author):
+            return encode([6, author])
+        case Tip(author, epoch, last):
+            return encode([7, author, epoch, last])
 
 
 def decode_message(payload: bytes) -> SyncMessage:
@@ -137,6 +163,12 @@ def decode_message(payload: bytes) -> SyncMessage:
             return GenesisWanted()
         case [5, list() as entries, bool() as more]:
             return Entries(_entries(entries), more)
+        case [6, bytes() as author]:
+            return TipWanted(PublicKey(_hash(author)))
+        case [7, bytes() as author, int() as epoch, bytes() as last]:
+            if len(last) > limits.OPERATION_BYTES_MAX:
+                raise CodecError("an operation is too large")
+            return Tip(PublicKey(_hash(author)), _count(epoch), last)
     raise CodecError("a sync message of unknown shape")
 
 

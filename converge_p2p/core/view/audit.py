@@ -14,6 +14,7 @@ and is guilty anyway. Registers forget promises when they are settled; that is w
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -158,6 +159,20 @@ class _Said:
     promised: tuple[Token, OperationId] | None = None
     highest: tuple[Token, OperationId] | None = None
     accepted: dict[Token, tuple[ValueHash, OperationId]] = field(default_factory=dict)
+    order: list[Token] = field(default_factory=list)
+
+    def accept(self, token: Token, value: ValueHash, vote: OperationId) -> None:
+        """Remember an accept; of two in one round the first."""
+        if token not in self.accepted:
+            self.accepted[token] = (value, vote)
+            insort(self.order, token)
+
+    def accepted_below(self, token: Token) -> Lock | None:
+        """The highest accept of the same epoch below a token."""
+        place = bisect_left(self.order, token)
+        if not place or self.order[place - 1].epoch != token.epoch:
+            return None
+        return Lock(self.order[place - 1], self.accepted[self.order[place - 1]][0])
 
 
 class _Docket:
@@ -223,11 +238,15 @@ class _Docket:
                 self._case_of(operation, task).authors[operation.id] = operation.author
             case ReportBody(task) as body:
                 self._case_of(operation, task).take_report(operation, body)
+        together: dict[TaskId, dict[Token, ValueHash]] = {}
+        for ballot in self._ballots(operation):
+            if ballot.phase is Phase.ACCEPT:
+                together.setdefault(ballot.task, {})[Token(operation.epoch, ballot.round)] = ValueHash(ballot.ref)
         for ballot in self._ballots(operation):
             changing = self._changes(operation, ballot)
             self._case(ballot.task, changing).take_ballot(operation, ballot)
             said = self._said.setdefault((operation.author, ballot.task), _Said())
-            self._judge(operation, ballot, said, whole)
+            self._judge(operation, ballot, said, together.get(ballot.task, {}), whole=whole)
             seal = sealed_at.get(operation.epoch)
             # a promise stands in a vote of its own: what is in the same one counts as after it
             if seal is not None and not changing and operation.seq >= seal.seq:
@@ -239,7 +258,18 @@ class _Docket:
     def _case_of(self, operation: Operation, subject: TaskId) -> _Case:
         return self._case(subject, self._epochs.changes(subject) == operation.epoch + 1)
 
-    def _judge(self, operation: Operation, ballot: Ballot, said: _Said, whole: bool) -> None:
+    def _judge(
+        self, operation: Operation, ballot: Ballot, said: _Said, together: Mapping[Token, ValueHash], *, whole: bool
+    ) -> None:
+        """Judge a ballot.
+
+        Args:
+            operation: its vote.
+            ballot: one of it.
+            said: what its elector said about the subject before.
+            together: what the same vote accepts.
+            whole: see `take`.
+        """
         token, elector = Token(operation.epoch, ballot.round), operation.author
 
         def accuse(rule: Rule, *proof: OperationId) -> None:
@@ -254,25 +284,22 @@ class _Docket:
             return
         if said.highest is not None and token <= said.highest[0] and earlier is None:
             accuse(Rule.PROMISE_TOO_LOW, said.highest[1], operation.id)
-        accepted = {at: value for at, value in said.accepted.items() if at.epoch == token.epoch and at < token}
+        vote = operation.id
+        lock, highest = ballot.lock, said.accepted_below(token)
         # accepts of the same vote count as well: one after the promise, in a lower round, would be wrong anyway
-        for other in self._ballots(operation):
-            at = Token(operation.epoch, other.round)
-            if other.phase is Phase.ACCEPT and other.task == ballot.task and at < token:
-                accepted[at] = (ValueHash(other.ref), operation.id)
-        highest = max(accepted, default=None)
-        if highest is not None:
-            value, vote = accepted[highest]
-            lock = ballot.lock
-            if lock is None or lock.token < highest or (lock.token == highest and lock.value != value):
-                accuse(Rule.HIDDEN_LOCK, *dict.fromkeys((vote, operation.id)))
-                return
-        lock = ballot.lock
-        if lock is None or not whole:
-            return
-        claimed = accepted.get(lock.token) or said.accepted.get(lock.token)
-        if claimed is None or claimed[0] != lock.value:
-            accuse(Rule.FALSE_LOCK, operation.id)
+        here = max((at for at in together if at < token), default=None)
+        if here is not None and (highest is None or here >= highest.token):
+            highest = Lock(here, together[here])
+        elif highest is not None:
+            vote = said.accepted[highest.token][1]
+        if highest is not None and (
+            lock is None or lock.token < highest.token or (lock.token == highest.token and lock.value != highest.value)
+        ):
+            accuse(Rule.HIDDEN_LOCK, *dict.fromkeys((vote, operation.id)))
+        elif lock is not None and whole:
+            before = said.accepted.get(lock.token)
+            if lock.value not in (together.get(lock.token), None if before is None else before[0]):
+                accuse(Rule.FALSE_LOCK, operation.id)
 
     # ------------------------------------------------------------ support
 
@@ -320,7 +347,7 @@ def _remember(operation: Operation, ballot: Ballot, said: _Said) -> None:
     if ballot.phase is Phase.GRANT and (said.promised is None or token > said.promised[0]):
         said.promised = (token, operation.id)
     if ballot.phase is Phase.ACCEPT:
-        said.accepted.setdefault(token, (ValueHash(ballot.ref), operation.id))
+        said.accept(token, ValueHash(ballot.ref), operation.id)
 
 
 class _Case(Register):

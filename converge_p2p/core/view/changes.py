@@ -33,7 +33,7 @@ class Change(NamedTuple):
 class EpochRegister(Register):
     """The register of one epoch number, voted on by the electors of the epoch before."""
 
-    __slots__ = ("_carried", "_locks_justified", "number", "promises")
+    __slots__ = ("_carried", "_locks_justified", "early", "number", "promises")
 
     def __init__(
         self,
@@ -56,6 +56,9 @@ class EpochRegister(Register):
         self.number = number
         self.promises: dict[OperationId, Grant] = {}
         """Every promise, kept after settlement too: the epoch is made of them."""
+        self.early: dict[OperationId, bytes] = {}
+        """Signed votes that were counted while they waited for a predecessor: the log may never hold them, and whoever
+        has to prove the epoch needs them."""
         self._carried = carried
         self._locks_justified = locks_justified
 
@@ -86,6 +89,14 @@ class EpochRegister(Register):
         """Count a promise, and keep it."""
         self.promises[vote] = grant
         super().add_grant(token, vote, grant)
+
+    def keep_early(self, vote: OperationId, signed: bytes) -> None:
+        """Keep a vote that waits for a predecessor, if it accepts what the register is settled on or may be."""
+        if self.settled is None or vote in self.certificate.values():
+            self.early[vote] = signed
+        if self.settled is not None:
+            certified = set(self.certificate.values())
+            self.early = {name: held for name, held in self.early.items() if name in certified}
 
     # ------------------------------------------------------------ the value
 

@@ -211,6 +211,11 @@ class Epochs:
             self._vetoers.setdefault(vetoer, number)
         return epoch
 
+    @property
+    def private(self) -> bool:
+        """Whether contents of the pool are sealed. It is founded so, or it never is."""
+        return bool(self._epochs) and self._epochs[0].spec.private
+
     def changes(self, subject: TaskId) -> int | None:
         """The number of the epoch a subject is about, or None if it is none that can be voted on yet."""
         return self._subjects.get(subject)

@@ -36,15 +36,16 @@ from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordination
-from converge_p2p.core.view.digest import state_bytes
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
+from converge_p2p.core.view.state import state_bytes
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
 from converge_p2p.core.view.trust import TrustFold
 from converge_p2p.core.view.vetoes import Vetoes
@@ -226,8 +227,7 @@ class View:
                 self.trust.touch(TaskId(body.subject))
                 return (self.next_change.id,)
             case ContentKeyBody() | PrekeyBody():
-                if self.private:
-                    self.keys.apply(operation, self.epochs)
+                self.keys.apply(operation, self.epochs)
                 return ()
         if isinstance(body, CoordinationBody | ActBody):
             touched = self.coordination.apply(operation, body)
@@ -259,11 +259,6 @@ class View:
         self.creator, self.genesis = operation.author, operation.signed
         self._open(self.epochs.add(body.spec, rules))
 
-    @property
-    def private(self) -> bool:
-        """Whether contents of the pool are sealed. It is founded so, or it never is."""
-        return bool(len(self.epochs)) and self.epochs[0].spec.private
-
     def _apply_data(self, operation: Operation) -> TaskId:
         body, author = operation.body, operation.author
         match body:
@@ -291,6 +286,11 @@ class View:
                 about.add_report(token, operation.id, author, body)
                 self.trust.add_report(operation, body)
                 self.vetoes.follow(about)
+                return task
+            case VerdictBody(task):
+                judged = self._named(task)
+                if isinstance(judged, TaskRegister):
+                    judged.verdicts.add(operation, body)
                 return task
         raise AssertionError(f"not a data operation: {body!r}")
 
@@ -342,6 +342,8 @@ class View:
         early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
         for ballot in early:
             self._apply_ballot(operation, ballot)
+        if any(ballot.phase is Phase.ACCEPT for ballot in early):
+            self.changes[subject].keep_early(operation.id, operation.signed)
         return (subject,) if early else ()
 
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
@@ -409,6 +411,11 @@ class View:
                     register_of.round(token).reports.pop(operation.id, None)
                     self.trust.void_report(operation, body)
                     touched.add(task)
+                case VerdictBody(task):
+                    judged = self._named(task)
+                    if isinstance(judged, TaskRegister):
+                        judged.verdicts.void(operation, body)
+                    touched.add(task)
                 case MotionBody():
                     disputed.append(TaskId(body.subject))
                 case _ if isinstance(body, CoordinationBody | ActBody):
@@ -471,6 +478,7 @@ class View:
             assigned_to=holder.author if state is TaskState.ASSIGNED and holder is not None else None,
             value=register.final,
             awaiting=register.awaiting,
+            unjudged=tuple(register.to_judge()),
             attempts=register.attempts(),
             certified=state is not TaskState.PENDING,
             expired=expired,

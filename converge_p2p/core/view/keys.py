@@ -78,6 +78,8 @@ class KeyFold:
         Only electors of the epoch that a CONTENT_KEY body names may offer, and only for an epoch not after the one the
         operation names, so whoever can judge the operation knows that epoch.
         """
+        if not epochs.private:
+            return
         body, author = operation.body, operation.author
         epoch = epochs.find(body.epoch) if isinstance(body, ContentKeyBody) else None
         if isinstance(body, PrekeyBody):

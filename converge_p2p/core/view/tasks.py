@@ -11,12 +11,15 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from converge_p2p.core.codec import tagged_hash
+from converge_p2p.core.governance.evaluators import judge_by_rule
 from converge_p2p.core.governance.models import VetoTerms
+from converge_p2p.core.model.evaluator import Evaluator, EvaluatorKind, parse_evaluator
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue
 from converge_p2p.core.oplog.bodies import Purpose, Token
-from converge_p2p.core.types import OperationId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.epochs import Counting, Epochs
 from converge_p2p.core.view.register import NOBODY, Offer, Register, RoundVotes, StandingClaim
+from converge_p2p.core.view.verdicts import Verdicts
 
 
 class Submitted(NamedTuple):
@@ -35,17 +38,23 @@ class Submitted(NamedTuple):
 class TaskRegister(Register):
     """The register of one task."""
 
-    __slots__ = ("submitted", "veto")
+    __slots__ = ("_by_rule", "evaluator", "submitted", "verdicts", "veto")
 
     def __init__(self, task: TaskId, epochs: Epochs) -> None:
         super().__init__(task, epochs)
         self.submitted: Submitted | None = None
         self.veto: Register | None = None
         """Whether the result it was settled on passes the pool's vetoers; None where nobody may deny it."""
+        self.evaluator: Evaluator | None = None
+        """Who judges its results; nobody as long as its submit is not known."""
+        self.verdicts = Verdicts()
+        self._by_rule: dict[ValueHash, bool] = {}
 
     def set_submitted(self, submitted: Submitted | None) -> None:
         """Note the submit, or take it back. Who may grant the first round alone depends on it."""
         self.submitted = submitted
+        self.evaluator = None if submitted is None else parse_evaluator(submitted.spec.evaluator)
+        self._by_rule.clear()
         self.recount()
 
     # ------------------------------------------------------------ how it is voted on
@@ -115,7 +124,58 @@ class TaskRegister(Register):
                 number = lock.token.epoch
         return self.epochs[number].counting.rules.veto
 
+    # ------------------------------------------------------------ its evaluator
+
+    def verdict(self, value: TaskValue) -> bool | None:
+        """What the evaluator says about a result; None if it did not speak yet, or its rule is not registered here."""
+        if self.evaluator is None or self.submitted is None:
+            return True
+        if self.evaluator.kind is EvaluatorKind.AGENT:
+            return self.verdicts.on(value.hash, self.evaluator)
+        said = self._by_rule.get(value.hash)
+        if said is None:
+            said = judge_by_rule(self.evaluator.name, self.submitted.spec.inputs, value.result)
+            if said is not None:
+                self._by_rule[value.hash] = said
+        return said
+
+    def denied(self, token: Token) -> bool:
+        """Whether the evaluator denied everything that whoever holds a round reported in it. Not true for ever."""
+        claim, votes = self.certified_claim(token), self.rounds.get(token)
+        if self.evaluator is None or claim is None or claim.purpose is not Purpose.WORK or votes is None:
+            return False
+        reported = {report.value for report in votes.reports.values() if report.author == claim.author}
+        values = [self.values.get(value) for value in reported]
+        return bool(values) and all(
+            value is not None and value.outcome is Outcome.COMPLETED and self.verdict(value) is False
+            for value in values
+        )
+
+    def denied_by_agent(self, token: Token) -> bool:
+        """The same, where an agent judges: then the log itself shows it, to everybody."""
+        return self.evaluator is not None and self.evaluator.kind is EvaluatorKind.AGENT and self.denied(token)
+
+    def to_judge(self) -> list[TaskValue]:
+        """The results that somebody who may report them reported in the top round, and that nobody judged yet."""
+        top, votes = self.top, None if self.top is None else self.rounds.get(self.top)
+        if self.evaluator is None or self.settled is not None or top is None or votes is None:
+            return []
+        if self.certified_id(top) == NOBODY:
+            authors = {claim.author for claim in self.workers()}
+        else:
+            holder = self.certified_claim(top)
+            authors = set() if holder is None else {holder.author}
+        hashes = {report.value: None for report in votes.reports.values() if report.author in authors}
+        values = [value for name in hashes if (value := self.values.get(name)) is not None]
+        return [value for value in values if value.outcome is Outcome.COMPLETED and self.verdict(value) is None]
+
     # ------------------------------------------------------------ reading
+
+    @property
+    def holder(self) -> StandingClaim | None:
+        """The claim that holds the highest round, unless it was released, or the evaluator denied what came of it."""
+        claim, top = super().holder, self.top
+        return None if top is not None and self.denied_by_agent(top) else claim
 
     @property
     def top(self) -> Token | None:
@@ -152,6 +212,20 @@ class TaskRegister(Register):
             return False
         return any(claim.purpose is Purpose.WORK and self.stands(claim) for claim in self.claims.values())
 
+    def decided(self) -> list[object]:
+        """What is decided of the task, for the comparison of replicas; empty if nothing of it is known to be one."""
+        if self.settled is not None:
+            if self.veto is None:
+                return [1, self.settled]
+            final = self.final
+            return [2, self.settled, self.veto.settled] if final is None else [1, final.hash]
+        if self.submitted is None:
+            return []
+        top = self.top
+        claim = None if top is None else self.certified_id(top)
+        round_now = None if top is None else list(top)
+        return [0, self.submitted.operation, round_now, claim, self.holder is None, self.failures()]
+
     def workers(self) -> list[StandingClaim]:
         """Whose work a round that is open to several is meant for: the first of those who stand, by rank."""
         standing = [claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim)]
@@ -166,7 +240,7 @@ class TaskRegister(Register):
         return held + sum(1 for claim in self._certified.values() if claim == NOBODY)
 
     def failures(self) -> int:
-        """Rounds of work that failed, or that more than f electors saw run out of time.
+        """Rounds of work that failed, that an agent denied, or that more than f electors saw run out of time.
 
         A round that was merely superseded (its promises came too late, say) is nobody's failure.
         """
@@ -176,6 +250,9 @@ class TaskRegister(Register):
             if claim is None and claim_id != NOBODY:
                 continue
             if claim is not None and claim.purpose is not Purpose.WORK:
+                continue
+            if self.denied_by_agent(token):
+                count += 1
                 continue
             release = None if claim is None else self.releases.get((claim.author, token))
             if release is not None:
@@ -202,7 +279,8 @@ class TaskRegister(Register):
             return False
         match claim.purpose:
             case Purpose.WORK:
-                return value.outcome is not Outcome.CANCELLED
+                approved = value.outcome is not Outcome.COMPLETED or self.verdict(value) is True
+                return approved and value.outcome is not Outcome.CANCELLED
             case Purpose.CANCEL:
                 return value.outcome is Outcome.CANCELLED
             case Purpose.FAIL:

@@ -23,7 +23,7 @@ _COMMANDS = {
     "health": Lazy("converge_node.cli.node:health", "Say whether the node lives, or is ready."),
     "peers": Lazy("converge_node.cli.node:peers", "Show connected peers."),
     "pool": Lazy("converge_node.cli.pool:pool", "Create, list, show, join and audit pools."),
-    "task": Lazy("converge_node.cli.task:task", "Submit, list, show, watch, cancel and veto tasks."),
+    "task": Lazy("converge_node.cli.task:task", "Submit, list, show, watch, cancel, veto and judge tasks."),
     "config": Lazy("converge_node.cli.config:config", "Show and check the settings."),
     "demo": Lazy("converge_node.demo.cli:demo", "Run a mesh of processes on this machine doing real work."),
     "shutdown": Lazy("converge_node.cli.node:shutdown", "Stop the running node gracefully."),

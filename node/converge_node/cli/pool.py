@@ -146,6 +146,9 @@ def _pool_text(item: schema.PoolDetail) -> str:
         ("frontier", item.frontier),
         ("culprits", _culprits(item.culprits)),
     ]
+    pairs += [("frozen", f"{one.agent_id} signed two operations with number {one.seq}") for one in item.frozen]
+    if item.unsure:
+        pairs.append(("silent", item.unsure))
     rows = [(member.agent_id, "elector" if member.elector else "member") for member in item.member_list]
     return facts(pairs) + "\n\n" + table(("AGENT", "ROLE"), rows, empty="its members are not known yet")
 

@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, ls, show, watch, cancel, dispute, veto, pass.
+"""Commands about tasks: submit, ls, show, watch, cancel, dispute, veto, pass, judge.
 
 Knows: the client and the schema. Must not know: claims and votes.
 """
@@ -24,7 +24,7 @@ _SETTLED = ("completed", "failed", "cancelled")
 
 @click.group
 def task() -> None:
-    """Submit, list, show, watch, cancel and veto tasks. TASK is an id, or its first digits (six or more)."""
+    """Submit, list, show, watch, cancel, veto and judge tasks. TASK is an id, or its first digits (six or more)."""
 
 
 task.add_command(dispute)
@@ -43,6 +43,9 @@ task.add_command(dispute)
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before the task fails.")
 @click.option("--attempt-timeout", type=float, metavar="S", help="Seconds that one attempt may work.")
 @click.option("--require", "required", multiple=True, metavar="CAP", help="What a worker must be able to do.")
+@click.option(
+    "--evaluator", default="", metavar="E", help="Who judges results: agent:<agent id or public key>, or rule:<name>."
+)
 @apply_shared
 @pass_invocation
 def submit(
@@ -69,6 +72,7 @@ def submit(
         claim_ttl_s=given["claim_ttl"],
         max_retries=given["max_retries"],
         attempt_timeout_s=given["attempt_timeout"],
+        evaluator=given["evaluator"],
     )
     client = connect(invocation)
     item = client.post(schema.TaskDetail, "v1", "pools", pool, "tasks", body=body)
@@ -172,6 +176,21 @@ def let_pass(invocation: Invocation, pool: str, reference: str, *, reason: str) 
     _speak(invocation, pool, reference, "pass", reason)
 
 
+@task.command
+@click.argument("pool")
+@click.argument("reference", metavar="TASK")
+@click.argument("verdict", type=click.Choice(["approve", "deny"]))
+@click.option("--reason", default="", help="For people.")
+@click.option("--value", default="", metavar="HASH", help="Which result, if several wait: see `task show`.")
+@apply_shared
+@pass_invocation
+def judge(invocation: Invocation, pool: str, reference: str, verdict: str, *, reason: str, value: str) -> None:
+    """Approve or deny the result that was reported, as the task's evaluator. An approval is never taken back."""
+    body = schema.JudgeTask(approve=verdict == "approve", reason=reason, value=value)
+    item = connect(invocation).post(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, "judge", body=body)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
+
+
 def _speak(invocation: Invocation, pool: str, reference: str, word: str, reason: str) -> None:
     body = schema.VetoTask(reason=reason)
     item = connect(invocation).post(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, word, body=body)
@@ -193,6 +212,9 @@ def task_text(item: schema.TaskDetail) -> str:
         ("attempts", item.attempts),
         ("inputs", _json(item.inputs)),
     ]
+    if item.evaluator:
+        pairs.append(("evaluator", item.evaluator))
+    pairs.extend((f"to judge, by {short(each.by)}", f"{_json(each.result)}  {each.value}") for each in item.unjudged)
     if item.awaits_veto:
         pairs.append(("awaits its vetoers", _json(item.awaiting)))
     if item.state == "completed":
@@ -235,6 +257,8 @@ def _progress(item: schema.TaskItem) -> str:
 
 
 def _state(item: schema.TaskItem) -> str:
+    if item.awaits_verdict:
+        return f"{item.state} (awaits a verdict)"
     if item.awaits_veto:
         return f"{item.state} (awaits its vetoers)"
     return item.state if item.certified or item.state == "pending" else f"{item.state} (tentative)"

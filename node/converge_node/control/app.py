@@ -114,6 +114,7 @@ class ControlApi:
             route(task + "/cancel", "POST", self._cancel),
             route(task + "/veto", "POST", self._veto),
             route(task + "/pass", "POST", self._let_pass),
+            route(task + "/judge", "POST", self._judge),
             route(task + "/dispute", "POST", self._dispute),
             route("/v1/pools/{pool}/motions", "GET", self._motions),
             route("/v1/pools/{pool}/motions", "POST", self._move),
@@ -279,6 +280,7 @@ class ControlApi:
             key=body.key,
             required_capabilities=tuple(body.required_capabilities),
             priority=body.priority,
+            evaluator=body.evaluator,
             constraints={name: number for name, number in numbers.items() if number is not None},
         )
         submitted = await pool.submit(task)
@@ -303,6 +305,12 @@ class ControlApi:
         pool, body = self._find_pool(request), _body(request, schema.VetoTask)
         task_id = views.find_task(pool, request.path_params["task"]).id
         await pool.let_pass(task_id, reason=body.reason)
+        return views.task_detail(pool.task(task_id))
+
+    async def _judge(self, request: Request) -> schema.TaskDetail:
+        pool, body = self._find_pool(request), _body(request, schema.JudgeTask)
+        task_id = views.find_task(pool, request.path_params["task"]).id
+        await pool.judge(task_id, body.approve, body.reason, value=views.value_hash(body.value))
         return views.task_detail(pool.task(task_id))
 
     async def _watch_pool(self, request: Request) -> EventStream:

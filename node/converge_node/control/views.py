@@ -14,10 +14,12 @@ from converge_node.control.governance import decided_by
 from converge_node.control.ports import AnnouncementLike, NodeLike, PeerLike, PoolLike
 from converge_node.schema import (
     FindingItem,
+    FrozenItem,
     MemberItem,
     PeerItem,
     PoolDetail,
     PoolItem,
+    ReportedItem,
     TaskDetail,
     TaskItem,
     to_json_value,
@@ -26,7 +28,7 @@ from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.task import Outcome, TaskValue, TaskView
-from converge_p2p.core.types import PoolId, PublicKey, TaskId
+from converge_p2p.core.types import PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 
 PREFIX_DIGITS_MIN: Final = 6
@@ -59,6 +61,11 @@ async def pool_detail(pool: PoolLike) -> PoolDetail:
     return PoolDetail(
         **_pool_fields(pool),  # type: ignore[arg-type]
         member_list=members,
+        frozen=[
+            FrozenItem(agent_id=str(one.agent_id), public_key=one.public_key.hex(), seq=one.seq)
+            for one in pool.frozen()
+        ],
+        unsure=pool.unsure,
         frontier=pool.frontier_digest,
         decided_by=decided_by(pool.spec) if pool.ready else "",
         culprits=await pool.culprits() if pool.ready else None,
@@ -104,11 +111,27 @@ def task_detail(view: TaskView) -> TaskDetail:
         inputs=to_json_value(view.inputs),
         result=to_json_value(view.result),
         awaiting=None if view.awaiting is None else _awaiting(view.awaiting),
+        evaluator=spec.evaluator,
+        unjudged=[
+            ReportedItem(value=value.hash.hex(), by=str(fingerprint(value.worker)), result=_awaiting(value))
+            for value in view.unjudged
+        ],
         required_capabilities=list(spec.required_capabilities),
         claim_ttl_s=spec.claim_ttl_ms / 1000 or None,
         max_retries=spec.max_retries,
         attempt_timeout_s=spec.timeout_ms / 1000 or None,
     )
+
+
+def value_hash(text: str) -> ValueHash | None:
+    """Return the hash of a result that a request names, or None if it names none.
+
+    Raises:
+        LocalError: not 64 hexadecimal digits.
+    """
+    if text and (len(text) != 64 or set(text.lower()) - _HEX):
+        raise LocalError(f"{text[:16]!r} is no hash of a result", hint="see `unjudged` in `task show --json`")
+    return ValueHash(bytes.fromhex(text)) if text else None
 
 
 def find_pool(node: NodeLike, reference: str) -> PoolLike:
@@ -235,16 +258,17 @@ def _task_fields(view: TaskView) -> dict[str, object]:
         "attempts": view.attempts,
         "certified": view.certified,
         "priority": view.spec.priority,
-        "value": "" if value is None else (view.value_hash or value.hash).hex(),
+        "value": "" if value is None else value.hash.hex(),
         "progress": None if view.progress is None else view.progress.fraction / 1000,
         "note": "" if view.progress is None else view.progress.note,
         "awaits_veto": view.awaiting is not None,
+        "awaits_verdict": bool(view.unjudged),
         "reason": "" if value is None or value.outcome is Outcome.COMPLETED else _reason(view),
     }
 
 
 def _awaiting(value: TaskValue) -> object:
-    """Return a result as a vetoer sees it; it is what a worker wrote, so it can be anything."""
+    """Return a result as a vetoer or an evaluator sees it; it is what a worker wrote, so it can be anything."""
     try:
         return to_json_value(decode_value(value.result))
     except ConvergeError:

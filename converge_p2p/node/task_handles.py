@@ -1,6 +1,6 @@
-"""What an application holds of one task: its state, and its result.
+"""What an application holds of one task, and of its result.
 
-Knows: the pool's handle. Must not know: replicas.
+Knows: how to wait for a task and to ask for what can become of it. Must not know: effects, stores, the network.
 Source: `docs/tutorial.md`, embedding.
 """
 
