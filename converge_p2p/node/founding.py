@@ -34,12 +34,15 @@ def founding_terms(
     task_types: Sequence[str],
     admission: AdmissionKind,
     policy: PoolPolicy | None,
+    admission_need: int = 0,
+    admission_custom: str = "",
     private: bool = False,
 ) -> PoolSpec:
     """Return the terms of a new pool, in canonical order and with a new nonce.
 
     Args:
-        name, topics, task_types, admission, policy, private: see `Node.create_pool`.
+        name, topics, task_types, admission, policy, admission_need, admission_custom, private: see
+            `Node.create_pool`.
         model: who decides. It may name agents itself.
         founder: who decides where neither the model nor `electors` name anybody.
         key_of: finds the key of an agent that the model names.
@@ -56,7 +59,10 @@ def founding_terms(
         raise LocalError(str(error), hint=error.hint) from error
     allowed = tuple(sorted(set(whitelist)))
     if allowed and admission is not AdmissionKind.WHITELIST:
-        raise LocalError("a whitelist was given, but the admission is open", hint="choose AdmissionKind.WHITELIST")
+        raise LocalError(
+            f"a whitelist was given, but the admission is {admission.name.lower()}",
+            hint="choose AdmissionKind.WHITELIST",
+        )
     return PoolSpec(
         name=name,
         nonce=random_bytes(NONCE_BYTES),
@@ -66,6 +72,8 @@ def founding_terms(
         faults=founding.faults,
         admission=admission,
         whitelist=allowed,
+        admission_need=admission_need,
+        admission_custom=admission_custom,
         topics=tuple(sorted({topic.to_bytes() for topic in topics})),
         task_types=tuple(sorted(set(task_types))),
         policy=policy or PoolPolicy(),

@@ -6,29 +6,28 @@ Source: `docs/tutorial.md`, embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound
+from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError
+from converge_p2p.core.governance.proofs import WORKER
 from converge_p2p.core.model.evaluator import parse_evaluator
-from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.model.task import Outcome, Progress, Task, TaskState, TaskView, task_id
+from converge_p2p.core.model.task import Outcome, Task, TaskView, task_id
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.types import PoolId, TaskId, ValueHash
+from converge_p2p.core.types import TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
-from converge_p2p.core.view.receipt import Receipt, receipt_of
+from converge_p2p.node.admitting import invite, vouch
 from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.evaluations import EvaluationFunction, Evaluations
 from converge_p2p.node.fanout import Fanout
-from converge_p2p.node.roster import FrozenView, MemberView, frozen_views, member_views
+from converge_p2p.node.pool_reader import PoolReader
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.work_port import WorkPort
 from converge_p2p.runtime.attempt import HandlerFunction
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class PoolHandle:
+class PoolHandle(PoolReader):
     """A pool this node takes part in.
 
     Attributes:
@@ -53,9 +52,7 @@ class PoolHandle:
 
     def __init__(self, node: Node, driver: PoolDriver) -> None:
         """Made by the node."""
-        self._node = node
-        self.driver = driver
-        self._view = driver.replica.view
+        super().__init__(node, driver)
         self._became_ready = trio.Event()
         self._waiters: dict[TaskId, trio.Event] = {}
         self._changes: Fanout[TaskView] = Fanout()
@@ -68,83 +65,9 @@ class PoolHandle:
     # ------------------------------------------------------------ reading
 
     @property
-    def id(self) -> PoolId:
-        """The pool's id."""
-        return self.driver.pool
-
-    @property
-    def ready(self) -> bool:
-        """Whether the founding terms are known here."""
-        return self.driver.replica.ready
-
-    @property
-    def spec(self) -> PoolSpec:
-        """The terms in force.
-
-        Raises:
-            NotFound: not known yet.
-        """
-        if self._view.spec is None:
-            raise NotFound("the pool's founding terms are not known here yet", hint="wait until a member is connected")
-        return self._view.spec
-
-    @property
-    def name(self) -> str:
-        """The pool's name, empty as long as it is not known."""
-        return "" if self._view.spec is None else self._view.spec.name
-
-    @property
-    def governance(self) -> str:
-        """Name of the governance model, empty as long as it is not known."""
-        return "" if self._view.spec is None else self._view.spec.governance.name.lower()
-
-    @property
-    def provisional(self) -> bool:
-        """Whether two sides of a partition could decide differently here, which the founder chose to allow."""
-        return self._view.spec is not None and self._view.counting.rules.provisional
-
-    @property
-    def has_quorum(self) -> bool | None:
-        """Whether enough electors are connected to decide; None as long as the founding terms are not known."""
-        if self._view.spec is None:
-            return None
-        present = self._node.connected_keys() | {self._node.public_key}
-        return self._view.counting.rules.accept.satisfied_by(present)
-
-    @property
-    def is_member(self) -> bool:
-        """Whether this node is an active member, as far as is known here."""
-        return self.ready and self._view.members.active(self._node.public_key)
-
-    @property
-    def own_capabilities(self) -> tuple[str, ...]:
-        """What this node declared in the pool."""
-        return self._view.members.capabilities(self._node.public_key)
-
-    @property
-    def own_operations(self) -> int:
-        """How many operations of this node are known here."""
-        return self.driver.replica.log.length(self._node.public_key)
-
-    @property
     def dropped_changes(self) -> int:
         """Changes that slow readers of `watch` did not get."""
         return self._changes.dropped
-
-    @property
-    def frontier_digest(self) -> str:
-        """Digest of the operations held, hexadecimal: equal on two nodes that hold the same."""
-        return self.driver.replica.log.digest().hex()
-
-    @property
-    def state_digest(self) -> bytes:
-        """Canonical bytes of the decided state."""
-        return self._view.state_bytes()
-
-    @property
-    def operations(self) -> int:
-        """How many operations are held."""
-        return len(self.driver.replica.log)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -156,67 +79,9 @@ class PoolHandle:
             counts |= {f"work_{name}": count for name, count in self.workers.counters.items()}
         return counts
 
-    def members(self) -> list[MemberView]:
-        """The members, sorted by key."""
-        return member_views(self._view)
-
-    def frozen(self) -> list[FrozenView]:
-        """Agents that signed two operations with one number, sorted by key: their data counts no further."""
-        return frozen_views(self._view)
-
-    @property
-    def unsure(self) -> str:
-        """Why this node signs nothing here: its store may be an old copy, and this is lacking. Empty if all is well."""
-        return self.driver.replica.unsure
-
     def trust_store(self) -> None:
         """Sign again although the store may be an old copy. If others hold more of this node's operations, it forks."""
         self.driver.feed(ev.TrustStore())
-
-    def tasks(self) -> Iterator[TaskView]:
-        """Every task, in the order in which this node first heard of it."""
-        for task in list(self._view.registers):
-            view = self.find_task(task)
-            if view is not None:
-                yield view
-
-    def open_tasks(self) -> Iterator[TaskView]:
-        """Every task that is not settled."""
-        for task in list(self._view.open):
-            view = self.find_task(task)
-            if view is not None:
-                yield view
-
-    def find_task(self, task: TaskId) -> TaskView | None:
-        """A task, or None if it is not known here."""
-        replica = self.driver.replica
-        view, said = self._view.task(task, expired=replica.expired(task)), replica.progress(task)
-        view = None if view is None else replica.contents.open_view(view)
-        if view is None or said is None or view.state is not TaskState.ASSIGNED:
-            return view
-        return replace(view, progress=Progress(said.fraction, said.note))
-
-    def task(self, task_id: TaskId) -> TaskView:
-        """A task.
-
-        Raises:
-            NotFound: not known here.
-        """
-        view = self.find_task(task_id)
-        if view is None:
-            raise NotFound(f"no task {task_id.hex()[:12]} in pool {self.name or self.id.hex()[:12]}")
-        return view
-
-    def receipt(self, task: TaskId) -> Receipt:
-        """Proof of a settlement.
-
-        Raises:
-            Conflict: the task is not settled here.
-        """
-        receipt = receipt_of(self._view, self.driver.replica.log, task)
-        if receipt is None:
-            raise Conflict(f"task {task.hex()[:12]} is not settled here, so there is no receipt yet")
-        return receipt
 
     async def audit(self) -> list[Finding]:
         """Read the whole log for electors that broke a rule, and return what proves it. See `core.view.audit`.
@@ -280,6 +145,39 @@ class PoolHandle:
             NotFound, Conflict: there is no such result, or the task is settled.
         """
         await self.driver.carry_out(ev.Judge(task_id, approve, reason, value))
+
+    def invite(
+        self,
+        *,
+        joiner: str | None = None,
+        until_epoch: int | None = None,
+        role: str = WORKER,
+        valid_s: float | None = None,
+    ) -> str:
+        """Return an invitation as text, for `Node.join_pool`. Without `joiner` it lets in whoever holds it.
+
+        Args:
+            joiner: the only agent that may use it, named as in `Node.create_pool`.
+            until_epoch: the last epoch in which it lets anybody in; None is the present one.
+            role: what the newcomer is meant to be, for people and applications.
+            valid_s: seconds after which honest nodes do not use it any more; None is without end.
+
+        Raises:
+            LocalError: the pool asks for no invitations.
+            NotAuthorised: this node is neither an elector nor the creator.
+        """
+        key = None if joiner is None else self._node.key_of(joiner)
+        own = self._node.identity
+        return invite(own, self._view, joiner=key, until_epoch=until_epoch, role=role, valid_s=valid_s)
+
+    def vouch(self, agent: str, *, until_epoch: int | None = None) -> str:
+        """Answer for an agent, as an elector: return a vouch as text, which the agent shows in `Node.join_pool`.
+
+        Raises:
+            LocalError: the pool asks for no vouches.
+            NotAuthorised: this node is no elector.
+        """
+        return vouch(self._node.identity, self._view, self._node.key_of(agent), until_epoch=until_epoch)
 
     async def claim(self, task_id: TaskId, bid: int = 0) -> None:
         """Stand as a worker for a task. Whether the claim is won shows in the task."""
@@ -345,7 +243,7 @@ class PoolHandle:
             self.workers = WorkerPool(
                 WorkPort(self, self._node.public_key), self._node.public_key, capabilities=self.own_capabilities
             )
-            self._node.start_workers(self.workers)
+            self._node.spawn(self.workers.run)
         self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)
 
     def evaluator(self, function: _Function) -> _Function:
@@ -373,7 +271,7 @@ class PoolHandle:
         self.evaluations = Evaluations(self, function)
         for view in self.open_tasks():
             self.evaluations.look(view)
-        self._node.start_background(self.evaluations.run)
+        self._node.spawn(self.evaluations.run)
 
     def refresh_capabilities(self) -> None:
         """Called by the node: what it declared in the pool may have changed."""

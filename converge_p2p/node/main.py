@@ -24,28 +24,30 @@ from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy
-from converge_p2p.core.model.task import TaskView
+from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
 from converge_p2p.net import NetworkConfig, PeerInfo, open_network, peer_id_of
+from converge_p2p.node.admitting import admission_proof
 from converge_p2p.node.agents import Agents
 from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.directory import PoolAnnouncement
 from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.home import DATABASE_FILE, KEY_FILE, only_node_in
+from converge_p2p.node.home_pool import HomePool, announced_in
 from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import Mail, TopicHandle
 from converge_p2p.node.pools import Pools
 from converge_p2p.node.restored import StoreAge
 from converge_p2p.node.switchboard import NAMESPACE, DescriptorRecords, Switchboard
+from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.writer import StoreWriter
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
 from converge_p2p.runtime.safety import SafetyPolicy
 from converge_p2p.runtime.tools import ToolRegistry
-from converge_p2p.runtime.workers import WorkerPool
 from converge_p2p.store.api import NodeStore
 from converge_p2p.store.keyfile import load_or_create_identity
 from converge_p2p.store.memory import MemoryStore
@@ -146,7 +148,8 @@ class Node:
             await self._open_files(stack)
             self._known_peers = KnownPeers(self._store)
             self._agents = Agents(self)
-            self._mail = Mail(self.identity, self._agents.deliver)
+            self._home_pool = HomePool(self)
+            self._mail = Mail(self.identity, self._deliver)
             timers = Timers()
             self._writer = StoreWriter(self._store)
             self._switchboard = Switchboard(self._mail, self._writer, self.counters)
@@ -334,6 +337,8 @@ class Node:
         task_types: Sequence[str] = (),
         admission: AdmissionKind = AdmissionKind.OPEN,
         whitelist: Sequence[str] = (),
+        admission_need: int = 0,
+        admission_custom: str = "",
         policy: PoolPolicy | None = None,
         private: bool = False,
     ) -> PoolHandle:
@@ -344,16 +349,16 @@ class Node:
             governance: who decides; None is `Democratic()`.
             electors: agent ids that are known here, or public keys as `key:<64 digits>`, that vote; empty: those that
                 the model names, or this node alone. For a dictatorial pool without a successor at most one, its leader.
-            topics: what it is about.
-            task_types: objectives it is for; empty: any.
+            topics, task_types: what it is about, and the objectives it is for; empty: any.
             admission: who may join.
             whitelist: who may join, named as the electors are, for `AdmissionKind.WHITELIST`.
+            admission_need: how many electors must vouch for a newcomer, for `AdmissionKind.VOUCHED`.
+            admission_custom: name of the registered rule, for `AdmissionKind.CUSTOM`.
             policy: timers and defaults.
-            private: contents are sealed, with a key that only members are given. That never changes.
+            private: contents are sealed with a key that only members are given. That never changes.
 
         Raises:
-            NotFound: an agent id whose key is not known here.
-            LocalError: terms that contradict each other.
+            NotFound, LocalError: an agent id whose key is not known here; terms that contradict each other.
 
         Cancellation: the pool is forgotten here.
         """
@@ -361,19 +366,46 @@ class Node:
             name,
             Democratic() if governance is None else governance,
             founder=self.public_key,
-            key_of=self._key_of,
-            electors=[self._key_of(text) for text in electors],
-            whitelist=[self._key_of(text) for text in whitelist],
+            key_of=self.key_of,
+            electors=map(self.key_of, electors),
+            whitelist=map(self.key_of, whitelist),
             topics=[item.topic if isinstance(item, TopicHandle) else item for item in topics],
             task_types=task_types,
             admission=admission,
+            admission_need=admission_need,
+            admission_custom=admission_custom,
             policy=policy,
             private=private,
         )
         return await self._pools.create(spec)
 
+    async def home_pool(
+        self,
+        *,
+        admission: AdmissionKind = AdmissionKind.OPEN,
+        whitelist: Sequence[str] = (),
+        policy: PoolPolicy | None = None,
+    ) -> PoolHandle:
+        """Return this node's home pool, dictatorial and led by this node alone; the first call founds it.
+
+        Args:
+            admission, whitelist, policy: see `create_pool`; they matter to the call that founds it.
+        """
+        return await self._home_pool.get(admission=admission, whitelist=whitelist, policy=policy)
+
+    async def submit(self, task: Task) -> TaskHandle:
+        """Submit a task to this node's home pool, and tell the task's topic. Raises as `PoolHandle.submit`."""
+        return await self._home_pool.submit(task)
+
     async def join_pool(
-        self, pool: PoolId, *, capabilities: Sequence[str] = (), proof: bytes = b"", timeout_s: float | None = None
+        self,
+        pool: PoolId,
+        *,
+        capabilities: Sequence[str] = (),
+        proof: bytes = b"",
+        invitation: str | bytes | None = None,
+        vouches: Sequence[str | bytes] = (),
+        timeout_s: float | None = None,
     ) -> PoolHandle:
         """Take part in a pool and become a member.
 
@@ -382,17 +414,21 @@ class Node:
         Args:
             pool: its id, 32 bytes.
             capabilities: what this node can do there, beside what it advertises.
-            proof: what the pool's admission asks for.
+            proof: what the pool's admission asks for, as bytes.
+            invitation: or an invitation, as `PoolHandle.invite` returned it.
+            vouches: or what electors returned from `PoolHandle.vouch`.
             timeout_s: how long to wait; None waits for ever.
 
         Raises:
+            LocalError: an invitation or vouch that is not genuine, or not for this pool and node.
             NetworkError: no member was found in time; the node goes on trying to reach one in the background.
             NotAuthorised: the pool does not admit this node, which goes on following it; `leave_pool` ends that.
             LimitExceeded: too many pools.
 
         Cancellation: the node goes on trying to reach the pool in the background.
         """
-        return await self._pools.join(pool, capabilities, proof, timeout_s=timeout_s)
+        shown = admission_proof(pool, self.public_key, proof=proof, invitation=invitation, vouches=vouches)
+        return await self._pools.join(pool, capabilities, shown, timeout_s=timeout_s)
 
     async def leave_pool(self, pool: PoolId) -> None:
         """Leave a pool: stop working in it, say so to the others, and take no more part.
@@ -404,7 +440,12 @@ class Node:
         """
         await self._pools.leave(pool)
 
-    def _key_of(self, text: str) -> PublicKey:
+    def key_of(self, text: str) -> PublicKey:
+        """Return the public key of an agent that is known here, named by agent id, public key, or `key:<64 digits>`.
+
+        Raises:
+            NotFound, LocalError: not known, or no key.
+        """
         known = {self.public_key, *self._pools.keys(), *(peer.public_key for peer in self.peers())}
         return find_key(text, known, self._mail.registry)
 
@@ -436,13 +477,11 @@ class Node:
         await self._nursery.start(self._agents.run, runtime)
         return runtime
 
-    def start_workers(self, workers: WorkerPool) -> None:
-        """Run the workers of a pool in this node's nursery."""
-        self._nursery.start_soon(workers.run)
-
-    def start_background(self, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a part of a pool in this node's nursery until the node stops."""
-        self._nursery.start_soon(run)
+    def _deliver(self, message: Message) -> None:
+        announced = announced_in(message)
+        if announced is not None:
+            self._switchboard.hear_on_topic(*announced)
+        self._agents.deliver(message)
 
     def on_task_changed(self, _view: TaskView) -> None:
         """A task changed: agents may want to look."""

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from converge_p2p.core import limits
+from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError, ConvergeError, LocalError, NotFound
 from converge_p2p.core.identity import Identity, fingerprint
 from converge_p2p.core.model.capability import Capability
@@ -44,6 +45,8 @@ PULSE_S = 5.0
 """How often a peer hears from this node even if there is nothing to say."""
 SILENT_S = 20.0
 """After this a peer that said nothing is taken for gone: a cable that was pulled tells nobody."""
+_ON_TOPICS = PeerId("topics")
+"""Stands for everybody who announces pools on topics, in the directory."""
 REPUBLISH_S = 3600.0
 REPUBLISH_RETRY_S = 60.0
 NAMESPACE = "converge"
@@ -93,6 +96,7 @@ class Switchboard:
         self._tuning = trio.Lock()
         self._gossip_send, self._gossip_receive = trio.open_memory_channel[tuple[PoolId, bytes]](limits.EVENT_QUEUE_MAX)
         self._announced: Fanout[PoolAnnouncement] = Fanout()
+        self._closed = False
         self._company = trio.Event()
         """Set while a peer is connected."""
         self._advertising: trio.CancelScope | None = None
@@ -161,6 +165,7 @@ class Switchboard:
 
     def close(self) -> None:
         """Tell the peers that no pool is here any more, and let nobody wait for announcements."""
+        self._closed = True
         for pool in list(self._drivers):
             self.detach(pool)
         self._announced.close()
@@ -264,6 +269,21 @@ class Switchboard:
         for announcement in new:
             self._heard(announcement, peer)
 
+    def hear_on_topic(self, pool: PoolId, genesis: bytes) -> None:
+        """A signed message on a topic announces a pool. Whoever wrote it may be anybody, so all share one quota.
+
+        It makes room before what connected peers announced.
+        """
+        self.directory.peer_down(_ON_TOPICS)
+        try:
+            new = self.directory.take(_ON_TOPICS, encode([[pool, genesis]]))
+        except CodecError:
+            self._counters["announcements_refused"] += 1
+            return
+        self.directory.peer_down(_ON_TOPICS)
+        for announcement in new:
+            self._heard(announcement, None)
+
     # ------------------------------------------------------------ what replicas want sent
 
     def _send(self, peer: PeerId, frame: bytes) -> None:
@@ -330,7 +350,8 @@ class Switchboard:
         # one after the other: a pool may be left and joined again while the first of these is under way
         async with self._tuning:
             wanted = pool in self._drivers
-            if wanted == (pool in self._subscribed):
+            if self._closed or wanted == (pool in self._subscribed):
+                # a network that is going away is not told; it may be half gone already
                 return
             if not wanted:
                 self._subscribed.discard(pool)

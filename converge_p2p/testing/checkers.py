@@ -90,8 +90,8 @@ def _check_cuts(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
             ):
                 raise InvariantViolated(6, f"node {node} keeps what a removed author did later")
         for task in below:
-            known = replica.view.registers.get(task)
-            if known is None or known.submitted is None:
+            survivor = replica.view.registers.get(task)
+            if survivor is None or survivor.submitted is None:
                 raise InvariantViolated(5, f"node {node} lost task {short(task)} of a member that was removed later")
         for author in cuts:
             if replica.view.members.has(author):
@@ -128,7 +128,7 @@ def lagging(replicas: Mapping[int, Replica]) -> list[int]:
     """Nodes whose frontier is not that of most."""
     digests = {node: replica.log.digest() for node, replica in replicas.items()}
     counts = list(digests.values())
-    most = max(counts, key=counts.count, default=b"")
+    most = max(counts, key=counts.count)
     return [node for node, digest in digests.items() if digest != most]
 
 

@@ -219,12 +219,33 @@ def _treason(seed: int, mode: str, rng: random.Random) -> Scenario:
     )
 
 
+def _schism(seed: int, mode: str, rng: random.Random) -> Scenario:
+    """Epochs that change little and follow each other fast, while single electors are cut off in the midst of votes."""
+    return replace(
+        _betrayal(seed, mode, rng),
+        workers=2,
+        tasks=rng.randint(2, 4),
+        liars=0,
+        hold_off_ms=0,
+        grant_timer_ms=rng.choice((20, 40)),
+        plans=(6, 1, 0, 0, 0, 0),
+        partitions=rng.randint(10, 30),
+        cut_ms=rng.choice((150, 300)),
+        epochs=rng.randint(4, 9),
+        rivals=rng.choice((0.0, 0.5)),
+        kinds=("policy",),
+        fast_path=False,
+        chaos_ms=2500,
+    )
+
+
 _DRAWS = {
     "swarm": _swarm,
     "duel": _duel,
     "betrayal": _betrayal,
     "succession": _succession,
     "treason": _treason,
+    "schism": _schism,
 }
-_MIXED = {"swarm": 6, "duel": 1, "betrayal": 1, "succession": 3, "treason": 3}
+_MIXED = {"swarm": 6, "duel": 1, "betrayal": 1, "succession": 3, "treason": 3, "schism": 1}
 PROFILES = ("mixed", *_DRAWS)

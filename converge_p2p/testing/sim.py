@@ -179,22 +179,30 @@ def replay_command(seed: int, options: Options) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 if no invariant was violated."""
     parsed = _parser().parse_args(arguments)
-    governance = None if parsed.governance is None else GovernanceKind[parsed.governance.upper()]
-    options = Options(
-        mode=parsed.mode,
-        profile=parsed.profile,
-        governance=governance,
-        ablate=tuple(parsed.ablate),
-        perturb=parsed.perturb,
-        restore=parsed.restore,
-        **{name: getattr(parsed, name) for name in NUMBERS},
-    )
+    options = _options(parsed)
     seeds = range(parsed.start, parsed.start + parsed.seeds)
     if parsed.trace:
         outcomes: Iterable[Outcome] = (run_seed(seed, options, _say) for seed in seeds)
     else:
         outcomes = run_seeds(seeds, options, jobs=min(parsed.jobs, parsed.seeds))
     return _report(outcomes, options, as_json=parsed.json, keep_going=parsed.keep_going)
+
+
+def options_of(arguments: Sequence[str]) -> Options:
+    """Read what `Options.arguments` wrote."""
+    return _options(_parser().parse_args(arguments))
+
+
+def _options(parsed: argparse.Namespace) -> Options:
+    return Options(
+        mode=parsed.mode,
+        profile=parsed.profile,
+        governance=None if parsed.governance is None else GovernanceKind[parsed.governance.upper()],
+        ablate=tuple(parsed.ablate),
+        perturb=parsed.perturb,
+        restore=parsed.restore,
+        **{name: getattr(parsed, name) for name in NUMBERS},
+    )
 
 
 def _report(outcomes: Iterable[Outcome], options: Options, *, as_json: bool, keep_going: bool) -> int:

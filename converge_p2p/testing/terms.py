@@ -44,12 +44,10 @@ def draw_terms(
         spec = _drawn(rng, base, kind, electors, wanted, larger=attempt == 0)
         if spec is not None and is_sound(spec) and (needed is None or decides(spec, needed)):
             return spec
-    for wanted in (faults, 0):
-        spec = _with(base, GovernanceKind.DEMOCRATIC, electors, faults=wanted)
-        if spec is not None and is_sound(spec) and (needed is None or decides(spec, needed)):
-            return spec
-    assert spec is not None, "a democratic pool of any size has terms"
-    return spec
+    plain = _with(base, GovernanceKind.DEMOCRATIC, electors, faults=faults)
+    if is_sound(plain) and (needed is None or decides(plain, needed)):
+        return plain
+    return _with(base, GovernanceKind.DEMOCRATIC, electors)
 
 
 def is_sound(spec: PoolSpec) -> bool:

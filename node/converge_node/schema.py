@@ -124,6 +124,19 @@ class PoolDetail(PoolItem, frozen=True):
     decided_by: str = ""
     culprits: Count | None = None
     epoch: Count = 0
+    admission: str = ""
+
+
+class AdmissionText(_Answer, frozen=True):
+    """An invitation or a vouch, to be handed over in private.
+
+    Attributes:
+        pool: id of the pool it is for.
+        text: what the newcomer shows.
+    """
+
+    pool: str
+    text: str
 
 
 class FindingItem(_Answer, frozen=True):
@@ -305,6 +318,33 @@ class CreatePool(_Request, frozen=True):
     claim_ttl_s: Positive | None = None
     max_retries: Count | None = None
     private: bool = False
+    admission: str = "open"
+    whitelist: list[str] = []
+    admission_need: Count = 0
+    admission_custom: str = ""
+
+
+class InviteRequest(_Request, frozen=True):
+    """Invite whoever holds the invitation, or one agent.
+
+    Attributes:
+        agent: the only agent that may use it, or empty.
+        role: what the newcomer is meant to be, for people.
+        epochs: how many epochs after the present one it is good for.
+        valid_s: seconds after which honest nodes do not use it any more; null is without end.
+    """
+
+    agent: str = ""
+    role: str = "worker"
+    epochs: Count = 0
+    valid_s: Positive | None = None
+
+
+class VouchRequest(_Request, frozen=True):
+    """Answer for an agent. `epochs`: how many epochs after the present one the vouch is good for."""
+
+    agent: str
+    epochs: Count = 0
 
 
 class JoinPool(_Request, frozen=True):
@@ -312,6 +352,8 @@ class JoinPool(_Request, frozen=True):
 
     capabilities: list[str] = []
     timeout_s: Positive = 30.0
+    invitation: str = ""
+    vouches: list[str] = []
 
 
 class SubmitTask(_Request, frozen=True):
@@ -326,6 +368,7 @@ class SubmitTask(_Request, frozen=True):
     max_retries: Count | None = None
     attempt_timeout_s: Positive | None = None
     evaluator: str = ""
+    topic: str = ""
 
 
 class CancelTask(_Request, frozen=True):

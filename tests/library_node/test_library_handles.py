@@ -42,8 +42,8 @@ class FakeNode:
     def connected_keys(self) -> frozenset[bytes]:
         return self.peers
 
-    def start_workers(self, workers: WorkerPool) -> None:
-        self.workers.append(workers)
+    def spawn(self, run: Any, *_: object) -> None:
+        self.workers.append(run.__self__)
 
     def on_task_changed(self, view: TaskView) -> None:
         self.changed.append(view)

@@ -11,12 +11,12 @@ from typing import Any
 import trio
 
 from converge_p2p.core.codec import encode_value
-from converge_p2p.core.errors import Conflict, NetworkError, NotAuthorised, NotFound
+from converge_p2p.core.errors import Conflict, LocalError, NetworkError, NotAuthorised, NotFound
 from converge_p2p.core.governance import Democratic, GovernanceModel
 from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.pool import PoolPolicy, PoolSpec, pool_id
+from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
 from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
 from converge_p2p.core.oplog.operation import sign_operation
@@ -68,6 +68,11 @@ class FakeStatus:
 @dataclass(frozen=True)
 class FakeHandle:
     id: TaskId
+    pool: FakePool
+
+    @property
+    def view(self) -> TaskView:
+        return self.pool.task(self.id)
 
 
 class FakeCouncil:
@@ -165,7 +170,7 @@ class FakePool:
         id_ = task_id(self.id, self._identity.public_key, spec.key)
         if id_ not in self._tasks:
             self.change(TaskView(id_, self.id, self._identity.public_key, spec, TaskState.PENDING))
-        return FakeHandle(id_)
+        return FakeHandle(id_, self)
 
     async def cancel(self, id_: TaskId, /, reason: str = "") -> None:
         if reason == "not mine":
@@ -180,6 +185,21 @@ class FakePool:
         if awaiting is None:
             raise Conflict("there is no result that could be denied or let pass")
         self.change(replace(self._tasks[id_], state=TaskState.COMPLETED, value=awaiting, awaiting=None))
+
+    def invite(
+        self,
+        *,
+        joiner: str | None = None,
+        until_epoch: int | None = None,
+        role: str = "worker",
+        valid_s: float | None = None,
+    ) -> str:
+        if self.spec.admission is not AdmissionKind.TOKEN:
+            raise LocalError("the pool asks for no invitations")
+        return f"invitation {joiner} {until_epoch} {role} {valid_s}"
+
+    def vouch(self, agent: str, /, *, until_epoch: int | None = None) -> str:
+        return f"vouch {agent} {until_epoch}"
 
     async def judge(self, id_: TaskId, approve: bool, reason: str = "", *, value: ValueHash | None = None) -> None:
         unjudged = self._tasks[id_].unjudged
@@ -233,6 +253,7 @@ class FakeNode:
         self.announced: list[FakeAnnouncement] = []
         self.fake_peers: list[FakePeer] = []
         self.topics: list[Any] = []
+        self.shown: list[tuple[str | None, list[str]]] = []
         self.create_calls: list[dict[str, Any]] = []
         self.announcement_sender, self._announcements = trio.open_memory_channel[FakeAnnouncement](10)
 
@@ -265,6 +286,10 @@ class FakeNode:
         electors: Sequence[str] = (),
         topics: Sequence[Any] = (),
         task_types: Sequence[str] = (),
+        admission: AdmissionKind = AdmissionKind.OPEN,
+        whitelist: Sequence[str] = (),
+        admission_need: int = 0,
+        admission_custom: str = "",
         policy: PoolPolicy | None = None,
         private: bool = False,
     ) -> FakePool:
@@ -283,6 +308,10 @@ class FakeNode:
             founding.faults,
             topics=tuple(topic.to_bytes() for topic in topics),
             task_types=tuple(task_types),
+            admission=admission,
+            whitelist=tuple(sorted(map(key_of, whitelist))),
+            admission_need=admission_need,
+            admission_custom=admission_custom,
             policy=PoolPolicy() if policy is None else policy,
             model=founding.model,
             private=private,
@@ -292,9 +321,24 @@ class FakeNode:
         self.pools[pool.id] = pool
         return pool
 
+    async def home_pool(self) -> FakePool:
+        found = [pool for pool in self.pools.values() if pool.name == "home"]
+        return found[0] if found else await self.create_pool("home")
+
+    async def submit(self, task: Task, /) -> FakeHandle:
+        return await (await self.home_pool()).submit(task)
+
     async def join_pool(
-        self, id_: PoolId, /, *, capabilities: Sequence[str] = (), timeout_s: float | None = None
+        self,
+        id_: PoolId,
+        /,
+        *,
+        capabilities: Sequence[str] = (),
+        invitation: str | None = None,
+        vouches: Sequence[str] = (),
+        timeout_s: float | None = None,
     ) -> FakePool:
+        self.shown.append((invitation, list(vouches)))
         if timeout_s is not None and timeout_s < 1:
             raise NetworkError("no connected peer knows the pool")
         spec = PoolSpec(f"joined-{id_.hex()[:6]}", bytes(16), Democratic.kind, (self.public_key,))

@@ -435,6 +435,36 @@ async def test_a_vetoer_sees_the_result_that_waits_and_denies_it_or_lets_it_pass
         assert (data["state"], data["result"], data["awaiting"]) == ("completed", {"words": 2}, None)
 
 
+async def test_a_task_for_no_pool_goes_to_the_home_pool_which_is_founded_once(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        joined: list[Any] = []
+        bench.state.pool_joined = joined.append
+        data = (await bench.json("task", "submit", "-", "add", "--key", "k", "--topic", "acme.tests"))[1]
+        again = (await bench.json("task", "submit", "-", "add", "--key", "k", "--topic", "acme.tests"))[1]
+        assert (data["id"], data["pool"]) == (again["id"], again["pool"])
+        assert [pool.name for pool in joined] == ["home"]
+        view = joined[0].task(TaskId(bytes.fromhex(data["id"])))
+        assert view.spec.topic == Topic("acme.tests").to_bytes()
+
+
+async def test_a_pool_says_who_may_join_and_lets_people_in(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        key = f"key:{OTHER.public_key.hex()}"
+        data = (await bench.json("pool", "create", "few", "--admission", "whitelist", "--admit", key))[1]
+        assert data["admission"] == "whitelist"
+        (pool,) = bench.node.pools.values()
+        assert pool.spec.whitelist == (OTHER.public_key,)
+        assert (await bench.json("pool", "invite", "few"))[0] == 2
+        await bench.json("pool", "create", "invited", "--admission", "token")
+        code, out, _ = await bench.run("pool", "invite", "invited", "--for", key, "--role", "tester", "--epochs", "2")
+        assert (code, out) == (0, f"invitation {key} 2 tester None\n")
+        await bench.json("pool", "create", "vouched", "--admission", "vouched", "--vouches", "1")
+        assert (await bench.json("pool", "vouch", "vouched", key))[1]["text"] == f"vouch {key} 0"
+        await bench.json("pool", "join", "ab" * 32, "--invitation", "one")
+        await bench.json("pool", "join", "cd" * 32, "--vouch", "one", "--vouch", "two")
+        assert bench.node.shown == [("one", []), (None, ["one", "two"])]
+
+
 async def test_an_evaluator_sees_what_was_reported_and_approves_or_denies_it(bench_of: Callable[[], Any]) -> None:
     async with bench_of() as bench:
         pool = await bench.node.create_pool("demo")

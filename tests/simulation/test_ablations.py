@@ -1,7 +1,8 @@
-"""The simulator's own test: with a rule of the protocol switched off, it must find what the rule prevents.
+"""The simulator's own test: with a rule of the protocol switched off, random seeds find what the rule prevents.
 
-Each search looks at no more than 500 seeds. `start` lies near the first seed that fails, so that the test is quick; a
-change of the simulator moves it, and then the search goes on to `start + 500`.
+Each search looks at no more than 2,000 seeds. `start` lies near the first seed that fails, so that the test is quick; a
+change of the simulator moves it, and then the search goes on. What random seeds seldom meet is in `test_schedules`,
+where every rule has a schedule that breaks without it.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from converge_p2p.testing.sim import first_failure
 
 pytestmark = pytest.mark.simulation
 
-SEEDS_MAX = 500
+SEEDS_MAX = 2000
 SETTLED_TWICE = 3
 CERTIFIED_TWICE = 2
+EPOCH_TWICE = 4
 
 
 @pytest.mark.parametrize(
     ("rule", "profile", "start", "invariants"),
     [
-        ("lock_rule", "betrayal", 40, {SETTLED_TWICE}),
-        ("fence_accepts", "betrayal", 16, {SETTLED_TWICE}),
-        ("endorse_phase", "betrayal", 24, {SETTLED_TWICE}),
-        ("count_members", "swarm", 0, {CERTIFIED_TWICE, SETTLED_TWICE, 1, 9}),
+        ("lock_rule", "betrayal", 8, {SETTLED_TWICE}),
+        ("fence_accepts", "betrayal", 8, {SETTLED_TWICE}),
+        ("endorse_phase", "betrayal", 0, {SETTLED_TWICE}),
+        ("count_members", "swarm", 0, {CERTIFIED_TWICE, SETTLED_TWICE, EPOCH_TWICE, 1, 9}),
     ],
 )
 def test_without_the_rule_the_simulator_finds_a_violation(

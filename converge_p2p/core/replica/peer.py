@@ -25,6 +25,7 @@ class PeerState:
         targets: how long each author's chain is over there, as far as it said so and we lack some of it.
         hints: the same, guessed from an operation it passed on: it is not to blame if it has no more.
         apart: authors whose chain is as long over there and ends differently.
+        looked_at: authors of whom it has just what waits at the end of the chain here, and how long that is.
         loose: frozen authors whose loose operations differ over there.
         more: it left out entries that are missing here.
         asked: the pieces of the request under way.
@@ -41,6 +42,7 @@ class PeerState:
     targets: dict[PublicKey, int] = field(default_factory=dict)
     hints: dict[PublicKey, int] = field(default_factory=dict)
     apart: dict[PublicKey, None] = field(default_factory=dict)
+    looked_at: dict[PublicKey, int] = field(default_factory=dict)
     loose: dict[PublicKey, None] = field(default_factory=dict)
     more: bool = False
     asked: tuple[Piece, ...] = ()

@@ -217,7 +217,8 @@ class Sessions:
         """What to ask a peer for of an author now, or None."""
         have, goal = self._log.length(author), state.goal(author)
         if self._log.growing(author) and goal > have:
-            piece = self._fetch.next_piece(author, goal, min(room, self._size(state, author, goal - have)))
+            size = min(room, self._size(state, author, goal - have))
+            piece = self._fetch.next_piece(author, goal, size, looked_at=state.looked_at.get(author))
             if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
                 return None
             return piece
@@ -340,12 +341,15 @@ class Sessions:
         fruitful = [index for index, count in enumerate(came) if count]
         if fruitful:
             state.barren, state.proven = 0, True
-        elif any(piece.author in state.targets for piece in state.asked):
+        elif any(piece.author in state.targets and not self._blocked(piece) for piece in state.asked):
             self._avoid(state, now_ms)
         # an answer has the pieces in order, and may end before the last one
         for piece in state.asked[: fruitful[-1] if fruitful else None]:
-            if not self._fetch.progress(piece):
-                state.forget(piece.author)
+            if self._fetch.progress(piece):
+                continue
+            if self._blocked(piece) and len(state.looked_at) < limits.SYNC_AUTHORS_PER_PEER_MAX:
+                state.looked_at[piece.author] = piece.start
+            state.forget(piece.author)
         self._end_request(state)
         self._pursue(peer, now_ms)
         self._pursue_all(now_ms)
@@ -353,6 +357,10 @@ class Sessions:
             self.caught_up |= not state.more
             state.more = False
             self._send(peer, Digest(self._log.digest()))
+
+    def _blocked(self, piece: Piece) -> bool:
+        """Whether a piece was asked for to see if a peer has what waits at the end of a chain here."""
+        return piece.alone and piece.stop == piece.start + 1 == self._log.length(piece.author) + 1
 
     # ------------------------------------------------------------ time
 

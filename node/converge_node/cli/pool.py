@@ -1,4 +1,4 @@
-"""Commands about pools: create, ls, show, join, audit; and what is put to their electors (see `motions`).
+"""Commands about pools: create, ls, show, join, invite, vouch, audit; and motions (see there).
 
 Knows: the client and the schema. Must not know: governance.
 """
@@ -20,7 +20,10 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 
 @click.group
 def pool() -> None:
-    """Create, list, show, join and audit pools. POOL is an id, its first digits (six or more), or a unique name."""
+    """Create, list, show, join and audit pools, and invite others.
+
+    POOL is an id, its first digits (six or more), or a unique name.
+    """
 
 
 @pool.command
@@ -37,6 +40,16 @@ def pool() -> None:
 @click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before a task fails.")
 @click.option("--private", is_flag=True, help="Seal contents with a key that only members are given.")
+@click.option(
+    "--admission",
+    type=click.Choice(["open", "whitelist", "token", "vouched", "custom"]),
+    default="open",
+    show_default=True,
+    help="Who may join: anybody, those of --admit, with an invitation, with vouches, or whom a registered rule admits.",
+)
+@click.option("--admit", "whitelist", multiple=True, metavar="AGENT", help="whitelist: who may join. Repeatable.")
+@click.option("--vouches", "admission_need", type=int, default=0, metavar="N", help="vouched: how many electors.")
+@click.option("--admission-rule", "admission_custom", default="", metavar="NAME", help="custom: the registered rule.")
 @governance_options
 @apply_shared
 @pass_invocation
@@ -52,6 +65,10 @@ def create(
     claim_ttl: float | None,
     max_retries: int | None,
     private: bool,
+    admission: str,
+    whitelist: tuple[str, ...],
+    admission_need: int,
+    admission_custom: str,
     **who_decides: Any,
 ) -> None:
     """Found a pool called NAME."""
@@ -69,6 +86,10 @@ def create(
         claim_ttl_s=claim_ttl,
         max_retries=max_retries,
         private=private,
+        admission=admission,
+        whitelist=list(whitelist),
+        admission_need=admission_need,
+        admission_custom=admission_custom,
     )
     item = connect(invocation).post(schema.PoolDetail, "v1", "pools", body=body)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
@@ -97,13 +118,53 @@ def pool_show(invocation: Invocation, reference: str) -> None:
 @click.argument("reference", metavar="POOL")
 @click.option("--capability", "capabilities", multiple=True, metavar="C", help="What this node can do. Repeatable.")
 @click.option("--timeout", type=float, default=30.0, show_default=True, metavar="S", help="Seconds to find a member.")
+@click.option("--invitation", default="", metavar="TEXT", help="What `pool invite` printed for this node.")
+@click.option("--vouch", "vouches", multiple=True, metavar="TEXT", help="What `pool vouch` printed. Repeatable.")
 @apply_shared
 @pass_invocation
-def join(invocation: Invocation, reference: str, *, capabilities: tuple[str, ...], timeout: float) -> None:
+def join(
+    invocation: Invocation,
+    reference: str,
+    *,
+    capabilities: tuple[str, ...],
+    timeout: float,
+    invitation: str,
+    vouches: tuple[str, ...],
+) -> None:
     """Become a member of a pool. A full id need not have been announced yet."""
-    body = schema.JoinPool(capabilities=list(capabilities), timeout_s=timeout)
+    body = schema.JoinPool(
+        capabilities=list(capabilities), timeout_s=timeout, invitation=invitation, vouches=list(vouches)
+    )
     item = connect(invocation).post(schema.PoolDetail, "v1", "pools", reference, "join", body=body, wait_s=timeout)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
+
+
+@pool.command
+@click.argument("reference", metavar="POOL")
+@click.option("--for", "agent", default="", metavar="AGENT", help="The only agent that may use it.")
+@click.option("--role", default="worker", show_default=True, help="What the newcomer is meant to be; for people.")
+@click.option("--epochs", type=click.IntRange(0), default=0, metavar="N", help="How many epochs longer it is good.")
+@click.option("--valid", type=float, metavar="S", help="Seconds after which honest nodes do not use it any more.")
+@apply_shared
+@pass_invocation
+def invite(invocation: Invocation, reference: str, *, agent: str, role: str, epochs: int, valid: float | None) -> None:
+    """Print an invitation to POOL. Hand it over in private: without --for it lets in whoever holds it."""
+    body = schema.InviteRequest(agent=agent, role=role, epochs=epochs, valid_s=valid)
+    item = connect(invocation).post(schema.AdmissionText, "v1", "pools", reference, "invite", body=body)
+    show(invocation, item, ids=lambda: [item.text], text=lambda: item.text)
+
+
+@pool.command
+@click.argument("reference", metavar="POOL")
+@click.argument("agent")
+@click.option("--epochs", type=click.IntRange(0), default=0, metavar="N", help="How many epochs longer it is good.")
+@apply_shared
+@pass_invocation
+def vouch(invocation: Invocation, reference: str, agent: str, *, epochs: int) -> None:
+    """Answer for AGENT as an elector of POOL: print a vouch, which it shows when it joins."""
+    body = schema.VouchRequest(agent=agent, epochs=epochs)
+    item = connect(invocation).post(schema.AdmissionText, "v1", "pools", reference, "vouch", body=body)
+    show(invocation, item, ids=lambda: [item.text], text=lambda: item.text)
 
 
 @pool.command
@@ -139,6 +200,7 @@ def _pool_text(item: schema.PoolDetail) -> str:
         ("decided by", item.decided_by or "not known yet"),
         ("state", _standing(item)),
         ("contents", "sealed to members" if item.private else "readable by everybody"),
+        ("admission", item.admission or "not known yet"),
         ("epoch", item.epoch),
         ("quorum", quorum),
         ("task types", ", ".join(item.task_types) or "any"),

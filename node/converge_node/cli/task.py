@@ -19,6 +19,7 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode, UsageError
 from converge_p2p.core import limits
 
+HOME_POOL = "-"
 _SETTLED = ("completed", "failed", "cancelled")
 
 
@@ -43,6 +44,7 @@ task.add_command(dispute)
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before the task fails.")
 @click.option("--attempt-timeout", type=float, metavar="S", help="Seconds that one attempt may work.")
 @click.option("--require", "required", multiple=True, metavar="CAP", help="What a worker must be able to do.")
+@click.option("--topic", default="", metavar="T", help="What it is about. A home pool is announced on it.")
 @click.option(
     "--evaluator", default="", metavar="E", help="Who judges results: agent:<agent id or public key>, or rule:<name>."
 )
@@ -60,7 +62,7 @@ def submit(
     timeout: float | None,
     **given: Any,
 ) -> int:
-    """Submit a task to POOL; handlers of OBJECTIVE do it."""
+    """Submit a task to POOL; handlers of OBJECTIVE do it. POOL - is this node's home pool, founded on first use."""
     if timeout is not None and not wait:
         raise UsageError("--timeout bounds the waiting, so it needs --wait", hint="--attempt-timeout bounds the work")
     body = schema.SubmitTask(
@@ -73,9 +75,11 @@ def submit(
         max_retries=given["max_retries"],
         attempt_timeout_s=given["attempt_timeout"],
         evaluator=given["evaluator"],
+        topic=given["topic"],
     )
     client = connect(invocation)
-    item = client.post(schema.TaskDetail, "v1", "pools", pool, "tasks", body=body)
+    where = ("home",) if pool == HOME_POOL else ("pools", pool)
+    item = client.post(schema.TaskDetail, "v1", *where, "tasks", body=body)
     if wait and item.state not in _SETTLED:
         item = _settled(client, item, timeout)
     show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))

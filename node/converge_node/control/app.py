@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from converge_node import schema
 from converge_node.control import motions, views
-from converge_node.control.governance import governance_model
+from converge_node.control.governance import admission_kind, governance_model
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.stream import EventStream
 from converge_node.errors import Busy, NotReady, UsageError, http_status_of, known_error
@@ -33,7 +33,7 @@ from converge_p2p import __version__
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError, NotFound
 from converge_p2p.core.model.pool import PoolPolicy
-from converge_p2p.core.model.task import Task, TaskState, TaskView
+from converge_p2p.core.model.task import TaskState, TaskView
 from converge_p2p.core.types import PublicKey, TaskId
 
 _log = logging.getLogger("converge_node.control")
@@ -105,10 +105,13 @@ class ControlApi:
             route("/v1/pools", "POST", self._create_pool),
             route("/v1/pools/{pool}", "GET", self._pool),
             route("/v1/pools/{pool}/join", "POST", self._join_pool),
+            route("/v1/pools/{pool}/invite", "POST", self._invite),
+            route("/v1/pools/{pool}/vouch", "POST", self._vouch),
             route("/v1/pools/{pool}/audit", "GET", self._audit),
             route("/v1/pools/{pool}/watch", "GET", self._watch_pool),
             route("/v1/pools/{pool}/tasks", "GET", self._tasks),
             route("/v1/pools/{pool}/tasks", "POST", self._submit),
+            route("/v1/home/tasks", "POST", self._submit_home),
             route(task, "GET", self._task),
             route(task + "/watch", "GET", self._watch_task),
             route(task + "/cancel", "POST", self._cancel),
@@ -210,6 +213,10 @@ class ControlApi:
             electors=views.elector_keys(node, body.electors),
             topics=[parse_topic(topic) for topic in body.topics],
             task_types=body.task_types,
+            admission=admission_kind(body.admission),
+            whitelist=views.elector_keys(node, body.whitelist),
+            admission_need=body.admission_need,
+            admission_custom=body.admission_custom,
             policy=policy,
             private=body.private,
         )
@@ -219,9 +226,29 @@ class ControlApi:
     async def _join_pool(self, request: Request) -> schema.PoolDetail:
         node, body = self._state.running(), _body(request, schema.JoinPool)
         pool_id = views.find_pool_id(node, request.path_params["pool"])
-        pool = await node.join_pool(pool_id, capabilities=body.capabilities, timeout_s=body.timeout_s)
+        pool = await node.join_pool(
+            pool_id,
+            capabilities=body.capabilities,
+            invitation=body.invitation or None,
+            vouches=body.vouches,
+            timeout_s=body.timeout_s,
+        )
         self._state.pool_joined(pool)
         return await views.pool_detail(pool)
+
+    async def _invite(self, request: Request) -> schema.AdmissionText:
+        pool, body = self._find_pool(request), _body(request, schema.InviteRequest)
+        joiner = views.elector_keys(self._state.running(), [body.agent])[0] if body.agent else None
+        until = pool.council.epoch + body.epochs
+        text = pool.invite(joiner=joiner, until_epoch=until, role=body.role, valid_s=body.valid_s)
+        return schema.AdmissionText(pool=pool.id.hex(), text=text)
+
+    async def _vouch(self, request: Request) -> schema.AdmissionText:
+        pool, body = self._find_pool(request), _body(request, schema.VouchRequest)
+        (agent,) = views.elector_keys(self._state.running(), [body.agent])
+        return schema.AdmissionText(
+            pool=pool.id.hex(), text=pool.vouch(agent, until_epoch=pool.council.epoch + body.epochs)
+        )
 
     async def _audit(self, request: Request) -> list[schema.FindingItem]:
         return [views.finding_item(finding) for finding in await self._find_pool(request).audit()]
@@ -269,22 +296,15 @@ class ControlApi:
 
     async def _submit(self, request: Request) -> schema.TaskDetail:
         pool, body = self._find_pool(request), _body(request, schema.SubmitTask)
-        numbers = {
-            "claim_ttl_sec": body.claim_ttl_s,
-            "max_retries": body.max_retries,
-            "timeout_sec": body.attempt_timeout_s,
-        }
-        task = Task(
-            body.objective,
-            schema.from_json_value(body.inputs),
-            key=body.key,
-            required_capabilities=tuple(body.required_capabilities),
-            priority=body.priority,
-            evaluator=body.evaluator,
-            constraints={name: number for name, number in numbers.items() if number is not None},
-        )
-        submitted = await pool.submit(task)
-        return views.task_detail(pool.task(submitted.id))
+        return views.task_detail((await pool.submit(views.task_of(body))).view)
+
+    async def _submit_home(self, request: Request) -> schema.TaskDetail:
+        node, body = self._state.running(), _body(request, schema.SubmitTask)
+        task, before = views.task_of(body), set(node.pools)
+        home = await node.home_pool()
+        if home.id not in before:
+            self._state.pool_joined(home)
+        return views.task_detail((await node.submit(task)).view)
 
     async def _task(self, request: Request) -> schema.TaskDetail:
         return views.task_detail(views.find_task(self._find_pool(request), request.path_params["task"]))

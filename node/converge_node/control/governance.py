@@ -15,7 +15,7 @@ from converge_p2p.core.errors import ConvergeError, LocalError
 from converge_p2p.core.governance.formula import Threshold
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import fingerprint
-from converge_p2p.core.model.pool import GovernanceKind, PoolSpec
+from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolSpec
 from converge_p2p.core.types import PublicKey
 
 Resolve = Callable[[Sequence[str]], list[str]]
@@ -87,6 +87,18 @@ def governance_model(name: str, terms: schema.GovernanceTerms, resolve: Resolve)
             return governance.Custom(name=terms.model, **common)
         case _:
             return governance.Democratic(quorum=terms.quorum, **common)
+
+
+def admission_kind(name: str) -> AdmissionKind:
+    """Return the admission policy that a request asks for.
+
+    Raises:
+        LocalError: there is no such policy.
+    """
+    known = {kind.name.lower(): kind for kind in AdmissionKind}
+    if name not in known:
+        raise LocalError(f"unknown admission {name!r}; known are {', '.join(known)}")
+    return known[name]
 
 
 _AGENTS = ("leader", "successor", "tie_breaker")

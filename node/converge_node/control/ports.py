@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import trio
 
 from converge_p2p.core.governance import GovernanceModel
-from converge_p2p.core.model.pool import PoolPolicy, PoolSpec
+from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
@@ -78,6 +78,8 @@ class SubmittedLike(Protocol):
 
     @property
     def id(self) -> TaskId: ...
+    @property
+    def view(self) -> TaskView: ...
 
 
 class FrozenLike(Protocol):
@@ -133,6 +135,15 @@ class PoolLike(Protocol):
     def tasks(self) -> Iterable[TaskView]: ...
     def task(self, task_id: TaskId, /) -> TaskView: ...
     async def submit(self, task: Task, /) -> SubmittedLike: ...
+    def invite(
+        self,
+        *,
+        joiner: str | None = None,
+        until_epoch: int | None = None,
+        role: str = ...,
+        valid_s: float | None = None,
+    ) -> str: ...
+    def vouch(self, agent: str, /, *, until_epoch: int | None = None) -> str: ...
     async def cancel(self, task_id: TaskId, /, reason: str = "") -> None: ...
     async def veto(self, task_id: TaskId, /, reason: str = "") -> None: ...
     async def let_pass(self, task_id: TaskId, /, reason: str = "") -> None: ...
@@ -170,10 +181,23 @@ class NodeLike(Protocol):
         electors: Sequence[str] = (),
         topics: Sequence[Topic] = (),
         task_types: Sequence[str] = (),
+        admission: AdmissionKind = ...,
+        whitelist: Sequence[str] = (),
+        admission_need: int = 0,
+        admission_custom: str = "",
         policy: PoolPolicy = ...,
         private: bool = False,
     ) -> Awaitable[PoolLike]: ...
     def join_pool(
-        self, pool: PoolId, /, *, capabilities: Sequence[str] = (), timeout_s: float | None = None
+        self,
+        pool: PoolId,
+        /,
+        *,
+        capabilities: Sequence[str] = (),
+        invitation: str | None = None,
+        vouches: Sequence[str] = (),
+        timeout_s: float | None = None,
     ) -> Awaitable[PoolLike]: ...
+    def home_pool(self) -> Awaitable[PoolLike]: ...
+    def submit(self, task: Task, /) -> Awaitable[SubmittedLike]: ...
     def join(self, topic: Topic) -> Awaitable[Any]: ...

@@ -20,14 +20,17 @@ from converge_node.schema import (
     PoolDetail,
     PoolItem,
     ReportedItem,
+    SubmitTask,
     TaskDetail,
     TaskItem,
+    from_json_value,
     to_json_value,
 )
+from converge_node.settings_check import parse_topic
 from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
-from converge_p2p.core.model.task import Outcome, TaskValue, TaskView
+from converge_p2p.core.model.task import Outcome, Task, TaskValue, TaskView
 from converge_p2p.core.types import PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 
@@ -70,6 +73,7 @@ async def pool_detail(pool: PoolLike) -> PoolDetail:
         decided_by=decided_by(pool.spec) if pool.ready else "",
         culprits=await pool.culprits() if pool.ready else None,
         epoch=pool.council.epoch,
+        admission=pool.spec.admission.name.lower() if pool.ready else "",
     )
 
 
@@ -120,6 +124,29 @@ def task_detail(view: TaskView) -> TaskDetail:
         claim_ttl_s=spec.claim_ttl_ms / 1000 or None,
         max_retries=spec.max_retries,
         attempt_timeout_s=spec.timeout_ms / 1000 or None,
+    )
+
+
+def task_of(body: SubmitTask) -> Task:
+    """Return the task that a request describes.
+
+    Raises:
+        LocalError: its topic or its inputs are of another form.
+    """
+    numbers = {
+        "claim_ttl_sec": body.claim_ttl_s,
+        "max_retries": body.max_retries,
+        "timeout_sec": body.attempt_timeout_s,
+    }
+    return Task(
+        body.objective,
+        from_json_value(body.inputs),
+        key=body.key,
+        topic=parse_topic(body.topic).to_bytes() if body.topic else b"",
+        required_capabilities=tuple(body.required_capabilities),
+        priority=body.priority,
+        evaluator=body.evaluator,
+        constraints={name: number for name, number in numbers.items() if number is not None},
     )
 
 
