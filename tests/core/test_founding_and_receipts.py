@@ -27,7 +27,8 @@ def test_a_stranger_to_a_whitelist_pool_leaves_nothing_behind_at_any_sequence_nu
     stranger = Author(99, pool.id)
     chain = [stranger.sign(JoinBody()), stranger.sign(LeaveBody()), stranger.sign(JoinBody())]
     for operation in reversed(chain):
-        assert rejected(feed(replica, [operation])) == ["not_member"]
+        # the chain of a successor begins with the word of another key, so only its first operation is to blame
+        assert rejected(feed(replica, [operation])) == ["no_predecessor" if operation.seq else "not_member"]
     assert replica.log.digest() == before
     assert not replica.log.has_parked()
 

@@ -56,6 +56,7 @@ from converge_p2p.core.oplog.key_bodies import PrekeyBody, offer_bodies
 from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
 from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import Operation, sign_operation
+from converge_p2p.core.oplog.succession import RecoveryBody, commitment_of, recovery, rotation
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
@@ -185,6 +186,15 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     tell("verdict: a result is approved", bob, VerdictBody(task, value.hash, True))
     tell("verdict: a result is denied", bob, VerdictBody(task, value.hash, False, "twelve is not enough"))
     tell("leave", carol, LeaveBody())
+    dora, erin = Signer("dora"), Signer("erin")
+    spare = Signer("recovery").identity
+    tell("recovery: a commitment", carol, RecoveryBody(commitment_of(spare.public_key)))
+    length = len(carol.chain)
+    rotate, succeed = rotation(pool, carol.identity, dora.identity)
+    tell("rotate: a key hands over", carol, rotate)
+    tell("rotate: the first operation of its successor", dora, succeed)
+    words = recovery(pool, carol.identity.public_key, length, key=spare, new=erin.identity.public_key)
+    tell("rotate: a recovery", erin, words)
     return pool, told
 
 

@@ -47,7 +47,7 @@ def test_every_kind_of_operation_is_there() -> None:
         *range(11),
         12,
         13,
-        16,
+        *range(16, 19),
         *range(20, 30),
     }
     assert [operation for _, operation in story()[1]] == [

@@ -15,7 +15,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
-from converge_p2p.core.oplog import coordination_codec, key_bodies
+from converge_p2p.core.oplog import coordination_codec, key_bodies, motions, succession
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
 from converge_p2p.core.oplog.fields import HASH_BYTES
 from converge_p2p.core.oplog.fields import check_shape as _shape
@@ -23,14 +23,8 @@ from converge_p2p.core.oplog.fields import hash_field as _hash
 from converge_p2p.core.oplog.fields import round_field as _round
 from converge_p2p.core.oplog.fields import text_field as _text
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
-from converge_p2p.core.oplog.motions import (
-    MotionBody,
-    OpinionBody,
-    decode_motion,
-    decode_opinion,
-    encode_motion,
-    encode_opinion,
-)
+from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
+from converge_p2p.core.oplog.succession import SuccessionBody, decode_recovery, decode_rotate, encode_succession
 from converge_p2p.core.oplog.verdicts import VerdictBody, decode_verdict, encode_verdict
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
@@ -52,6 +46,8 @@ class Kind(IntEnum):
     CONTENT_KEY = 12
     PREKEY = 13
     VERDICT = 16
+    ROTATE = 17
+    RECOVERY = 18
     AUCTION = 20
     BID = 21
     POLL_OPEN = 22
@@ -254,6 +250,7 @@ Body = (
     | ContentKeyBody
     | PrekeyBody
     | VerdictBody
+    | SuccessionBody
     | CoordinationBody
     | ActBody
 )
@@ -269,6 +266,8 @@ def kind_of(body: Body) -> Kind:
 
 def encode_body(body: Body) -> list[Any]:
     """Return the array form of a body."""
+    if isinstance(body, SuccessionBody):
+        return encode_succession(body)
     match body:
         case Genesis(spec):
             return spec.to_body()
@@ -287,15 +286,13 @@ def encode_body(body: Body) -> list[Any]:
         case VoteBody(ballots):
             return [_encode_ballot(ballot) for ballot in ballots]
         case MotionBody():
-            return encode_motion(body)
+            return motions.encode_motion(body)
         case OpinionBody():
-            return encode_opinion(body)
+            return motions.encode_opinion(body)
         case VetoBody(task_id, value, deny, reason):
             return [task_id, value, deny, reason]
-        case ContentKeyBody():
-            return key_bodies.encode_content_key(body)
-        case PrekeyBody():
-            return key_bodies.encode_prekey(body)
+        case ContentKeyBody() | PrekeyBody():
+            return key_bodies.encode_key_body(body)
         case VerdictBody():
             return encode_verdict(body)
         case ActBody(delegation, inner):
@@ -478,6 +475,7 @@ _KINDS: dict[type, Kind] = {
     PrekeyBody: Kind.PREKEY,
     VerdictBody: Kind.VERDICT,
     ActBody: Kind.ACT,
+    **{body: Kind(number) for body, number in succession.KIND_NUMBERS.items()},
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
 }
 _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
@@ -489,12 +487,14 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.RELEASE: _release,
     Kind.REPORT: _report,
     Kind.VOTE: _vote,
-    Kind.MOTION: decode_motion,
-    Kind.OPINION: decode_opinion,
+    Kind.MOTION: motions.decode_motion,
+    Kind.OPINION: motions.decode_opinion,
     Kind.VETO: _veto,
     Kind.CONTENT_KEY: key_bodies.decode_content_key,
     Kind.PREKEY: key_bodies.decode_prekey,
     Kind.VERDICT: decode_verdict,
+    Kind.ROTATE: decode_rotate,
+    Kind.RECOVERY: decode_recovery,
     Kind.ACT: _act,
     **coordination_codec.DECODERS,
 }

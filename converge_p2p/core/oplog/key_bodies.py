@@ -60,14 +60,11 @@ class PrekeyBody:
     exchange_key: bytes
 
 
-def encode_content_key(body: ContentKeyBody) -> list[Any]:
+def encode_key_body(body: ContentKeyBody | PrekeyBody) -> list[Any]:
     """Return the array form."""
+    if isinstance(body, PrekeyBody):
+        return [body.exchange_key]
     return [body.epoch, body.generation, body.commitment, [list(entry) for entry in body.entries]]
-
-
-def encode_prekey(body: PrekeyBody) -> list[Any]:
-    """Return the array form."""
-    return [body.exchange_key]
 
 
 def decode_content_key(body: list[Any]) -> ContentKeyBody:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
-from converge_p2p.core.oplog.bodies import VOTES, ReportBody
+from converge_p2p.core.oplog.bodies import VOTES, Cut, ReportBody
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex, FrontierSum
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.oplog.parking import Parking
@@ -423,6 +423,16 @@ class OperationLog:
         """Signed operations of an author's chain, from `start` to `stop` exclusive."""
         chain = self.chains.get(author)
         return [] if chain is None else chain.signed[max(0, start) : max(0, stop)]
+
+    def prefix(self, author: PublicKey) -> Cut:
+        """How much of an author's chain is held."""
+        chain = self.chains.get(author)
+        return Cut(author, 0, None) if chain is None else Cut(author, len(chain), chain.head)
+
+    def decoded(self, author: PublicKey) -> list[Operation]:
+        """The operations of an author's chain."""
+        chain = self.chains.get(author)
+        return [] if chain is None else [self._decoded(signed) for signed in chain.signed]
 
     def last_of(self, author: PublicKey) -> bytes:
         """The signed operation that an author's chain ends with; of a frozen author a loose one, beyond its chain.

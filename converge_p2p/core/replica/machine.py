@@ -15,15 +15,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, RemoteViolation
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.oplog.bodies import (
-    Body,
-    Cut,
-    Genesis,
-    JoinBody,
-    LeaveBody,
-    SubmitBody,
-    VoteBody,
-)
+from converge_p2p.core.oplog.bodies import Body, Genesis, JoinBody, LeaveBody, SubmitBody, VoteBody
 from converge_p2p.core.oplog.log import Inserted, OperationLog
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
@@ -80,7 +72,7 @@ class Replica:
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
         self.contents = PrivateContents(identity, self.view, entropy, self._put, self._set_timer)
-        self._elector = Elector(identity.public_key, self.view, self._held)
+        self._elector = Elector(identity.public_key, self.view, self.log.prefix)
         self._proposer = Proposer(identity.public_key, self._emit, self.contents)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
@@ -205,6 +197,8 @@ class Replica:
         if self._tip.learned(self._now.mono_ms):
             self._emit(ev.OwnChainLearned(self._pen.length))
             self._touch_open()
+        if self.contents.has_news():
+            self._touch_open()
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             register = self.view.subject(name)
@@ -260,7 +254,8 @@ class Replica:
                 continue
             try:
                 operation = decode_operation(signed, self.pool)
-                check_author(self.view, operation, known=self.log.held(operation.author) > 0)
+                known = self.log.held(operation.author) > 0
+                check_author(self.view, operation, known=known, predecessor_known=self.log.chains.__contains__)
                 self._insert(operation, peer)
             except RemoteViolation as violation:
                 self._emit(ev.Rejected(peer, violation.reason))
@@ -289,6 +284,7 @@ class Replica:
             self._emit(ev.ForkDetected(inserted.forked, seq))
         for operation in inserted.loose:
             self._touch(*self.view.apply_loose(operation))
+        self._refold()
         self._fresh.extend(operation.signed for operation in inserted.kept)
         if inserted.missing is not None:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
@@ -302,6 +298,15 @@ class Replica:
                 self._fresh.append(inserted.parked.signed)
             self._touch(*early)
             self._install_epochs()
+        self._refold()
+
+    def _refold(self) -> None:
+        """Fold the chains of keys anew that took another's place, or whose own was taken."""
+        while (key := self.view.successions.take_stale()) is not None:
+            chain = self.log.decoded(key)
+            self._touch(*self.view.refold(key, chain))
+            self.contents.applied(*chain)
+            self.contents.changed()
 
     def _apply(self, operation: Operation) -> None:
         """Fold an operation that became part of a chain."""
@@ -310,8 +315,7 @@ class Replica:
             self._note_own(operation)
         was_member = self.view.members.has(author) if isinstance(body, JoinBody | LeaveBody) else False
         self._touch(*self.view.apply(operation))
-        if self.contents.applied(operation):
-            self._touch_open()
+        self.contents.applied(operation)
         match body:
             case Genesis() if self.ready:
                 self._emit(ev.PoolReady())
@@ -348,11 +352,6 @@ class Replica:
 
     def _length_of(self, author: PublicKey) -> int:
         return self._pen.length if author == self.identity.public_key else self.log.length(author)
-
-    def _held(self, author: PublicKey) -> Cut:
-        length = self.log.length(author)
-        entry = self.log.entry(author)
-        return Cut(author, length, None if entry is None or not length else entry.head)
 
     def _touch(self, *tasks: TaskId) -> None:
         for task in tasks:

@@ -25,6 +25,7 @@ from converge_p2p.core.oplog.bodies import Body, Genesis, JoinBody, LeaveBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody, offer_bodies
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.oplog.sealing import ContentSealer
+from converge_p2p.core.oplog.succession import SuccessionBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.contents import Contents
 from converge_p2p.core.replica.rotation import Standing, Why, additions_due, offer_delay_ms, rotation_due
@@ -87,6 +88,7 @@ class PrivateContents(Contents):
         self._draws = 0
         self._unkept = False
         self._stale = True
+        self._news = False
         self._joining = False
         self._writing = False
         self._prekey: tuple[int, bytes] | None = None
@@ -146,15 +148,20 @@ class PrivateContents(Contents):
         """Members or electors are others now, or an author was frozen."""
         self._stale = True
 
-    def applied(self, operation: Operation) -> bool:
-        """An operation became part of the fold. Returns whether a content key can be used now that could not before."""
-        body = operation.body
-        if isinstance(body, ContentKeyBody) and self.on:
-            self._stale = True
-            return self._take(operation, body)
-        if isinstance(body, Genesis | JoinBody | LeaveBody | PrekeyBody):
-            self._stale = True
-        return False
+    def applied(self, *operations: Operation) -> None:
+        """Operations became part of the fold, or were folded anew."""
+        for operation in operations:
+            body = operation.body
+            if isinstance(body, ContentKeyBody) and self.on:
+                self._stale = True
+                self._news = self._take(operation, body) or self._news
+            elif isinstance(body, Genesis | JoinBody | LeaveBody | PrekeyBody | SuccessionBody):
+                self._stale = True
+
+    def has_news(self) -> bool:
+        """Whether a content key can be used since the last call that could not before."""
+        news, self._news = self._news, False
+        return news
 
     def _take(self, operation: Operation, body: ContentKeyBody) -> bool:
         keys = self._view.keys

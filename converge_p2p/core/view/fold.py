@@ -14,8 +14,9 @@ from converge_p2p.core.governance.admission import AdmissionContext, admits, che
 from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
-from converge_p2p.core.model.task import TaskState, TaskView, task_id
+from converge_p2p.core.model.task import TaskView, task_id
 from converge_p2p.core.oplog.bodies import (
+    VOTES,
     ActBody,
     Ballot,
     ClaimBody,
@@ -36,6 +37,7 @@ from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.succession import RecoverBody, RecoveryBody, SucceedBody, SuccessionBody
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
@@ -45,7 +47,8 @@ from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
-from converge_p2p.core.view.state import state_bytes
+from converge_p2p.core.view.state import state_of, task_view
+from converge_p2p.core.view.succession import Successions
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
 from converge_p2p.core.view.trust import TrustFold
 from converge_p2p.core.view.vetoes import Vetoes
@@ -59,7 +62,8 @@ class View:
         self.creator: PublicKey | None = None
         self.genesis = b""
         """The signed founding operation, kept apart so that a creator that forks cannot take it away."""
-        self.members = Members()
+        self.successions = Successions(pool)
+        self.members = Members(self.successions)
         self.keys = KeyFold()
         self.motions = Motions()
         self.epochs = Epochs(pool, protocol)
@@ -74,8 +78,6 @@ class View:
         """Settled subjects of which another value was accepted as well."""
         self.coordination = Coordination(pool, self.members, self.registers, self._register)
         self.trust = TrustFold(self.registers, self.motions)
-
-    # ------------------------------------------------------------ epochs
 
     @property
     def spec(self) -> PoolSpec | None:
@@ -212,16 +214,26 @@ class View:
             case Genesis():
                 self._apply_genesis(operation, body)
                 return ()
+            case SucceedBody() | RecoverBody():
+                if not operation.seq:
+                    self.successions.enter(author)
+                    self.successions.note(operation, body)
+                return ()
+            case RecoveryBody():
+                self.successions.saw(author, body)
             case JoinBody():
                 if self.may_join(author, operation.epoch, body.proof):
                     self.members.change(author, operation.seq, True, body.capabilities)
                 return ()
         if not self.members.has_at(author, operation.epoch):
-            return ()
+            # whoever may have been a heir before, or becomes one: what was carried may rest on what it said
+            return self.apply_loose(operation) if self.successions.may_inherit(author) else ()
         match body:
             case LeaveBody():
                 self.members.change(author, operation.seq, False, ())
                 return ()
+            case _ if self.successions.ended(operation):
+                return self.apply_loose(operation)
             case MotionBody():
                 self.motions.add_motion(operation)
                 self.trust.touch(TaskId(body.subject))
@@ -229,6 +241,9 @@ class View:
             case ContentKeyBody() | PrekeyBody():
                 self.keys.apply(operation, self.epochs)
                 return ()
+        if isinstance(body, SuccessionBody):
+            self.successions.note(operation, body)
+            return ()
         if isinstance(body, CoordinationBody | ActBody):
             touched = self.coordination.apply(operation, body)
             self.trust.touch(*touched)
@@ -364,6 +379,8 @@ class View:
                 return (task,)
             case VetoBody() as body:
                 return self.vetoes.hear(operation, body)
+            case RecoveryBody() as body:
+                self.successions.saw(operation.author, body)
             case MotionBody() as motion:
                 self.motions.add_void_motion(operation)
                 self.trust.touch(TaskId(motion.subject))
@@ -383,7 +400,21 @@ class View:
         self.trust.touch(*touched)
         return touched
 
-    def _take_back(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
+    def refold(self, author: PublicKey, operations: list[Operation]) -> set[TaskId]:
+        """Fold the chain of an author anew, because it took another's place, lost it, or its own was taken.
+
+        Args:
+            operations: the whole chain.
+        """
+        touched = self._take_back(author, 0, operations, again=True)
+        self.members.forget(author)
+        for operation in operations:
+            if not isinstance(operation.body, (*VOTES, Genesis)):
+                touched.update(self.apply(operation))
+        return touched
+
+    def _take_back(self, author: PublicKey, seq: int, voided: list[Operation], *, again: bool = False) -> set[TaskId]:
+        # content is remembered as by whoever hears of the fork first; if the chain is folded anew, that decides again
         touched: set[TaskId] = set()
         disputed: list[TaskId] = []
         for operation in voided:
@@ -401,13 +432,13 @@ class View:
                     self._claimed(task, purpose, operation.epoch).claims.pop(operation.id, None)
                     touched.add(task)
                 case ReleaseBody(task):
-                    self._void_release(self._named(task), author, operation)
+                    self._named(task).void_release(author, operation)
                     touched.add(task)
                 case ReportBody(task):
                     token = Token(operation.epoch, body.round)
                     register_of = self._voted_on(task, operation.epoch)
-                    # its content is remembered, as by whoever hears of the fork first
-                    register_of.add_value(body.value)
+                    if not again:
+                        register_of.add_value(body.value)
                     register_of.round(token).reports.pop(operation.id, None)
                     self.trust.void_report(operation, body)
                     touched.add(task)
@@ -418,19 +449,14 @@ class View:
                     touched.add(task)
                 case MotionBody():
                     disputed.append(TaskId(body.subject))
+                case _ if isinstance(body, SuccessionBody):
+                    self.successions.void(operation, body)
                 case _ if isinstance(body, CoordinationBody | ActBody):
                     touched.update(self.coordination.void(operation, body))
-        self.motions.void(author, seq, voided)
+        self.motions.void(author, seq, () if again else voided)
         self.keys.void(author, seq)
         self.trust.touch(*touched, *disputed)
         return touched
-
-    def _void_release(self, register: Register, author: PublicKey, operation: Operation) -> None:
-        for key in [key for key in register.releases if key[0] == author]:
-            register.releases[key].pop(operation.id, None)
-            if not register.releases[key]:
-                del register.releases[key]
-        register.withdrawn.get(author, set()).discard(operation.seq)
 
     def _voted_on(self, name: TaskId, epoch: int) -> Register:
         """The register of a subject, by the epoch that is named: each epoch votes on the one after it."""
@@ -453,36 +479,13 @@ class View:
             self.open[task] = None
         return register
 
-    # ------------------------------------------------------------ reading
-
     def task(self, task: TaskId, *, expired: bool = False) -> TaskView | None:
         """A task as an application sees it, or None if no submit of it is known.
 
         Args:
             expired: what the caller knows from local timers: the holder's time is over.
         """
-        register = self.registers.get(task)
-        if register is None or register.submitted is None:
-            return None
-        submitted, top = register.submitted, register.top
-        state, holder = register.state, register.holder
-        shown = register.settled_token if state.terminal else top
-        return TaskView(
-            id=task,
-            pool_id=self.pool,
-            submitter=submitted.author,
-            spec=submitted.spec,
-            state=state,
-            epoch=0 if shown is None else shown.epoch,
-            round=-1 if shown is None else shown.round,
-            assigned_to=holder.author if state is TaskState.ASSIGNED and holder is not None else None,
-            value=register.final,
-            awaiting=register.awaiting,
-            unjudged=tuple(register.to_judge()),
-            attempts=register.attempts(),
-            certified=state is not TaskState.PENDING,
-            expired=expired,
-        )
+        return task_view(self, task, expired=expired)
 
     def tasks(self) -> Iterator[TaskView]:
         """Every task whose submit is known, in the order in which they were first heard of."""
@@ -493,4 +496,4 @@ class View:
 
     def state_bytes(self) -> bytes:
         """Canonical bytes of the decided state: equal on all replicas that hold the same operations."""
-        return state_bytes(self)
+        return state_of(self)

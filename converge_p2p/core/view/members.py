@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from converge_p2p.core import limits
 from converge_p2p.core.types import PublicKey
+from converge_p2p.core.view.succession import FOREVER, Successions
 
 
 @dataclass(slots=True)
@@ -27,7 +28,8 @@ class MemberRecord:
 class Members:
     """The members of a pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, successions: Successions) -> None:
+        self._successions = successions
         self._founders: dict[PublicKey, int] = {}
         self._records: dict[PublicKey, MemberRecord] = {}
         self._frozen: dict[PublicKey, int] = {}
@@ -72,11 +74,16 @@ class Members:
         if record is not None and record.changes:
             return record.changes[-1][1]
         first = self._founders.get(author)
-        return first is not None and first <= epoch
+        return (first is not None and first <= epoch) or self._successions.is_heir(author)
+
+    def forget(self, author: PublicKey) -> None:
+        """Forget joins and leaves of an author, whose chain is folded anew."""
+        self._drop_from(author, 0)
 
     def has(self, author: PublicKey) -> bool:
         """Whether the author is a member now."""
-        return author not in self._expelled and self.has_at(author, limits.EPOCH_MAX)
+        gone = author in self._expelled or self._successions.folded(author).end < FOREVER
+        return not gone and self.has_at(author, limits.EPOCH_MAX)
 
     def active(self, author: PublicKey) -> bool:
         """Whether the author is a member and not frozen."""
@@ -85,7 +92,16 @@ class Members:
     def capabilities(self, author: PublicKey) -> tuple[str, ...]:
         """What the author declared when it joined last."""
         record = self._records.get(author)
-        return record.changes[-1][2] if record is not None and record.changes else ()
+        if record is not None and record.changes:
+            return record.changes[-1][2]
+        inherited = self._successions.folded(author).inherits
+        return tuple(sorted({name for old in inherited for name in self._declared(old)}))
+
+    def _declared(self, author: PublicKey) -> tuple[str, ...]:
+        """What somebody declared before its end."""
+        record, end = self._records.get(author), self._successions.folded(author).end
+        before = () if record is None else tuple(change for change in record.changes if change[0] < end)
+        return before[-1][2] if before else ()
 
     def frozen(self) -> dict[PublicKey, int]:
         """Frozen authors, and from which seq."""
@@ -102,4 +118,6 @@ class Members:
 
     def all(self) -> list[PublicKey]:
         """Every member, sorted."""
-        return sorted(author for author in self._founders.keys() | set(self._records) if self.has(author))
+        return sorted(
+            author for author in {*self._founders, *self._records, *self._successions.heirs()} if self.has(author)
+        )
