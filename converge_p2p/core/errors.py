@@ -41,6 +41,12 @@ class Conflict(LocalError):
     code = "conflict"
 
 
+class NoContentKey(LocalError):
+    """A private pool's content key is not here (yet), and without it nothing can be sealed."""
+
+    code = "no_content_key"
+
+
 class NotAuthorised(LocalError):
     """The local identity may not do this."""
 

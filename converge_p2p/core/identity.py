@@ -162,6 +162,18 @@ class Identity:
         except (CryptoError, ValueError, TypeError, RuntimeError) as error:
             raise SignatureError(f"not a usable public key: {error}") from error
 
+    @property
+    def exchange_secret(self) -> bytes:
+        """The X25519 private key (32 bytes) that belongs to this Ed25519 key: `model.secrecy` opens with it.
+
+        Raises:
+            LocalError: this identity is verify-only.
+        """
+        if self._secret is None:
+            raise LocalError("this identity is verify-only: it has no private key")
+        secret: bytes = crypto_sign_ed25519_sk_to_curve25519(self._secret)
+        return secret
+
     def to_key_file(self, passphrase: str | None = None) -> bytes:
         """Return the bytes of a key file: the seed in clear, or sealed with argon2id and XChaCha20-Poly1305.
 

@@ -12,7 +12,9 @@ from dataclasses import replace
 from converge_p2p.core.errors import LocalError, NotFound
 from converge_p2p.core.governance.rename import with_key_replaced
 from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.oplog.bodies import Body, Kind
 from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, move_change
+from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
@@ -52,7 +54,7 @@ class Council:
 
     def motions(self) -> list[MotionView]:
         """Every motion that is in effect or was carried, by id."""
-        return self._view.motions.views(self.epoch)
+        return [self._readable(view) for view in self._view.motions.views(self.epoch)]
 
     def motion(self, name: OperationId) -> MotionView:
         """A motion.
@@ -63,7 +65,14 @@ class Council:
         found = self._view.motions.view(name, self.epoch)
         if found is None:
             raise NotFound(f"no motion {name.hex()[:12]} in this pool", hint="it may not have arrived yet")
-        return found
+        return self._readable(found)
+
+    def _readable(self, view: MotionView) -> MotionView:
+        motion = view.motion
+        open_reason = self._driver.replica.contents.open_reason
+        return replace(
+            view, motion=replace(motion, reason=open_reason(Kind.MOTION, motion.author, motion.seq, motion.reason))
+        )
 
     # ------------------------------------------------------------ asking
 
@@ -151,6 +160,16 @@ class Council:
         """Auctions, polls, negotiations and delegations of the pool, to read."""
         return self._view.coordination
 
+    def content(self, operation: OperationId) -> Body | None:
+        """What an operation of this pool says, in clear; None if it is not here, or does not open (yet).
+
+        In a private pool questions, options, terms and reasons are sealed where `coordination` shows them.
+        """
+        signed = self._driver.replica.log.get(operation)
+        if signed is None:
+            return None
+        return self._driver.replica.contents.open_body(decode_operation(signed, self._driver.pool, trusted=True))
+
     async def coordinate(self, command: CoordinationCommand) -> OperationId | None:
         """Open or answer an auction, poll or negotiation, give or take back a delegation, or act under one.
 
@@ -174,7 +193,7 @@ class Council:
             case ev.MotionMoved(name):
                 found = self._view.motions.view(name, self.epoch)
                 if found is not None:
-                    self.moved.send(found)
+                    self.moved.send(self._readable(found))
             case ev.EpochInstalled(number):
                 self.installed.send(number)
 

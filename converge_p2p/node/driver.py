@@ -14,7 +14,7 @@ from typing import Protocol, assert_never
 
 import trio
 
-from converge_p2p.core.errors import CodecError, LocalError, NotFound
+from converge_p2p.core.errors import CodecError, LocalError, NoContentKey, NotFound
 from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CoordinationCommand
@@ -22,9 +22,13 @@ from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, decode_message
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
 from converge_p2p.node.timers import Timers
+from converge_p2p.node.vault import keyring_key, seal_secrets
 from converge_p2p.node.writer import StoreWriter
 
 TASK_TIMERS = tuple(kind for kind in ev.TimerKind if kind is not ev.TimerKind.DIGEST)
+
+KEY_WAIT_S = 10.0
+"""So long a command waits for the content key of a private pool, which an elector may be about to hand out."""
 
 
 class Wire(Protocol):
@@ -105,6 +109,7 @@ class PoolDriver:
         self._written: dict[int, Written] = {}
         self._fresh: list[bytes] = []
         self._caught_up = trio.Event()
+        self._key_came = trio.Event()
         self._sure = trio.Event()
         self._closed = False
         self._pass_on = False
@@ -152,6 +157,16 @@ class PoolDriver:
         self._obey(effects)
         return waits, [signed for effect in own for signed in effect.operations]
 
+    async def _with_key(self, command: ev.Command | CoordinationCommand) -> tuple[tuple[Written, ...], list[bytes]]:
+        """Hand over a command; in a private pool wait a while for the content key that it needs."""
+        with trio.move_on_after(KEY_WAIT_S):
+            while True:
+                try:
+                    return self._hand_over(command)
+                except NoContentKey:
+                    await self._key_came.wait()
+        return self._hand_over(command)
+
     async def carry_out(self, command: ev.Command) -> None:
         """Hand over a command and wait until what it asks for is durable.
 
@@ -160,8 +175,9 @@ class PoolDriver:
 
         Cancellation: the command stands.
         """
+        waits, _ = await self._with_key(command)
         # nothing to sign means that it was asked for before, and that may still be on its way to the disk
-        for written in self.propose(command) or tuple(self._written.values()):
+        for written in waits or tuple(self._written.values()):
             await written.wait()
 
     async def record(self, command: ev.Command | CoordinationCommand) -> tuple[OperationId, ...]:
@@ -172,7 +188,7 @@ class PoolDriver:
 
         Cancellation: the command stands.
         """
-        waits, operations = self._hand_over(command)
+        waits, operations = await self._with_key(command)
         for written in waits or tuple(self._written.values()):
             await written.wait()
         return tuple(operation_id(signed) for signed in operations)
@@ -195,6 +211,7 @@ class PoolDriver:
     def close(self) -> None:
         """Take no more events and commands, forget the timers, and let nobody wait."""
         self._closed = True
+        self._key_came.set()
         self._sure.set()
         self._events.clear()
         self._timers.cancel_all(self.pool)
@@ -231,6 +248,9 @@ class PoolDriver:
                     if not durable:
                         self._fresh.extend(operations)
                     self._writer.put(self.pool, operations, durable, functools.partial(self._persisted, token))
+                case ev.Keep(secrets):
+                    sealed = seal_secrets(self.replica.identity, self.pool, secrets)
+                    self._writer.keep(keyring_key(self.pool), sealed)
                 case ev.Publish(operations):
                     self._wire.publish_pool(self.pool, operations, self.replica.peers)
                 case ev.Broadcast(payload):
@@ -265,6 +285,9 @@ class PoolDriver:
                     self.counters[f"rejected_{notice.reason}"] += 1
                     if notice.guilty and notice.peer is not None:
                         self._wire.blame(notice.peer)
+                elif isinstance(notice, ev.ContentKeyTaken):
+                    self._key_came.set()
+                    self._key_came = trio.Event()
                 elif isinstance(notice, ev.TaskChanged) and notice.state.terminal:
                     self._forget_timers(notice.task)
                 self._notify(notice)

@@ -47,7 +47,7 @@ class Evaluations:
 
     def look(self, view: TaskView) -> None:
         """Judge what waits for this node's verdict on a task, each result once."""
-        if not self._pool.judges(view):
+        if view.sealed or not self._pool.judges(view):
             return
         for value in view.unjudged:
             if (view.id, value.hash) not in self._known:

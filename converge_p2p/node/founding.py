@@ -36,11 +36,13 @@ def founding_terms(
     policy: PoolPolicy | None,
     admission_need: int = 0,
     admission_custom: str = "",
+    private: bool = False,
 ) -> PoolSpec:
     """Return the terms of a new pool, in canonical order and with a new nonce.
 
     Args:
-        name, topics, task_types, admission, policy, admission_need, admission_custom: see `Node.create_pool`.
+        name, topics, task_types, admission, policy, admission_need, admission_custom, private: see
+            `Node.create_pool`.
         model: who decides. It may name agents itself.
         founder: who decides where neither the model nor `electors` name anybody.
         key_of: finds the key of an agent that the model names.
@@ -76,6 +78,7 @@ def founding_terms(
         task_types=tuple(sorted(set(task_types))),
         policy=policy or PoolPolicy(),
         model=founding.model,
+        private=private,
     )
 
 

@@ -107,7 +107,7 @@ class PoolHandle(PoolReader):
             LocalError, LimitExceeded, CodecError: the task cannot be submitted; nothing was changed.
         """
         spec = task.to_spec(key=random_bytes(16))
-        own = task_id(self.id, self._node.public_key, spec.key)
+        own = task_id(self.id, self._node.public_key, self.driver.replica.contents.task_key(spec.key))
         if own not in self._view.registers and len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
             raise LimitExceeded("PENDING_TASKS_PER_AUTHOR_MAX", "too many tasks of this pool are open")
         await self.driver.carry_out(ev.Submit(spec))
@@ -356,6 +356,9 @@ class PoolHandle(PoolReader):
                     self.workers.on_claim_lost(task, epoch, number, reason)
             case ev.PoolReady():
                 self._became_ready.set()
+            case ev.ContentKeyTaken():
+                for task in list(self._view.open):
+                    self._task_changed(task)
             case ev.MotionMoved() | ev.EpochInstalled():
                 self.council.on_notice(notice)
             case ev.MembersChanged(agent):

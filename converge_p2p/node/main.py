@@ -216,8 +216,6 @@ class Node:
             return self._given_store
         return MemoryStore() if self._home is None else SqliteStore(self._home / DATABASE_FILE)
 
-    # ------------------------------------------------------------ reading
-
     @property
     def identity(self) -> Identity:
         """Whose node this is.
@@ -342,6 +340,7 @@ class Node:
         admission_need: int = 0,
         admission_custom: str = "",
         policy: PoolPolicy | None = None,
+        private: bool = False,
     ) -> PoolHandle:
         """Found a pool, and wait until its founding is durable.
 
@@ -350,17 +349,16 @@ class Node:
             governance: who decides; None is `Democratic()`.
             electors: agent ids that are known here, or public keys as `key:<64 digits>`, that vote; empty: those that
                 the model names, or this node alone. For a dictatorial pool without a successor at most one, its leader.
-            topics: what it is about.
-            task_types: objectives it is for; empty: any.
+            topics, task_types: what it is about, and the objectives it is for; empty: any.
             admission: who may join.
             whitelist: who may join, named as the electors are, for `AdmissionKind.WHITELIST`.
             admission_need: how many electors must vouch for a newcomer, for `AdmissionKind.VOUCHED`.
             admission_custom: name of the registered rule, for `AdmissionKind.CUSTOM`.
             policy: timers and defaults.
+            private: contents are sealed with a key that only members are given. That never changes.
 
         Raises:
-            NotFound: an agent id whose key is not known here.
-            LocalError: terms that contradict each other.
+            NotFound, LocalError: an agent id whose key is not known here; terms that contradict each other.
 
         Cancellation: the pool is forgotten here.
         """
@@ -377,6 +375,7 @@ class Node:
             admission_need=admission_need,
             admission_custom=admission_custom,
             policy=policy,
+            private=private,
         )
         return await self._pools.create(spec)
 

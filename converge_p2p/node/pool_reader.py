@@ -157,10 +157,9 @@ class PoolReader:
 
     def find_task(self, task: TaskId) -> TaskView | None:
         """A task, or None if it is not known here."""
-        view, said = (
-            self._view.task(task, expired=self.driver.replica.expired(task)),
-            self.driver.replica.progress(task),
-        )
+        replica = self.driver.replica
+        view, said = self._view.task(task, expired=replica.expired(task)), replica.progress(task)
+        view = None if view is None else replica.contents.open_view(view)
         if view is None or said is None or view.state is not TaskState.ASSIGNED:
             return view
         return replace(view, progress=Progress(said.fraction, said.note))

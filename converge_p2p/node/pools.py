@@ -31,6 +31,7 @@ from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.restored import StoreAge
 from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.node.timers import Timers
+from converge_p2p.node.vault import keyring_key, open_secrets
 from converge_p2p.node.writer import StoreWriter
 from converge_p2p.store.api import NodeStore
 
@@ -222,20 +223,23 @@ class Pools:
         # what was handed over before this node left the pool must be in the store before it is read
         await self._writer.barrier()
         operations = await trio.to_thread.run_sync(self._load, pool)
+        stored = await trio.to_thread.run_sync(self._store.get, keyring_key(pool))
+        secrets = open_secrets(self._identity, pool, stored)
         assert pool not in self._handles, "one replica for each pool"
         replica = Replica(
             self._identity,
             pool,
             seed=int.from_bytes(random_bytes(8), "big"),
             digest_interval_ms=self._digest_interval_ms,
+            entropy=random_bytes(32),
         )
         driver = PoolDriver(
             replica, writer=self._writer, timers=self._timers, wire=self._switchboard, notify=self._on_notice(pool)
         )
         handle = self._handles[pool] = PoolHandle(self._node, driver)
         doubted = self._age.doubts(pool)
-        if operations or doubted:
-            driver.feed(ev.Restored(operations, unsure=doubted))
+        if operations or secrets or doubted:
+            driver.feed(ev.Restored(operations, unsure=doubted, secrets=secrets))
         self._switchboard.attach(driver)
         return handle
 
@@ -263,5 +267,11 @@ class Pools:
                 _logger.warning("rule %r is not registered here: this elector accepts no result it judges", notice.rule)
             elif isinstance(notice, ev.ForkDetected):
                 _logger.warning("author %s signed two operations with number %d", notice.author.hex(), notice.seq)
+            elif isinstance(notice, ev.SplitKeyFound):
+                _logger.warning("elector %s handed out two different content keys as one", notice.culprit.hex())
+            elif isinstance(notice, ev.KeyUnopenable):
+                _logger.warning("a content key from elector %s does not open here", notice.author.hex())
+            elif isinstance(notice, ev.KeyOverdue):
+                _logger.warning("pool %s cannot change its content key in epoch %d any more", pool.hex(), notice.epoch)
 
         return notify

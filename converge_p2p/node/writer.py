@@ -15,7 +15,7 @@ import trio
 from converge_p2p.core import limits
 from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.types import OperationId, PoolId
-from converge_p2p.store.api import OperationStore
+from converge_p2p.store.api import NodeStore
 
 _NO_POOL = PoolId(bytes(32))
 """For a batch without operations."""
@@ -30,7 +30,7 @@ class StoreWriter:
         commits: how many there were.
     """
 
-    def __init__(self, store: OperationStore) -> None:
+    def __init__(self, store: NodeStore) -> None:
         """Make a writer; `run` does the writing.
 
         Args:
@@ -38,6 +38,7 @@ class StoreWriter:
         """
         self._store = store
         self._waiting: list[tuple[Batch, bool, Callable[[], None]]] = []
+        self._kept: dict[str, bytes] = {}
         self._bytes = 0
         self._wake = trio.Event()
         self._idle = trio.Event()
@@ -66,6 +67,12 @@ class StoreWriter:
         self._bytes += sum(map(len, operations))
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._wake.set()
+
+    def keep(self, key: str, value: bytes) -> None:
+        """Set a value of the store, before every batch that is handed over later. Of several, the last one counts."""
+        if not self._ended:
+            self._kept[key] = value
+            self.put(_NO_POOL, (), False, _nothing)
 
     async def barrier(self) -> None:
         """Wait until what was handed over so far is written, whatever comes after it."""
@@ -101,6 +108,9 @@ class StoreWriter:
 
     async def _commit(self) -> None:
         taken, self._waiting = self._waiting, []
+        kept, self._kept = self._kept, {}
+        for key, value in kept.items():
+            await trio.to_thread.run_sync(self._store.put, key, value)
         batches = [batch for batch, _, _ in taken]
         durable = any(must for _, must, _ in taken)
         await trio.to_thread.run_sync(functools.partial(self._store.append_many, batches, durable=durable))
@@ -108,3 +118,7 @@ class StoreWriter:
         for (_, rows), _, done in taken:
             self._bytes -= sum(len(signed) for _, signed in rows)
             done()
+
+
+def _nothing() -> None:
+    """Nobody waits for this batch."""

@@ -89,6 +89,7 @@ class PoolItem(_Answer, frozen=True):
     members: Count = 0
     electors: Count = 0
     has_quorum: bool | None = None
+    private: bool = False
     tasks: dict[str, int] = {}
 
 
@@ -316,6 +317,7 @@ class CreatePool(_Request, frozen=True):
     topics: list[str] = []
     claim_ttl_s: Positive | None = None
     max_retries: Count | None = None
+    private: bool = False
     admission: str = "open"
     whitelist: list[str] = []
     admission_need: Count = 0

@@ -219,35 +219,39 @@ class Mesh:
             # it was set anew
             return
         for effect in self.replicas[node].handle(event, now(self.now_ms)):
-            match effect:
-                case ev.Persist(token, _, True):
-                    self.at(1, node, ev.Persisted(token))
-                case ev.Publish(operations) if self.gossip:
-                    for other in range(len(self.replicas)):
-                        if other != node and self._arrives(node, other):
-                            event = ev.Received(operations, PeerId(str(node)))
-                            self.at(1 + self._random.randrange(20), other, event)
-                case ev.Broadcast(payload):
-                    for other in range(len(self.replicas)):
-                        if other != node and self._arrives(node, other):
-                            self.at(1 + self._random.randrange(20), other, ev.RenewalReceived(payload))
-                case ev.Send(peer, payload):
-                    self.messages += 1
-                    self.sent_bytes[node] += len(payload)
-                    if self._arrives(node, int(peer)):
-                        # a stream keeps the order: nothing overtakes what was sent before it
-                        link = (node, int(peer))
-                        arrival = max(self._last.get(link, 0), self.now_ms + 1 + self._random.randrange(5))
-                        self._last[link] = arrival
-                        self.at(arrival - self.now_ms, link[1], ev.SyncReceived(PeerId(str(node)), payload))
-                case ev.SetTimer(key, at_ms):
-                    self._due[node, key] = at_ms
-                    self.at(max(0, at_ms - self.now_ms), node, ev.TimerFired(key))
-                case ev.Emit(notice):
-                    self.told.append((node, notice))
-                    command = self.on_notice(node, notice)
-                    if command is not None:
-                        self.at(1, node, command)
+            self.take(node, effect)
+
+    def take(self, node: int, effect: ev.Effect) -> None:
+        """Obey one effect of a node's replica."""
+        match effect:
+            case ev.Persist(token, _, True):
+                self.at(1, node, ev.Persisted(token))
+            case ev.Publish(operations) if self.gossip:
+                for other in range(len(self.replicas)):
+                    if other != node and self._arrives(node, other):
+                        event = ev.Received(operations, PeerId(str(node)))
+                        self.at(1 + self._random.randrange(20), other, event)
+            case ev.Broadcast(payload):
+                for other in range(len(self.replicas)):
+                    if other != node and self._arrives(node, other):
+                        self.at(1 + self._random.randrange(20), other, ev.RenewalReceived(payload))
+            case ev.Send(peer, payload):
+                self.messages += 1
+                self.sent_bytes[node] += len(payload)
+                if self._arrives(node, int(peer)):
+                    # a stream keeps the order: nothing overtakes what was sent before it
+                    link = (node, int(peer))
+                    arrival = max(self._last.get(link, 0), self.now_ms + 1 + self._random.randrange(5))
+                    self._last[link] = arrival
+                    self.at(arrival - self.now_ms, link[1], ev.SyncReceived(PeerId(str(node)), payload))
+            case ev.SetTimer(key, at_ms):
+                self._due[node, key] = at_ms
+                self.at(max(0, at_ms - self.now_ms), node, ev.TimerFired(key))
+            case ev.Emit(notice):
+                self.told.append((node, notice))
+                command = self.on_notice(node, notice)
+                if command is not None:
+                    self.at(1, node, command)
 
     def run(self, until: Callable[[], bool], *, at_most_ms: int = 120_000) -> None:
         """Run until the condition holds; fail if it does not in the time given."""

@@ -450,12 +450,13 @@ def test_terms_out_of_bounds_are_refused_in_every_genesis(bad: ModelTerms) -> No
 
 def test_every_field_of_the_terms_has_one_type() -> None:
     plain = spec().to_body()
-    for index, item in enumerate(plain[-1]):
+    *rest, model, private = plain
+    for index, item in enumerate(model):
         for junk in (None, 7.5, [7], ["x"], [[7]], "x", b"x", True, 7):
             if type(junk) is type(item) and junk not in ([7], ["x"], [[7]]):
                 continue
             if index in (3, 8) and junk == [7]:
                 continue
-            changed = [*plain[:-1], [*plain[-1][:index], junk, *plain[-1][index + 1 :]]]
+            changed = [*rest, [*model[:index], junk, *model[index + 1 :]], private]
             with pytest.raises(CodecError):
                 PoolSpec.from_body(changed)

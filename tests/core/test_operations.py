@@ -11,6 +11,7 @@ from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, LimitExceeded, RemoteViolation
 from converge_p2p.core.identity import SIGNATURE_BYTES
 from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec
+from converge_p2p.core.model.secrecy import exchange_public
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
 from converge_p2p.core.oplog.bodies import (
     Ballot,
@@ -33,6 +34,7 @@ from converge_p2p.core.oplog.bodies import (
     encode_body,
     kind_of,
 )
+from converge_p2p.core.oplog.key_bodies import ContentKeyBody, KeyEntry, PrekeyBody
 from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
 from converge_p2p.core.oplog.operation import (
     OPERATION_TAG,
@@ -114,7 +116,19 @@ ballots = st.one_of(
     ),
 )
 values = st.builds(TaskValue, st.sampled_from(Outcome), hashes.map(PublicKey), st.binary(max_size=50))
+entries = st.lists(
+    st.builds(KeyEntry, hashes.map(PublicKey), st.binary(min_size=80, max_size=80)), min_size=1, max_size=4
+)
+offers = st.builds(
+    ContentKeyBody,
+    st.integers(0, limits.SEQ_MAX),
+    st.integers(0, limits.CONTENT_GENERATION_MAX),
+    hashes,
+    entries.map(lambda items: tuple(sorted({item.member: item for item in items}.values()))),
+)
 bodies: st.SearchStrategy[Body] = st.one_of(
+    offers,
+    hashes.map(lambda secret: PrekeyBody(exchange_public(secret))),
     pools.map(Genesis),
     st.builds(JoinBody, names, st.binary(max_size=20)),
     st.just(LeaveBody()),

@@ -291,6 +291,7 @@ class FakeNode:
         admission_need: int = 0,
         admission_custom: str = "",
         policy: PoolPolicy | None = None,
+        private: bool = False,
     ) -> FakePool:
         model = Democratic() if governance is None else governance
 
@@ -313,6 +314,7 @@ class FakeNode:
             admission_custom=admission_custom,
             policy=PoolPolicy() if policy is None else policy,
             model=founding.model,
+            private=private,
         )
         spec.check()
         pool = FakePool(self.identity, spec, pool_id(self.public_key, spec))

@@ -18,6 +18,7 @@ import admission_story
 import governance_story
 import pool_story
 import receipt_story
+import secrecy_story
 
 from converge_p2p.core.codec import encode, tagged_hash
 from converge_p2p.core.identity import Identity
@@ -283,6 +284,7 @@ FILES = {
     "governance.json": governance_story.governance,
     "renewals.json": renewals,
     "operations.json": lambda: pool_story.operations(to_json),
+    "secrecy.json": lambda: secrecy_story.secrecy(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
     "admission.json": lambda: admission_story.admission(to_json),
     "receipts.json": lambda: receipt_story.receipts(to_json),

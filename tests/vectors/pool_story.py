@@ -12,6 +12,7 @@ from typing import Any
 from converge_p2p.core.codec import decode, encode, encode_value, tagged_hash
 from converge_p2p.core.identity import SIGNATURE_BYTES, Identity
 from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolPolicy, PoolSpec, pool_id
+from converge_p2p.core.model.secrecy import ContentKey, exchange_key_of, exchange_public
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue, task_id
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.oplog.bodies import (
@@ -51,6 +52,7 @@ from converge_p2p.core.oplog.coordination import (
     bid_commitment,
 )
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex
+from converge_p2p.core.oplog.key_bodies import PrekeyBody, offer_bodies
 from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
 from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import Operation, sign_operation
@@ -75,6 +77,16 @@ from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.vetoes import veto_subject
 
 HLC_START = 1_700_000_000_000 << 16
+
+
+CONTENT_SECRET, PREKEY_SECRET, OFFER_ENTROPY = (
+    hashlib.sha256(name.encode()).digest() for name in ("content key", "prekey", "entropy of an offer")
+)
+
+
+def content_key(pool: PoolId) -> ContentKey:
+    """The content key that is offered in the story."""
+    return ContentKey(pool, 0, 0, CONTENT_SECRET)
 
 
 class Signer:
@@ -162,6 +174,15 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     rivals = tell("motion on rival reports", bob, dispute_rivals(task, (value.hash, other.hash)))
     tell("opinion: the second value", alice, OpinionBody(rivals.id, 1))
     _coordinate(tell, task, alice, bob, carol)
+    prekey = tell("prekey", alice, PrekeyBody(exchange_public(PREKEY_SECRET))).body
+    assert isinstance(prekey, PrekeyBody)
+    recipients = {
+        alice.identity.public_key: prekey.exchange_key,
+        carol.identity.public_key: exchange_key_of(carol.identity.public_key),
+    }
+    content = content_key(pool)
+    (offer,) = offer_bodies(content, bob.identity.public_key, recipients, OFFER_ENTROPY)
+    tell("content key, sealed to a prekey and to the key of an identity", bob, offer)
     tell("verdict: a result is approved", bob, VerdictBody(task, value.hash, True))
     tell("verdict: a result is denied", bob, VerdictBody(task, value.hash, False, "twelve is not enough"))
     tell("leave", carol, LeaveBody())

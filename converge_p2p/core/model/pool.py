@@ -225,6 +225,7 @@ class PoolSpec:
         admission_need: how many must vouch for a newcomer, where the admission asks for that.
         admission_custom: name under which the admission rule is registered; only with CUSTOM.
         model: what the governance model needs beside electors, quorum and faults.
+        private: contents are sealed with a key that only members are given; never changes.
     """
 
     name: str
@@ -241,6 +242,12 @@ class PoolSpec:
     admission_need: int = 0
     admission_custom: str = ""
     model: ModelTerms = field(default_factory=ModelTerms)
+    private: bool = False
+
+    @property
+    def fixed(self) -> tuple[str, bytes, bool]:
+        """What no change of the pool may touch."""
+        return self.name, self.nonce, self.private
 
     def check(self) -> None:
         """Check every bound that does not depend on the governance model.
@@ -282,7 +289,7 @@ class PoolSpec:
             int(self.admission), list(self.whitelist), list(self.topics), list(self.task_types),
             [policy.hold_off_ms, policy.grant_timer_ms, policy.claim_ttl_ms, policy.max_retries,
              policy.trusted_workers, policy.fast_path, int(policy.assignment)],
-            self.admission_need, self.admission_custom, self.model.to_body(),
+            self.admission_need, self.admission_custom, self.model.to_body(), self.private,
         ]  # fmt: skip
 
     @classmethod
@@ -292,9 +299,11 @@ class PoolSpec:
         Raises:
             CodecError: not of that shape, or out of bounds.
         """
-        check_shape("genesis body", body, str, bytes, int, list, int, int, int, list, list, list, list, int, str, list)
+        check_shape(
+            "genesis body", body, str, bytes, int, list, int, int, int, list, list, list, list, int, str, list, bool
+        )
         (name, nonce, governance, electors, quorum, faults, admission, whitelist, topics, types, policy, need, custom,
-         model) = body  # fmt: skip
+         model, private) = body  # fmt: skip
         check_items("electors, whitelist and topics", [*electors, *whitelist, *topics], bytes)
         check_items("task types", types, str)
         check_shape("pool policy", policy, int, int, int, int, bool, bool, int)
@@ -308,7 +317,7 @@ class PoolSpec:
             name, nonce, governance, tuple(electors), quorum, faults, admission, tuple(whitelist), tuple(topics),
             tuple(types),
             PoolPolicy(hold_off_ms, grant_ms, ttl_ms, retries, trusted_workers, fast_path, assignment),
-            need, custom, ModelTerms.from_body(model),
+            need, custom, ModelTerms.from_body(model), private,
         )  # fmt: skip
         spec.check()
         return spec

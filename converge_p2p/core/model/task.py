@@ -75,15 +75,19 @@ class TaskValue:
         outcome: how it ended.
         worker: public key of whoever the result is credited to.
         result: an encoded user value (`codec.encode_value`), at most `limits.RESULT_BYTES_MAX` bytes.
+        voted: of a value that was opened in a private pool, the hash of its sealed form; else None.
     """
 
     outcome: Outcome
     worker: PublicKey
     result: bytes
+    voted: ValueHash | None = field(default=None, compare=False)
 
     @property
     def hash(self) -> ValueHash:
         """What electors vote on."""
+        if self.voted is not None:
+            return self.voted
         return ValueHash(tagged_hash("value", encode([int(self.outcome), self.worker, self.result])))
 
 
@@ -296,6 +300,8 @@ class TaskView:
         progress: what the holder said last, if ASSIGNED and it said something.
         awaiting: the result it was settled on, while the pool's vetoers may still deny it.
         unjudged: results of whoever holds it that wait for a verdict of its evaluator.
+        sealed: something of it is sealed with a content key that is not held here, or does not open: the objective is
+            then "sealed", inputs and result are empty.
     """
 
     id: TaskId
@@ -313,12 +319,14 @@ class TaskView:
     progress: Progress | None = None
     awaiting: TaskValue | None = None
     unjudged: tuple[TaskValue, ...] = ()
+    sealed: bool = False
 
     @property
     def claimable(self) -> bool:
-        """Whether it is worth claiming now: nobody holds it, or the holder's time is over."""
+        """Whether it is worth claiming now: it can be read, and nobody holds it, or the holder's time is over."""
         over = self.expired and self.awaiting is None
-        return self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and over)
+        wanted = self.state is TaskState.PENDING or (self.state is TaskState.ASSIGNED and over)
+        return wanted and not self.sealed
 
     @property
     def inputs(self) -> Any:

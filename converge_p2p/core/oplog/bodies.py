@@ -15,7 +15,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
-from converge_p2p.core.oplog import coordination_codec, succession
+from converge_p2p.core.oplog import coordination_codec, key_bodies, motions, succession
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
 from converge_p2p.core.oplog.fields import (
     HASH_BYTES,
@@ -24,14 +24,8 @@ from converge_p2p.core.oplog.fields import (
     round_field as _round,
     text_field as _text,
 )
-from converge_p2p.core.oplog.motions import (
-    MotionBody,
-    OpinionBody,
-    decode_motion,
-    decode_opinion,
-    encode_motion,
-    encode_opinion,
-)
+from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
+from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.succession import SuccessionBody, decode_recovery, decode_rotate, encode_succession
 from converge_p2p.core.oplog.verdicts import VerdictBody, decode_verdict, encode_verdict
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
@@ -51,6 +45,8 @@ class Kind(IntEnum):
     MOTION = 8
     OPINION = 9
     VETO = 10
+    CONTENT_KEY = 12
+    PREKEY = 13
     VERDICT = 16
     ROTATE = 17
     RECOVERY = 18
@@ -253,6 +249,8 @@ Body = (
     | MotionBody
     | OpinionBody
     | VetoBody
+    | ContentKeyBody
+    | PrekeyBody
     | VerdictBody
     | SuccessionBody
     | CoordinationBody
@@ -290,11 +288,13 @@ def encode_body(body: Body) -> list[Any]:
         case VoteBody(ballots):
             return [_encode_ballot(ballot) for ballot in ballots]
         case MotionBody():
-            return encode_motion(body)
+            return motions.encode_motion(body)
         case OpinionBody():
-            return encode_opinion(body)
+            return motions.encode_opinion(body)
         case VetoBody(task_id, value, deny, reason):
             return [task_id, value, deny, reason]
+        case ContentKeyBody() | PrekeyBody():
+            return key_bodies.encode_key_body(body)
         case VerdictBody():
             return encode_verdict(body)
         case ActBody(delegation, inner):
@@ -341,10 +341,6 @@ def _join(body: list[Any]) -> JoinBody:
 def _leave(body: list[Any]) -> LeaveBody:
     _shape("leave", body)
     return LeaveBody()
-
-
-def _submit(body: list[Any]) -> SubmitBody:
-    return SubmitBody(TaskSpec.from_body(body))
 
 
 def _claim(body: list[Any]) -> ClaimBody:
@@ -473,6 +469,8 @@ _KINDS: dict[type, Kind] = {
     MotionBody: Kind.MOTION,
     OpinionBody: Kind.OPINION,
     VetoBody: Kind.VETO,
+    ContentKeyBody: Kind.CONTENT_KEY,
+    PrekeyBody: Kind.PREKEY,
     VerdictBody: Kind.VERDICT,
     ActBody: Kind.ACT,
     **{body: Kind(number) for body, number in succession.KIND_NUMBERS.items()},
@@ -482,14 +480,16 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.GENESIS: _genesis,
     Kind.JOIN: _join,
     Kind.LEAVE: _leave,
-    Kind.SUBMIT: _submit,
+    Kind.SUBMIT: lambda body: SubmitBody(TaskSpec.from_body(body)),
     Kind.CLAIM: _claim,
     Kind.RELEASE: _release,
     Kind.REPORT: _report,
     Kind.VOTE: _vote,
-    Kind.MOTION: decode_motion,
-    Kind.OPINION: decode_opinion,
+    Kind.MOTION: motions.decode_motion,
+    Kind.OPINION: motions.decode_opinion,
     Kind.VETO: _veto,
+    Kind.CONTENT_KEY: key_bodies.decode_content_key,
+    Kind.PREKEY: key_bodies.decode_prekey,
     Kind.VERDICT: decode_verdict,
     Kind.ROTATE: decode_rotate,
     Kind.RECOVERY: decode_recovery,

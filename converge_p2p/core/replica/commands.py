@@ -30,8 +30,9 @@ from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody, Success
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CoordinationCommand, CoordinationCommands
+from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
-from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.tasks import TaskRegister
 
@@ -40,13 +41,19 @@ class Commands:
     """Turns commands of the local identity into operation bodies."""
 
     def __init__(
-        self, key: PublicKey, pool: PoolId, view: View, proposer: Proposer, length_of: Callable[[PublicKey], int]
+        self,
+        key: PublicKey,
+        view: View,
+        proposer: Proposer,
+        contents: PrivateContents,
+        length_of: Callable[[PublicKey], int],
     ) -> None:
         self._key = key
-        self._pool = pool
+        self._pool = view.pool
         self._view = view
         self._proposer = proposer
         self._length_of = length_of
+        self._contents = contents
         self._coordination = CoordinationCommands(key, view, length_of)
         self._submitting: dict[TaskId, TaskSpec] = {}
         self._founding = False
@@ -100,6 +107,7 @@ class Commands:
             case ev.Say(motion, choice):
                 return self._say(motion, choice)
             case _:
+                command = self._contents.command_to_coordinate(command)
                 return self._coordination.body_for(command, epoch=self._view.epochs.number, wall_ms=wall_ms)
 
     def _found(self, command: ev.Found) -> Body:
@@ -113,6 +121,8 @@ class Commands:
             check_admission(command.spec)
         except CodecError as error:
             raise LocalError(str(error), hint=error.hint) from error
+        if command.spec.private and not self._contents.able:
+            raise LocalError("this replica was made without entropy, and cannot found a private pool")
         self._founding = True
         return Genesis(command.spec)
 
@@ -142,19 +152,23 @@ class Commands:
 
     def _submit(self, command: ev.Submit) -> Body | None:
         command.spec.check()
-        task = task_id(self._pool, self._key, command.spec.key)
+        spec = self._contents.spec_to_submit(command.spec)
+        task = task_id(self._pool, self._key, spec.key)
         register = self._view.registers.get(task)
         before = self._submitting.get(task)
         if register is not None and register.submitted is not None:
-            before = register.submitted.spec
+            before = self._contents.open_spec(task, self._key, register.submitted.spec)
+            if before is None:
+                raise Conflict("a task was submitted with this key, and its content cannot be read here")
         if before is not None:
-            if before != command.spec:
+            if before != spec:
                 raise Conflict(
                     "a different task was submitted with this key", hint="use another key, or submit the same task"
                 )
             return None
-        self._submitting[task] = command.spec
-        return SubmitBody(command.spec)
+        sealed = self._contents.seal_spec(spec)
+        self._submitting[task] = spec
+        return SubmitBody(sealed)
 
     def _move(self, motion: MotionBody) -> MotionBody:
         if motion.motion is not MotionKind.CHANGE:
@@ -170,6 +184,8 @@ class Commands:
                 raise LocalError(str(error)) from error
             if terms.name != self._terms.name or terms.nonce != self._terms.nonce:
                 raise LocalError("the name and the nonce of a pool never change", hint="keep those of its terms")
+            if terms.private is not self._terms.private:
+                raise LocalError("whether a pool is private never changes", hint="found another pool")
         if set(motion.change.expelled) & set((terms or self._terms).electors):
             raise LocalError("an elector can be expelled only by terms that no longer name it as an elector")
         return motion
@@ -249,6 +265,7 @@ class Commands:
                 f"the result has {len(command.result)} bytes, at most {limits.RESULT_BYTES_MAX} allowed",
                 hint="store the content elsewhere and report a reference to it",
             )
+        self._contents.check_result(command.result)
         if not self._proposer.stands(command.task, Purpose.WORK):
             raise Conflict("this node has no claim on the task", hint="claim it first")
         self._proposer.finished[command.task] = TaskValue(command.outcome, self._key, command.result)

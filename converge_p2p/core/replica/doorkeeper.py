@@ -12,10 +12,12 @@ from converge_p2p.core.errors import CodecError, RemoteViolation
 from converge_p2p.core.governance.admission import UnknownAdmission, admits, check_admission, judges_key
 from converge_p2p.core.governance.custom import UnknownModel
 from converge_p2p.core.governance.models import compile_rules
-from converge_p2p.core.oplog.bodies import Genesis, JoinBody
+from converge_p2p.core.oplog.bodies import Genesis, JoinBody, ReportBody
 from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.sealing import shows_content
 from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody, is_signed
 from converge_p2p.core.types import PublicKey
+from converge_p2p.core.view.epochs import epoch_subject
 from converge_p2p.core.view.fold import View
 
 
@@ -36,6 +38,8 @@ def check_author(
 ) -> None:
     """Refuse what can never have an effect, by the terms of the epoch it names, so that all nodes refuse the same.
 
+    Into a private pool nothing is let that shows its content: whoever passed it on would help to publish it.
+
     Args:
         view: the fold; only its epochs are asked, which are the same everywhere.
         operation: one whose signature was verified.
@@ -44,7 +48,7 @@ def check_author(
 
     Raises:
         RemoteViolation: reason bad_genesis, unknown_model, unknown_admission, no_genesis, no_epoch,
-            no_predecessor or not_member.
+            no_predecessor, not_member or clear_content.
     """
     if isinstance(operation.body, Genesis):
         if not view.is_genesis(operation):
@@ -60,6 +64,7 @@ def check_author(
         return
     if not len(view.epochs):
         raise RemoteViolation("no_genesis", "the pool's founding terms are not known here yet")
+    _check_content(view, operation)
     author = operation.author
     if author == view.creator:
         if operation.seq == 0:
@@ -86,3 +91,12 @@ def check_author(
         raise RemoteViolation("not_member", "the author's first operation is not a join")
     if not view.may_join(author, epoch.number, operation.body.proof):
         raise RemoteViolation("not_member", "the pool does not admit the author")
+
+
+def _check_content(view: View, operation: Operation) -> None:
+    body = operation.body
+    # the value of an epoch is judged by everybody
+    if isinstance(body, ReportBody) and body.task == epoch_subject(view.pool, operation.epoch + 1):
+        return
+    if view.epochs.private and shows_content(body):
+        raise RemoteViolation("clear_content", "the pool is private, and the operation shows its content")

@@ -9,13 +9,19 @@ machine returns after its `Persisted`. A shell that sends earlier can equivocate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec
 from converge_p2p.core.oplog.motions import MotionBody
 from converge_p2p.core.oplog.succession import SuccessionBody
+from converge_p2p.core.replica.key_notices import (
+    ContentKeyTaken as ContentKeyTaken,
+    KeyOverdue as KeyOverdue,
+    KeyUnopenable as KeyUnopenable,
+    SplitKeyFound as SplitKeyFound,
+)
 from converge_p2p.core.replica.notices import (
     NEVER_HONEST as NEVER_HONEST,
     Acknowledged as Acknowledged,
@@ -55,14 +61,17 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Operations read back from the own store at start, in the order they were stored. Comes first, once.
+    """What was read back from the own store at start. Comes first, once.
 
     Attributes:
+        operations: in the order they were stored.
         unsure: the store may be an old copy. Nothing is signed before the end of the own chain was learned from others.
+        secrets: what the last `Keep` said, if there was one.
     """
 
     operations: tuple[bytes, ...]
     unsure: bool = False
+    secrets: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,7 @@ class TimerKind(Enum):
     VOTE = "vote"
     WINDOW = "window"
     SYNC = "sync"
+    OFFER = "offer"
     TIP = "tip"
 
 
@@ -325,6 +335,20 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Store the secrets of a private pool in place of the last ones, durably.
+
+    They must be on disk before any `Persisted` is said of a batch that was handed over later: who is sealed something,
+    or seals something, with a key that is then lost, reads it never again.
+
+    Attributes:
+        secrets: as good as everything that was ever sealed; never shown.
+    """
+
+    secrets: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Send operations to everybody in the pool."""
 
@@ -373,4 +397,4 @@ class Emit:
     notice: Notice
 
 
-Effect = Persist | Publish | Broadcast | PassOn | Send | SetTimer | CancelTimer | Emit
+Effect = Persist | Keep | Publish | Broadcast | PassOn | Send | SetTimer | CancelTimer | Emit

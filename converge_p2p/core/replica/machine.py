@@ -10,20 +10,12 @@ that two operations of one turn do not contradict each other, is noted when it i
 from __future__ import annotations
 
 import functools
-from typing import assert_never
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, RemoteViolation
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.oplog.bodies import (
-    Body,
-    Genesis,
-    JoinBody,
-    LeaveBody,
-    SubmitBody,
-    VoteBody,
-)
+from converge_p2p.core.oplog.bodies import Body, Genesis, JoinBody, LeaveBody, SubmitBody, VoteBody
 from converge_p2p.core.oplog.log import Inserted, OperationLog
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
@@ -38,6 +30,7 @@ from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, S
 from converge_p2p.core.replica.judging import Judging
 from converge_p2p.core.replica.own_tip import OwnTip
 from converge_p2p.core.replica.pen import Pen
+from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.replica.renewal import Renewal
 from converge_p2p.core.replica.renewing import Renewals
@@ -60,6 +53,7 @@ class Replica:
         protocol: ProtocolRules = ALL_RULES,
         seed: int = 0,
         digest_interval_ms: int = limits.DIGEST_INTERVAL_MS,
+        entropy: bytes = b"",
     ) -> None:
         """Make a replica that knows nothing but the pool's id.
 
@@ -69,13 +63,16 @@ class Replica:
             protocol: only the simulator changes it.
             seed: spreads the timers of different nodes.
             digest_interval_ms: how often the frontier's digest is sent when nothing happens.
+            entropy: 32 random bytes, fresh at every start, that the keys of a private pool are made of; without, such a
+                pool can only be followed.
         """
         self.identity = identity
         self.pool = pool
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
+        self.contents = PrivateContents(identity, self.view, entropy, self._put, self._set_timer)
         self._elector = Elector(identity.public_key, self.view, self.log.prefix)
-        self._proposer = Proposer(identity.public_key, self._emit)
+        self._proposer = Proposer(identity.public_key, self._emit, self.contents)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
         self._judging = Judging(identity.public_key, self.view, self._emit)
@@ -86,7 +83,7 @@ class Replica:
         self._tip = OwnTip(identity.public_key, self.log, self.view, self._sessions, self._put, ask_tip)
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
-        self._commands = Commands(identity.public_key, pool, self.view, self._proposer, self._length_of)
+        self._commands = Commands(identity.public_key, self.view, self._proposer, self.contents, self._length_of)
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
@@ -177,7 +174,8 @@ class Replica:
             case ev.PeerDown(peer):
                 self._sessions.peer_down(peer, self._now.mono_ms)
                 self._tip.peer_down(peer)
-            case ev.Restored(operations, unsure):
+            case ev.Restored(operations, unsure, secrets):
+                self.contents.restore(secrets)
                 if unsure:
                     self._tip.doubt()
                 self._restore(operations)
@@ -198,6 +196,8 @@ class Replica:
         if self._tip.learned(self._now.mono_ms):
             self._emit(ev.OwnChainLearned(self._pen.length))
             self._touch_open()
+        if self.contents.has_news():
+            self._touch_open()
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             register = self.view.subject(name)
@@ -212,6 +212,9 @@ class Replica:
             for vote in self._voting.cast(self._now.mono_ms):
                 self._sign(vote)
             self._echo()
+            for duty in self.contents.duties(may_begin=self.caught_up or self._pen.length > 0):
+                self._sign(duty)
+        self.contents.keep()
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
@@ -276,6 +279,7 @@ class Replica:
             seq = self.log.frozen_at(inserted.forked)
             assert seq is not None
             self._touch(*self.view.void(inserted.forked, seq, inserted.voided))
+            self.contents.changed()
             self._emit(ev.ForkDetected(inserted.forked, seq))
         for operation in inserted.loose:
             self._touch(*self.view.apply_loose(operation))
@@ -298,7 +302,10 @@ class Replica:
     def _refold(self) -> None:
         """Fold the chains of keys anew that took another's place, or whose own was taken."""
         while (key := self.view.successions.take_stale()) is not None:
-            self._touch(*self.view.refold(key, self.log.decoded(key)))
+            chain = self.log.decoded(key)
+            self._touch(*self.view.refold(key, chain))
+            self.contents.applied(*chain)
+            self.contents.changed()
 
     def _apply(self, operation: Operation) -> None:
         """Fold an operation that became part of a chain."""
@@ -307,6 +314,7 @@ class Replica:
             self._note_own(operation)
         was_member = self.view.members.has(author) if isinstance(body, JoinBody | LeaveBody) else False
         self._touch(*self.view.apply(operation))
+        self.contents.applied(operation)
         match body:
             case Genesis() if self.ready:
                 self._emit(ev.PoolReady())
@@ -337,7 +345,8 @@ class Replica:
                 if was_member:
                     self._emit(ev.MembersChanged(Identity.from_public_key(cut.author).id, joined=False))
             self.log.know_epoch(epoch.number)
-            self._touch(*self.view.open, self.view.next_change.id)
+            self.contents.changed()
+            self._touch_open()
             self._emit(ev.EpochInstalled(epoch.number, self.is_elector))
 
     def _length_of(self, author: PublicKey) -> int:
@@ -350,6 +359,11 @@ class Replica:
             if twin is not None:
                 self._dirty[twin] = None
 
+    def _touch_open(self) -> None:
+        self._touch(*self.view.open)
+        if self.ready:
+            self._touch(self.view.next_change.id)
+
     def _note_own(self, operation: Operation) -> None:
         """An own operation that did not come through `_sign`: read back, or learned from others after a loss."""
         if self._pen.note(operation):
@@ -360,6 +374,7 @@ class Replica:
             self._elector.note_own(epoch, body.ballots)
         else:
             self._proposer.note_own(epoch, body)
+            self.contents.note_own(epoch, body)
 
     def _restore(self, operations: tuple[bytes, ...]) -> None:
         assert not len(self.log), "Restored comes first"
@@ -377,11 +392,6 @@ class Replica:
         self._fresh.clear()
         self._touch_open()
 
-    def _touch_open(self) -> None:
-        self._touch(*self.view.open)
-        if self.ready:
-            self._touch(self.view.next_change.id)
-
     # ------------------------------------------------------------ sync
 
     def _sync(self, peer: PeerId, payload: bytes) -> None:
@@ -390,26 +400,17 @@ class Replica:
         except CodecError:
             self._emit(ev.Rejected(peer, "bad_sync_message"))
             return
-        now_ms = self._now.mono_ms
         match message:
-            case wire.Digest():
-                self._sessions.on_digest(peer, message, now_ms)
-            case wire.Comparison():
-                self._sessions.on_comparison(peer, message, now_ms)
-            case wire.Entries():
-                self._sessions.on_entries(peer, message, now_ms)
-            case wire.Want():
-                self._sessions.on_want(peer, message)
             case wire.Operations(operations):
                 self._receive(operations, peer)
-                self._sessions.on_operations(peer, message, now_ms)
+                self._sessions.on_operations(peer, message, self._now.mono_ms)
             case wire.GenesisWanted():
                 if self.view.genesis:
                     self._send(peer, wire.Operations((self.view.genesis,)))
             case wire.TipWanted() | wire.Tip():
-                self._tip.on_message(peer, message, now_ms)
+                self._tip.on_message(peer, message, self._now.mono_ms)
             case _:
-                assert_never(message)
+                self._sessions.on_message(peer, message, self._now.mono_ms)
 
     def _wake_sync(self, at_ms: int) -> None:
         self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
@@ -424,10 +425,13 @@ class Replica:
         match command:
             case ev.Report(task):
                 self._touch(task)
+            case ev.Join() if body is not None:
+                self.contents.joining()
             case ev.Move(motion) if motion.motion is MotionKind.CHANGE and self.is_elector:
                 self._sign(OpinionBody(self._own[-1].id, YES))
 
     def _sign(self, body: Body) -> Operation:
+        body = self.contents.seal(body, self._pen.length)
         operation = self._pen.sign(body, self.epoch, self._now.wall_ms)
         self._remember(self.epoch, body)
         self._own.append(operation)
@@ -449,6 +453,7 @@ class Replica:
             except RemoteViolation as violation:
                 # the key is used elsewhere too and its forks fill their bound; what is written stays written
                 self._emit(ev.Rejected(None, f"own_{violation.reason}"))
+            self.contents.written(body)
             self._emit(ev.Acknowledged(operation.id))
         own = {operation.signed for operation in operations}
         self._fresh = [signed for signed in self._fresh if signed not in own]
@@ -480,6 +485,9 @@ class Replica:
             return
         if key.kind is TimerKind.VOTE:
             self._voting.pause_over()
+            return
+        if key.kind is TimerKind.OFFER:
+            self.contents.timer_fired()
             return
         register = None if key.task is None else self.view.subject(key.task)
         if register is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from converge_p2p.core.model.task import TaskState
+from converge_p2p.core.replica.key_notices import ContentKeyTaken, KeyOverdue, KeyUnopenable, SplitKeyFound
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId, ValueHash
 
 
@@ -145,6 +146,7 @@ NEVER_HONEST: Final = frozenset(
         "bad_renewal",
         "bad_signature",
         "bad_sync_message",
+        "clear_content",
         "not_member",
         "too_large",
         "wrong_pool",
@@ -181,6 +183,10 @@ Notice = (
     | VerdictWanted
     | EvaluatorUnknown
     | EpochInstalled
+    | ContentKeyTaken
+    | SplitKeyFound
+    | KeyUnopenable
+    | KeyOverdue
     | ForkDetected
     | OwnChainLearned
     | Rejected

@@ -13,6 +13,7 @@ from converge_p2p.core.codec import encode_value
 from converge_p2p.core.model.task import Outcome, TaskValue
 from converge_p2p.core.oplog.bodies import Body, ClaimBody, Purpose, ReleaseBody, ReportBody, Token
 from converge_p2p.core.replica.events import ClaimLost, ClaimWon, Notice
+from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.register import NOBODY, Grant, Register, StandingClaim
@@ -23,11 +24,12 @@ from converge_p2p.core.view.vetoes import VetoRegister
 class Proposer:
     """Claims and reports of the local identity in one pool."""
 
-    def __init__(self, key: PublicKey, emit: Callable[[Notice], None]) -> None:
+    def __init__(self, key: PublicKey, emit: Callable[[Notice], None], contents: PrivateContents) -> None:
         self._key = key
+        self._contents = contents
         self._emit = emit
         self.finished: dict[TaskId, TaskValue] = {}
-        """Work that is done and not settled. Kept when a claim is lost, for it may be won again."""
+        """Work that is done and not settled, in clear. Kept when a claim is lost, for it may be won again."""
         self._reported: dict[TaskId, set[Token]] = {}
         self._standing: dict[TaskId, dict[Purpose, None]] = {}
         self._won: dict[TaskId, Token] = {}
@@ -116,23 +118,27 @@ class Proposer:
         lock = register.binding_lock(token, grants.values())
         if lock is not None and register.counting(token.epoch).protocol.lock_rule:
             return register.values.get(lock.value)
+        task, contents = register.id, self._contents
         match claim.purpose:
             case Purpose.CANCEL:
-                return TaskValue(Outcome.CANCELLED, self._key, encode_value({"reason": claim.reason}))
+                result = encode_value({"reason": contents.reason_of(claim)})
+                return contents.seal_value(task, TaskValue(Outcome.CANCELLED, self._key, result))
             case Purpose.FAIL:
-                return TaskValue(Outcome.FAILED, self._key, encode_value({"error": claim.reason}))
+                result = encode_value({"error": contents.reason_of(claim)})
+                return contents.seal_value(task, TaskValue(Outcome.FAILED, self._key, result))
             case Purpose.EPOCH:
                 assert isinstance(register, EpochRegister)
-                epoch = register.propose(claim, grants)
+                key_commit = contents.commitment_for(register.number)
+                epoch = None if key_commit is None else register.propose(claim, grants, key_commit)
                 return None if epoch is None else TaskValue(Outcome.COMPLETED, self._key, epoch.to_bytes())
             case Purpose.PASS | Purpose.DENY:
                 return register.proposal(claim) if isinstance(register, VetoRegister) else None
             case Purpose.WORK:
-                done = self.finished.get(register.id)
-                if done is None and self._won.get(register.id) != token:
-                    self._won[register.id] = token
-                    self._emit(ClaimWon(register.id, token.epoch, token.round))
-                return done
+                done = self.finished.get(task)
+                if done is None and self._won.get(task) != token:
+                    self._won[task] = token
+                    self._emit(ClaimWon(task, token.epoch, token.round))
+                return None if done is None else contents.seal_value(task, done)
 
     def _denied(self, register: TaskRegister, token: Token) -> None:
         """The evaluator denied what came of a round: whoever held it does the work anew if it holds another."""
@@ -150,13 +156,19 @@ class Proposer:
     def _settled(self, register: Register) -> None:
         task, value = register.id, register.value
         done = self.finished.get(task)
-        if value is not None and (done is None or done.hash != register.settled):
+        if value is not None and (done is None or not self._is_own(done, value)):
             self._lost(task, f"the task was settled as {value.outcome.state.value}")
         if value is not None:
             self._won.pop(task, None)
             self.finished.pop(task, None)
             self._reported.pop(task, None)
             self._standing.pop(task, None)
+
+    def _is_own(self, done: TaskValue, settled: TaskValue) -> bool:
+        """Whether the finished work is what was settled. Sealed once more it has another hash."""
+        if self._contents.on:
+            return (done.worker, done.outcome) == (settled.worker, settled.outcome)
+        return done.hash == settled.hash
 
 
 def _by_purpose(claim: StandingClaim) -> tuple[int, int]:

@@ -104,6 +104,18 @@ class Sessions:
 
     # ------------------------------------------------------------ comparing
 
+    def on_message(self, peer: PeerId, message: Digest | Comparison | Entries | Want, now_ms: int) -> None:
+        """A peer compares frontiers, or asks for operations."""
+        match message:
+            case Digest():
+                self.on_digest(peer, message, now_ms)
+            case Comparison():
+                self.on_comparison(peer, message, now_ms)
+            case Entries():
+                self.on_entries(peer, message, now_ms)
+            case Want():
+                self.on_want(peer, message)
+
     def on_digest(self, peer: PeerId, message: Digest, now_ms: int) -> None:
         """Begin a comparison if the peer's frontier differs."""
         mine = self._log.digest()

@@ -101,8 +101,14 @@ class EpochRegister(Register):
 
     # ------------------------------------------------------------ the value
 
-    def propose(self, claim: StandingClaim, grants: Mapping[OperationId, Grant]) -> EpochValue | None:
-        """The value that a claim may propose on these promises, or None if they do not fit it."""
+    def propose(
+        self, claim: StandingClaim, grants: Mapping[OperationId, Grant], key_commit: bytes = b""
+    ) -> EpochValue | None:
+        """The value that a claim may propose on these promises, or None if they do not fit it.
+
+        Args:
+            key_commit: of a private pool, the commitment to the content key that comes with the epoch.
+        """
         change = self._carried().get(OperationId(claim.ref))
         if change is None:
             return None
@@ -115,7 +121,8 @@ class EpochRegister(Register):
             held += [Cut(author, grant.seq + 1, vote) for vote, grant in grants.items() if grant.elector == author]
             cuts.append(max(held, key=lambda cut: (cut.length, cut.head or b"")))
         before = self.epochs[self.number - 1].hash
-        return EpochValue(self.number, before, OperationId(claim.ref), change.spec, tuple(cuts), tuple(sorted(grants)))
+        promises = tuple(sorted(grants))
+        return EpochValue(self.number, before, OperationId(claim.ref), change.spec, tuple(cuts), promises, key_commit)
 
     def allows(self, offer: Offer) -> bool:
         """Whether the value is the change its claim named, on the promises its report names."""
@@ -123,7 +130,14 @@ class EpochRegister(Register):
         if claim.purpose is not Purpose.EPOCH or value.worker != claim.author or value.outcome is not Outcome.COMPLETED:
             return False
         named = {vote: self.promises[vote] for vote in grants if vote in self.promises}
-        expected = self.propose(claim, named)
+        try:
+            key_commit = EpochValue.from_bytes(value.result).key_commit
+        except CodecError:
+            return False
+        # which key comes with a private pool's epoch is up to whoever proposes it; elsewhere there is none
+        if bool(key_commit) is not self.epochs[self.now].spec.private:
+            return False
+        expected = self.propose(claim, named, key_commit)
         if expected is None or len(named) != len(grants) or expected.to_bytes() != value.result:
             return False
         return self.fit(named.values())

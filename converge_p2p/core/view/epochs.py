@@ -118,6 +118,7 @@ class Epoch:
         promised: the electors whose promises it starts from, and the seq of each in the elector's chain.
         cuts: authors removed by it.
         value: what its register was settled on; None for the first.
+        key_commit: the content key of a private pool that its certificate fixes, else empty.
     """
 
     number: int
@@ -129,6 +130,7 @@ class Epoch:
     promised: Mapping[PublicKey, int] = field(default_factory=dict)
     cuts: tuple[Cut, ...] = ()
     value: TaskValue | None = None
+    key_commit: bytes = b""
 
 
 class Epochs:
@@ -144,6 +146,10 @@ class Epochs:
         self._vetoers: dict[PublicKey, int] = {}
         self.frozen: set[PublicKey] = set()
         """Authors that are known to have forked."""
+        self.certified_keys: dict[int, bytes] = {}
+        """Of a private pool: epoch → the commitment that its certificate fixes."""
+        self.last_removal = 0
+        """The last epoch that removed somebody, or 0."""
 
     def __len__(self) -> int:
         return len(self._epochs)
@@ -168,10 +174,18 @@ class Epochs:
         *,
         value: TaskValue | None = None,
         promised: Mapping[PublicKey, int] | None = None,
-        cuts: tuple[Cut, ...] = (),
+        made_of: EpochValue | None = None,
     ) -> Epoch:
-        """Install the next epoch."""
+        """Install the next epoch.
+
+        Args:
+            spec, rules: its terms.
+            value: what its register was settled on; None for the first.
+            promised: see `Epoch`.
+            made_of: the content of `value`.
+        """
         number = len(self._epochs)
+        cuts, key_commit = ((), b"") if made_of is None else (made_of.cuts, made_of.key_commit)
         electors = frozenset(spec.electors)
         epoch = Epoch(
             number,
@@ -183,14 +197,24 @@ class Epochs:
             dict(promised or {}),
             cuts,
             value,
+            key_commit,
         )
         self._epochs.append(epoch)
+        if key_commit:
+            self.certified_keys[number] = key_commit
+        if cuts:
+            self.last_removal = number
         self._subjects[epoch_subject(self._pool, number + 1)] = number + 1
         for elector in electors:
             self._electors.setdefault(elector, number)
         for vetoer in rules.veto.vetoers if rules.veto is not None else ():
             self._vetoers.setdefault(vetoer, number)
         return epoch
+
+    @property
+    def private(self) -> bool:
+        """Whether contents of the pool are sealed. It is founded so, or it never is."""
+        return bool(self._epochs) and self._epochs[0].spec.private
 
     def changes(self, subject: TaskId) -> int | None:
         """The number of the epoch a subject is about, or None if it is none that can be voted on yet."""

@@ -34,6 +34,7 @@ from converge_p2p.core.oplog.bodies import (
     VoteBody,
 )
 from converge_p2p.core.oplog.coordination import CoordinationBody
+from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.oplog.succession import RecoverBody, RecoveryBody, SucceedBody, SuccessionBody
@@ -42,6 +43,7 @@ from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, Valu
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
+from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
@@ -62,6 +64,7 @@ class View:
         """The signed founding operation, kept apart so that a creator that forks cannot take it away."""
         self.successions = Successions(pool)
         self.members = Members(self.successions)
+        self.keys = KeyFold()
         self.motions = Motions()
         self.epochs = Epochs(pool, protocol)
         self.registers: dict[TaskId, TaskRegister] = {}
@@ -123,7 +126,7 @@ class View:
             # name is not registered here, and nothing of that epoch can be judged
             return None
         return self._open(
-            self.epochs.add(value.spec, rules, value=self.next_change.value, promised=promised, cuts=value.cuts)
+            self.epochs.add(value.spec, rules, value=self.next_change.value, promised=promised, made_of=value)
         )
 
     def _open(self, epoch: Epoch) -> Epoch:
@@ -146,7 +149,7 @@ class View:
         changes = {}
         for motion in self.motions.carried_changes(epoch.number):
             spec = motion.terms or epoch.spec
-            same_pool = (spec.name, spec.nonce) == (epoch.spec.name, epoch.spec.nonce)
+            same_pool = spec.fixed == epoch.spec.fixed
             gone = {*motion.expelled, *self.members.expelled()}
             if same_pool and not gone & set(spec.electors):
                 changes[motion.id] = Change(motion.expelled, spec)
@@ -235,6 +238,9 @@ class View:
                 self.motions.add_motion(operation)
                 self.trust.touch(TaskId(body.subject))
                 return (self.next_change.id,)
+            case ContentKeyBody() | PrekeyBody():
+                self.keys.apply(operation, self.epochs)
+                return ()
         if isinstance(body, SuccessionBody):
             self.successions.note(operation, body)
             return ()
@@ -426,7 +432,7 @@ class View:
                     self._claimed(task, purpose, operation.epoch).claims.pop(operation.id, None)
                     touched.add(task)
                 case ReleaseBody(task):
-                    self._void_release(self._named(task), author, operation)
+                    self._named(task).void_release(author, operation)
                     touched.add(task)
                 case ReportBody(task):
                     token = Token(operation.epoch, body.round)
@@ -448,15 +454,9 @@ class View:
                 case _ if isinstance(body, CoordinationBody | ActBody):
                     touched.update(self.coordination.void(operation, body))
         self.motions.void(author, seq, () if again else voided)
+        self.keys.void(author, seq)
         self.trust.touch(*touched, *disputed)
         return touched
-
-    def _void_release(self, register: Register, author: PublicKey, operation: Operation) -> None:
-        for key in [key for key in register.releases if key[0] == author]:
-            register.releases[key].pop(operation.id, None)
-            if not register.releases[key]:
-                del register.releases[key]
-        register.withdrawn.get(author, set()).discard(operation.seq)
 
     def _voted_on(self, name: TaskId, epoch: int) -> Register:
         """The register of a subject, by the epoch that is named: each epoch votes on the one after it."""

@@ -111,6 +111,11 @@ class Members:
         """Removed authors, and from which seq their data is void."""
         return self._expelled
 
+    def gone(self) -> frozenset[PublicKey]:
+        """Everybody who was a member once and is no active one now: left, removed, or frozen."""
+        known = self._founders.keys() | set(self._records)
+        return frozenset(author for author in known if not self.active(author))
+
     def all(self) -> list[PublicKey]:
         """Every member, sorted."""
         return sorted(

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.task import TaskValue
 from converge_p2p.core.oplog.bodies import Cut, Lock, Purpose, ReportBody, Token
+from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.epochs import Counting, Epochs
 
@@ -259,6 +260,14 @@ class Register(ABC):
         self.round(token).reports[operation] = Proposal(operation, author, value, report.grants)
         if self._proposed.setdefault((token, author), value) != value:
             self._doubled.add(author)
+
+    def void_release(self, author: PublicKey, operation: Operation) -> None:
+        """Take a release back."""
+        for key in [key for key in self.releases if key[0] == author]:
+            self.releases[key].pop(operation.id, None)
+            if not self.releases[key]:
+                del self.releases[key]
+        self.withdrawn.get(author, set()).discard(operation.seq)
 
     def add_value(self, value: TaskValue) -> None:
         """Remember what a value hash stands for."""

@@ -39,6 +39,7 @@ def pool() -> None:
 @click.option("--topic", "topics", multiple=True, metavar="T", help="Topics it is about. Repeatable.")
 @click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before a task fails.")
+@click.option("--private", is_flag=True, help="Seal contents with a key that only members are given.")
 @click.option(
     "--admission",
     type=click.Choice(["open", "whitelist", "token", "vouched", "custom"]),
@@ -63,6 +64,7 @@ def create(
     topics: tuple[str, ...],
     claim_ttl: float | None,
     max_retries: int | None,
+    private: bool,
     admission: str,
     whitelist: tuple[str, ...],
     admission_need: int,
@@ -83,6 +85,7 @@ def create(
         topics=list(topics),
         claim_ttl_s=claim_ttl,
         max_retries=max_retries,
+        private=private,
         admission=admission,
         whitelist=list(whitelist),
         admission_need=admission_need,
@@ -196,6 +199,7 @@ def _pool_text(item: schema.PoolDetail) -> str:
         ("governance", item.governance),
         ("decided by", item.decided_by or "not known yet"),
         ("state", _standing(item)),
+        ("contents", "sealed to members" if item.private else "readable by everybody"),
         ("admission", item.admission or "not known yet"),
         ("epoch", item.epoch),
         ("quorum", quorum),

@@ -218,6 +218,7 @@ class ControlApi:
             admission_need=body.admission_need,
             admission_custom=body.admission_custom,
             policy=policy,
+            private=body.private,
         )
         self._state.pool_joined(pool)
         return await views.pool_detail(pool)

@@ -186,6 +186,7 @@ class NodeLike(Protocol):
         admission_need: int = 0,
         admission_custom: str = "",
         policy: PoolPolicy = ...,
+        private: bool = False,
     ) -> Awaitable[PoolLike]: ...
     def join_pool(
         self,

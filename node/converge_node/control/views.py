@@ -264,6 +264,7 @@ def _pool_fields(pool: PoolLike) -> dict[str, object]:
         "members": len(members),
         "electors": sum(1 for member in members if member.elector),
         "has_quorum": pool.has_quorum,
+        "private": pool.ready and pool.spec.private,
         "tasks": dict(Counter(view.state.value for view in pool.tasks())) if pool.ready else {},
     }
 
