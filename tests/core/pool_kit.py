@@ -74,7 +74,7 @@ class Pool:
         if "whitelist" in terms:
             terms["whitelist"] = tuple(sorted(people[number].public_key for number in terms["whitelist"]))
         voters = tuple(sorted(person.public_key for person in people[:electors]))
-        self.spec = PoolSpec("pool", b"n" * 16, electors=voters, **terms)
+        self.spec = PoolSpec("pool", terms.pop("nonce", b"n" * 16), electors=voters, **terms)
         self.id = pool_id(people[0].public_key, self.spec)
         self.people = [Author(number + 1, self.id) for number in range(electors + workers)]
         self.electors, self.workers = self.people[:electors], self.people[electors:]

@@ -190,8 +190,6 @@ class View:
         self.coordination.expel(cut.author, self.epochs.number)
         return touched
 
-    # ------------------------------------------------------------ applying
-
     def is_genesis(self, operation: Operation) -> bool:
         """Whether the operation founds this pool: the pool's id commits to it."""
         body = operation.body
@@ -347,13 +345,18 @@ class View:
         """Count what an operation that waits for its predecessors says of the next epoch.
 
         Votes count wherever they stand. Of an elector that was removed nobody may have the operations before its last
-        votes any more, and those votes may be what certified its removal. Promises are never among them: the cut is not
-        below them, and where they stand matters.
+        ones any more, and its votes may be what certified its removal, or its report what that was certified with.
+        Promises are never among them: the cut is not below them, and where they stand matters.
         """
         body, epoch = operation.body, self.epochs.find(operation.epoch)
-        if not isinstance(body, VoteBody) or epoch is None or operation.author not in epoch.electors:
+        if epoch is None or operation.author not in epoch.electors:
             return ()
         subject = epoch_subject(self.pool, operation.epoch + 1)
+        if isinstance(body, ReportBody) and body.task == subject:
+            self.changes[subject].add_value(body.value)
+            return (subject,)
+        if not isinstance(body, VoteBody):
+            return ()
         early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
         for ballot in early:
             self._apply_ballot(operation, ballot)
@@ -480,11 +483,7 @@ class View:
         return register
 
     def task(self, task: TaskId, *, expired: bool = False) -> TaskView | None:
-        """A task as an application sees it, or None if no submit of it is known.
-
-        Args:
-            expired: what the caller knows from local timers: the holder's time is over.
-        """
+        """A task as an application sees it, or None if no submit of it is known; `expired` by local timers."""
         return task_view(self, task, expired=expired)
 
     def tasks(self) -> Iterator[TaskView]:
