@@ -134,7 +134,7 @@ def lagging(replicas: Mapping[int, Replica]) -> list[int]:
     """Nodes whose frontier is not that of most."""
     digests = {node: replica.log.digest() for node, replica in replicas.items()}
     counts = list(digests.values())
-    most = max(counts, key=counts.count)
+    most = max(counts, key=counts.count, default=None)
     return [node for node, digest in digests.items() if digest != most]
 
 

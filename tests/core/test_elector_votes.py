@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pool_kit import Author, Pool, ballots_in, claim, feed, lock, now, release, report, settle_writes, timers, value_of
 
+from converge_p2p.core import limits
 from converge_p2p.core.model.pool import AssignmentRule, PoolPolicy
 from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, JoinBody, LeaveBody, Phase, Purpose
 from converge_p2p.core.oplog.operation import Operation
@@ -163,6 +164,15 @@ def test_an_accept_and_a_grant_of_one_turn_do_not_contradict_each_other(case: Ca
     accepts = [ballot for ballot in voted if ballot.phase is Phase.ACCEPT]
     assert len(accepts) == 1
     assert [ballot.lock for ballot in grants] == [lock(0, value)]
+
+
+@pytest.mark.parametrize(("last", "later"), [(limits.ROUND_MAX - 1, [limits.ROUND_MAX]), (limits.ROUND_MAX, [])])
+def test_it_opens_no_round_beyond_the_last_that_can_be_written(case: Case, last: int, later: list[int]) -> None:
+    operation = claim(case.worker, case.task)
+    assert case.give(operation, *case.grants(last, operation, (0,))) == [grant_of(case, last, operation)]
+    case.give(claim(case.rival, case.task))
+    voted = case.fire(ev.TimerKind.CLAIM, 100_000) + case.fire(ev.TimerKind.HOLD_OFF, 200_000)
+    assert [ballot.round for ballot in voted] == later
 
 
 def test_a_split_vote_opens_the_next_round(case: Case) -> None:

@@ -346,6 +346,8 @@ class Elector:
                 self._await_certificate(current, patience, wait)
         else:
             current = highest
+        if current.round == limits.ROUND_MAX:
+            return None
         following = Token(current.epoch, current.round + 1)
         if isinstance(register, TaskRegister) and register.denied(current) and not register.denied_by_agent(current):
             # what a rule denies no log shows, so that it counts like a holder that ran out of time: if enough say so
