@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from pool_kit import Pool, claim, feed, report, value_of
+from pool_kit import Pool, claim, feed, notices, now, report, signed, value_of
 from test_epochs import Live
 
 from converge_p2p.core.codec import encode_value
@@ -17,6 +17,7 @@ from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
 from converge_p2p.core.oplog.bodies import Phase, Token
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import TaskId, ValueHash
 
 JUDGE = 4
@@ -177,6 +178,19 @@ def test_with_nothing_reported_there_is_nothing_to_judge() -> None:
     live.mesh.run(lambda: task in live.mesh.replicas[JUDGE].view.registers)
     with pytest.raises(Conflict, match="no result waits"):
         live.mesh.do(JUDGE, ev.Judge(task, True))
+
+
+def test_after_a_restart_the_evaluator_is_told_again_what_it_has_no_verdict_on() -> None:
+    pool = Pool()
+    worker, judge = pool.workers
+    task, submit = pool.submit(evaluator=f"agent:{judge.key.hex()}")
+    own, value = claim(worker, task), value_of(worker)
+    grants = pool.votes(Phase.GRANT, task, 0, own.id)
+    stored = [*pool.base, submit, own, *grants, report(worker, task, 0, value, grants)]
+    for said, told in (((), [value.hash]), ((judge.sign(VerdictBody(task, value.hash, False)),), [])):
+        replica = Replica(judge.identity, pool.id)
+        effects = replica.handle(ev.Restored(signed([*stored, *said])), now())
+        assert [notice.value for notice in notices(effects, ev.VerdictWanted)] == told
 
 
 # ---------------------------------------------------------------- rules

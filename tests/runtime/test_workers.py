@@ -406,6 +406,31 @@ async def test_refused_claims_are_dropped_or_retried_by_their_reason(
             assert workers.counters["claims_refused"] == 3
 
 
+async def test_a_result_that_the_evaluator_denied_is_worked_out_anew_in_the_next_round(
+    autojump_clock: MockClock,
+) -> None:
+    register, done = Register(task(1)), list[tuple[int, int]]()
+
+    async def work(view: TaskView, context: WorkContext) -> int:
+        done.append(context.token)
+        return len(done)
+
+    register.settle = lambda *args: None  # type: ignore[method-assign]  # reports wait for the evaluator
+    async with working(register, x=work) as workers:
+        one = task(1).id
+        assert register.reports.pop(1)[1] == 1
+        register.grant = False
+        workers.on_denied(register.tasks[one])
+        workers.on_claim_lost(one, 0, 0, "the evaluator denied the result")
+        register.change(one, TaskState.PENDING)
+        await wait_all_tasks_blocked()
+        register.win(one, 1)
+        await wait_all_tasks_blocked()
+        assert done == [(0, 0), (0, 1)]
+        assert register.reports[1][1] == 2
+        assert workers.counters["denied"] == 1
+
+
 async def test_a_finished_task_that_comes_back_is_not_done_again(autojump_clock: MockClock) -> None:
     runs: list[int] = []
 
