@@ -14,6 +14,7 @@ import multiprocessing
 import random
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -41,7 +42,7 @@ class Outcome:
 
     Attributes:
         violation: what does not hold, or empty.
-        invariant: its number, -1 if all hold.
+        invariant: its number; 0 if a replica or the simulator raised, -1 if all hold.
         settled: how many tasks were settled.
         epochs: how many changes of the pool were certified.
         elapsed_s: processor time.
@@ -123,6 +124,8 @@ def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], N
             _check_end(world, scenario)
         except InvariantViolated as error:
             violation, invariant = str(error), error.invariant
+        except Exception:  # noqa: BLE001 - a replica that raises would stop its node, whatever the reason
+            violation, invariant = traceback.format_exc(), 0
     operations = max((len(replica.log) for replica in world.alive().values()), default=0)
     return Outcome(
         seed=seed,

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import GovernanceKind
 from converge_p2p.testing.profiles import PROFILES, draw_scenario
 from converge_p2p.testing.scenario import Options
 from converge_p2p.testing.sim import first_failure, main, options_of, replay_command, run_seed, run_seeds
+from converge_p2p.testing.world import World
 
 pytestmark = pytest.mark.simulation
 
@@ -127,3 +129,12 @@ def test_the_arguments_of_options_give_the_same_run_again() -> None:
     again = options_of(options.arguments().split())
     assert again == options
     assert draw_scenario(3, again, random.Random(3)) == draw_scenario(3, options, random.Random(3))
+
+
+def test_a_replica_that_raises_is_a_violation_and_not_the_end_of_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(world: World) -> None:
+        raise CodecError("a round is 0 to 1")
+
+    monkeypatch.setattr(World, "run", raises)
+    outcome = run_seed(0, Options())
+    assert (outcome.invariant, "a round is 0 to 1" in outcome.violation) == (0, True)
