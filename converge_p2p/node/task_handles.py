@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from converge_p2p.core.errors import TaskCancelled, TaskFailed
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.task import Outcome, TaskView
-from converge_p2p.core.types import AgentId, TaskId
+from converge_p2p.core.types import AgentId, TaskId, ValueHash
 from converge_p2p.core.view.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ class TaskHandle:
     async def cancel(self, reason: str = "") -> None:
         """Ask for the cancellation. It competes with a result, and only one of them settles the task."""
         await self.pool.cancel(self.id, reason)
+
+    async def judge(self, approve: bool, reason: str = "", *, value: ValueHash | None = None) -> None:
+        """As the task's evaluator, approve or deny the result that was reported (`view.unjudged`)."""
+        await self.pool.judge(self.id, approve, reason, value=value)
 
     async def veto(self, reason: str = "") -> None:
         """Deny the result that was settled (`view.awaiting`), as one of the pool's vetoers."""
