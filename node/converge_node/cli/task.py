@@ -153,9 +153,7 @@ def watch(invocation: Invocation, pool: str, reference: str | None, *, timeout: 
 @pass_invocation
 def cancel(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
     """Cancel a task that this node submitted. It is settled when the pool's electors confirm it."""
-    body = schema.CancelTask(reason=reason)
-    item = connect(invocation).post(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, "cancel", body=body)
-    show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
+    _speak(invocation, pool, reference, "cancel", schema.CancelTask(reason=reason))
 
 
 @task.command
@@ -166,7 +164,7 @@ def cancel(invocation: Invocation, pool: str, reference: str, *, reason: str) ->
 @pass_invocation
 def veto(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
     """Deny the result that a task was settled on, as a vetoer of the pool. It counts if electors hear it in time."""
-    _speak(invocation, pool, reference, "veto", reason)
+    _speak(invocation, pool, reference, "veto", schema.VetoTask(reason=reason))
 
 
 @task.command("pass")
@@ -177,7 +175,7 @@ def veto(invocation: Invocation, pool: str, reference: str, *, reason: str) -> N
 @pass_invocation
 def let_pass(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
     """Let the result pass that a task was settled on, as a vetoer of the pool: nobody waits for this one any longer."""
-    _speak(invocation, pool, reference, "pass", reason)
+    _speak(invocation, pool, reference, "pass", schema.VetoTask(reason=reason))
 
 
 @task.command
@@ -191,12 +189,16 @@ def let_pass(invocation: Invocation, pool: str, reference: str, *, reason: str) 
 def judge(invocation: Invocation, pool: str, reference: str, verdict: str, *, reason: str, value: str) -> None:
     """Approve or deny the result that was reported, as the task's evaluator. An approval is never taken back."""
     body = schema.JudgeTask(approve=verdict == "approve", reason=reason, value=value)
-    item = connect(invocation).post(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, "judge", body=body)
-    show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
+    _speak(invocation, pool, reference, "judge", body)
 
 
-def _speak(invocation: Invocation, pool: str, reference: str, word: str, reason: str) -> None:
-    body = schema.VetoTask(reason=reason)
+def _speak(
+    invocation: Invocation,
+    pool: str,
+    reference: str,
+    word: str,
+    body: schema.CancelTask | schema.VetoTask | schema.JudgeTask,
+) -> None:
     item = connect(invocation).post(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, word, body=body)
     show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
 

@@ -309,27 +309,27 @@ class ControlApi:
     async def _task(self, request: Request) -> schema.TaskDetail:
         return views.task_detail(views.find_task(self._find_pool(request), request.path_params["task"]))
 
+    def _about_task(self, request: Request, kind: type[_R]) -> tuple[PoolLike, TaskId, _R]:
+        pool, body = self._find_pool(request), _body(request, kind)
+        return pool, views.find_task(pool, request.path_params["task"]).id, body
+
     async def _cancel(self, request: Request) -> schema.TaskDetail:
-        pool, body = self._find_pool(request), _body(request, schema.CancelTask)
-        task_id = views.find_task(pool, request.path_params["task"]).id
+        pool, task_id, body = self._about_task(request, schema.CancelTask)
         await pool.cancel(task_id, reason=body.reason)
         return views.task_detail(pool.task(task_id))
 
     async def _veto(self, request: Request) -> schema.TaskDetail:
-        pool, body = self._find_pool(request), _body(request, schema.VetoTask)
-        task_id = views.find_task(pool, request.path_params["task"]).id
+        pool, task_id, body = self._about_task(request, schema.VetoTask)
         await pool.veto(task_id, reason=body.reason)
         return views.task_detail(pool.task(task_id))
 
     async def _let_pass(self, request: Request) -> schema.TaskDetail:
-        pool, body = self._find_pool(request), _body(request, schema.VetoTask)
-        task_id = views.find_task(pool, request.path_params["task"]).id
+        pool, task_id, body = self._about_task(request, schema.VetoTask)
         await pool.let_pass(task_id, reason=body.reason)
         return views.task_detail(pool.task(task_id))
 
     async def _judge(self, request: Request) -> schema.TaskDetail:
-        pool, body = self._find_pool(request), _body(request, schema.JudgeTask)
-        task_id = views.find_task(pool, request.path_params["task"]).id
+        pool, task_id, body = self._about_task(request, schema.JudgeTask)
         await pool.judge(task_id, body.approve, body.reason, value=views.value_hash(body.value))
         return views.task_detail(pool.task(task_id))
 
