@@ -12,9 +12,7 @@ import hashlib
 from nacl.bindings import (
     crypto_aead_xchacha20poly1305_ietf_decrypt,
     crypto_aead_xchacha20poly1305_ietf_encrypt,
-    crypto_scalarmult,
     crypto_sign,
-    crypto_sign_ed25519_pk_to_curve25519,
     crypto_sign_ed25519_sk_to_curve25519,
     crypto_sign_open,
     crypto_sign_seed_keypair,
@@ -144,23 +142,6 @@ class Identity:
     def verify(self, tag: str, data: bytes, signature: bytes) -> bool:
         """Say whether the signature is this identity's over `data` under the domain tag."""
         return verify(self.public_key, tag, data, signature)
-
-    def shared_secret(self, other: PublicKey) -> bytes:
-        """Return the X25519 secret (32 bytes) between this identity and another's public key.
-
-        Hash it with both keys and a purpose before use; never use it as a key directly.
-
-        Raises:
-            LocalError: this identity is verify-only.
-            SignatureError: the other key is not a valid point.
-        """
-        if self._secret is None:
-            raise LocalError("this identity is verify-only: it has no private key")
-        try:
-            theirs = crypto_sign_ed25519_pk_to_curve25519(other)
-            return crypto_scalarmult(crypto_sign_ed25519_sk_to_curve25519(self._secret), theirs)
-        except (CryptoError, ValueError, TypeError, RuntimeError) as error:
-            raise SignatureError(f"not a usable public key: {error}") from error
 
     @property
     def exchange_secret(self) -> bytes:

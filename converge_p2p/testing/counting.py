@@ -55,13 +55,6 @@ def _met(formula: list[Any], present: set[bytes]) -> bool:
     )
 
 
-def endorses_first(spec: PoolSpec) -> bool:
-    """Whether accepts must follow a quorum of endorsements."""
-    policy = spec.policy
-    direct = policy.trusted_workers and not spec.faults and not policy.fast_path
-    return len(spec.electors) > 1 and not (direct and spec.governance is not GovernanceKind.EMPIRICAL)
-
-
 def first_granter(spec: PoolSpec, task: TaskId, submitter: PublicKey | None, epoch: int) -> PublicKey | None:
     """Who alone may grant round 0 of an epoch, or None where a quorum does."""
     if not spec.policy.fast_path or submitter is None:
