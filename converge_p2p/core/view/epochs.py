@@ -150,6 +150,8 @@ class Epochs:
         """Of a private pool: epoch → the commitment that its certificate fixes."""
         self.last_removal = 0
         """The last epoch that removed somebody, or 0."""
+        self.veto_changed = False
+        """Whether any two epochs differ in who may deny results, and how."""
 
     def __len__(self) -> int:
         return len(self._epochs)
@@ -199,6 +201,7 @@ class Epochs:
             value,
             key_commit,
         )
+        self.veto_changed |= bool(self._epochs) and self.current.counting.rules.veto != rules.veto
         self._epochs.append(epoch)
         if key_commit:
             self.certified_keys[number] = key_commit

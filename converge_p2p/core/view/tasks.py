@@ -119,7 +119,7 @@ class TaskRegister(Register):
         if self.settled_token is None:
             return None
         number = self.settled_token.epoch
-        if len({self.epochs[earlier].counting.rules.veto for earlier in range(number + 1)}) > 1:
+        if self.epochs.veto_changed:
             while (lock := self.initial_lock(number)) is not None:
                 number = lock.token.epoch
         return self.epochs[number].counting.rules.veto
@@ -157,8 +157,10 @@ class TaskRegister(Register):
 
     def to_judge(self) -> list[TaskValue]:
         """The results that somebody who may report them reported in the top round, and that nobody judged yet."""
-        top, votes = self.top, None if self.top is None else self.rounds.get(self.top)
-        if self.evaluator is None or self.settled is not None or top is None or votes is None:
+        if self.evaluator is None or self.settled is not None or (top := self.top) is None:
+            return []
+        votes = self.rounds.get(top)
+        if votes is None:
             return []
         if self.certified_id(top) == NOBODY:
             authors = {claim.author for claim in self.workers()}
@@ -174,7 +176,10 @@ class TaskRegister(Register):
     @property
     def holder(self) -> StandingClaim | None:
         """The claim that holds the highest round, unless it was released, or the evaluator denied what came of it."""
-        claim, top = super().holder, self.top
+        claim = super().holder
+        if claim is None or self.evaluator is None:
+            return claim
+        top = self.top
         return None if top is not None and self.denied_by_agent(top) else claim
 
     @property
