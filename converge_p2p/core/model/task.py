@@ -82,13 +82,18 @@ class TaskValue:
     worker: PublicKey
     result: bytes
     voted: ValueHash | None = field(default=None, compare=False)
+    _hash: ValueHash | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def hash(self) -> ValueHash:
-        """What electors vote on."""
+        """What electors vote on. Computed once: a result may be large, and every part of the fold asks for it."""
         if self.voted is not None:
             return self.voted
-        return ValueHash(tagged_hash("value", encode([int(self.outcome), self.worker, self.result])))
+        if self._hash is None:
+            computed = ValueHash(tagged_hash("value", encode([int(self.outcome), self.worker, self.result])))
+            object.__setattr__(self, "_hash", computed)
+            return computed
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
