@@ -83,7 +83,7 @@ class Network:
         self._listen = [parse_listen(text) for text in config.listen]
         self._stop = trio.Event()
         self._conduct = Conduct()
-        host = self._host = build_host(config, seed, self._listen, self.counters)
+        host = self._host = build_host(config, seed, self._listen, self.counters, self.blame)
         self.peer_id: PeerId = peer_name(host.get_id())
         self._book = AddressBook()
         self._connector = Connector(host, self._book, config, self.counters, self._is_banned)
