@@ -22,7 +22,7 @@ import msgspec
 import trio
 
 from converge_node import schema
-from converge_node.config import Settings, example_file
+from converge_node.config import Settings, TransportName, example_file
 from converge_node.control.app import ControlApi, ControlState, node_item
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
@@ -48,6 +48,7 @@ class NodeArguments:
 
     Attributes:
         home: folder of its stores; None keeps everything in memory.
+        transport: whose code carries connections.
     """
 
     identity: Identity
@@ -55,6 +56,7 @@ class NodeArguments:
     listen: Sequence[str]
     announce: Sequence[str]
     bootstrap: Sequence[str]
+    transport: TransportName
 
 
 OpenNode = Callable[[NodeArguments], AbstractAsyncContextManager[NodeLike]]
@@ -77,7 +79,8 @@ class RunOptions:
 
 def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
     """Return the library's node. Imports libp2p, which takes a second or two."""
-    from converge_p2p.node import Node
+    from converge_p2p.net import NetworkConfig, Transport
+    from converge_p2p.node import Node, NodeConfig
 
     return Node(
         home=arguments.home,
@@ -85,6 +88,7 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
         listen=arguments.listen,
         announce=arguments.announce,
         bootstrap=arguments.bootstrap,
+        config=NodeConfig(network=NetworkConfig(listen=(), transport=Transport(arguments.transport))),
     )
 
 
@@ -162,6 +166,7 @@ class _Run:
             listen=self._config.network.listen,
             announce=self._config.network.announce,
             bootstrap=self._config.network.bootstrap,
+            transport=self._config.network.transport,
         )
         opening = self._open_node(arguments)
         adopt_library_logs(self._config.log)

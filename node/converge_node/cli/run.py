@@ -14,6 +14,11 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 @click.option("--bootstrap", multiple=True, metavar="MA", help="A peer to find the network through. Repeatable.")
 @click.option("--listen", multiple=True, metavar="MA", help="An address to listen on. Repeatable.")
 @click.option("--announce", multiple=True, metavar="MA", help="An address to tell others. Repeatable.")
+@click.option(
+    "--transport",
+    type=click.Choice(["fast", "stock"]),
+    help="Whose code carries connections: this project's, or the transport library's. They understand each other.",
+)
 @click.option("--topic", "topics", multiple=True, metavar="T", help="A topic to join. Repeatable.")
 @click.option(
     "--pool",
@@ -38,6 +43,7 @@ def run_command(
     bootstrap: tuple[str, ...],
     listen: tuple[str, ...],
     announce: tuple[str, ...],
+    transport: str | None,
     topics: tuple[str, ...],
     pools: tuple[str, ...],
     handlers: tuple[str, ...],
@@ -59,6 +65,7 @@ def run_command(
         "network.bootstrap": bootstrap,
         "network.listen": listen,
         "network.announce": announce,
+        "network.transport": transport,
         "node.topics": topics,
         "node.pools": pools,
         "node.handlers": handlers,
