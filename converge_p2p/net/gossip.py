@@ -39,7 +39,7 @@ from converge_p2p.net.hardening import Counters, log, reset_quietly
 from converge_p2p.net.names import embedded_key, peer_name
 
 MESH_PROTOCOLS = (TProtocol("/meshsub/1.1.0"), TProtocol("/meshsub/1.0.0"))
-"""1.2 adds an answer to every message, which doubles the cost of small ones."""
+"""In the library 1.2 answers every message of any size; `fast.pubsub` speaks it without that."""
 
 OnMessage = Callable[[PeerId, bytes], None]
 Validate = Callable[[PeerId, bytes], bool]
@@ -314,6 +314,9 @@ class Gossip:
         heartbeat_s: float,
         counters: Counters,
         blame: Callable[[PeerId], None] = lambda _peer: None,
+        *,
+        router: type[HardenedGossipSub] = HardenedGossipSub,
+        protocols: Sequence[TProtocol] = MESH_PROTOCOLS,
     ) -> None:
         """Build router and reader.
 
@@ -322,9 +325,11 @@ class Gossip:
             heartbeat_s: how often the meshes are maintained.
             counters: where drops and refusals are counted.
             blame: called with a peer that broke the protocol.
+            router: who decides whom a message is sent to.
+            protocols: the versions that the router speaks, the best one first.
         """
-        self.router = HardenedGossipSub(
-            list(MESH_PROTOCOLS),
+        self.router = router(
+            list(protocols),
             degree=6,
             degree_low=4,
             degree_high=12,

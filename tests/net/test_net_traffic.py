@@ -75,7 +75,7 @@ async def test_gossip_subscriber_that_never_reads_costs_the_others_nothing():
             assert hello
             await trio.sleep_forever()
 
-        for protocol in ("/meshsub/1.1.0", "/meshsub/1.0.0"):
+        for protocol in ("/meshsub/1.2.0", "/meshsub/1.1.0", "/meshsub/1.0.0"):
             stalled._host.set_stream_handler(protocol, handler)
         before = publisher._host.get_network().get_connections(raw_peer_id(stalled.peer_id))
         await stalled._host.get_network().close_peer(raw_peer_id(publisher.peer_id))
