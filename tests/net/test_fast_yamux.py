@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from types import SimpleNamespace
-
 import pytest
 import trio
+from fast_rig import PEER, Rig, data
 from libp2p.io.exceptions import ConnectionClosedError
-from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import (
     MuxedConnUnavailable,
     MuxedStreamClosed,
@@ -18,120 +15,11 @@ from libp2p.stream_muxer.exceptions import (
 )
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import RemoteViolation
 from converge_p2p.net.fast import frames
 from converge_p2p.net.fast.frames import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, encode_header
 from converge_p2p.net.fast.machine import Bounds
-from converge_p2p.net.fast.records import Opener, Sealer
-from converge_p2p.net.fast.session import FastSession
-from converge_p2p.net.fast.yamux import FastYamux, Patience
+from converge_p2p.net.fast.yamux import Patience
 from converge_p2p.net.names import peer_name
-
-KEY = bytes(32)
-PEER = ID(bytes.fromhex("002408011220") + bytes(32))
-
-
-class PipeWire:
-    """One end of a pipe with room for so many bytes in each direction; without room nothing is taken."""
-
-    def __init__(self, room: int) -> None:
-        self.other: PipeWire
-        self.room = room
-        self.inbox = bytearray()
-        self.closed = False
-        self._changed = trio.Event()
-
-    def _wake(self) -> None:
-        for end in (self, self.other):
-            end._changed.set()
-            end._changed = trio.Event()
-
-    def send_now(self, data) -> int:
-        if self.closed or self.other.closed:
-            raise BrokenPipeError(32, "broken pipe")
-        size = min(len(data), self.room - len(self.other.inbox))
-        self.other.inbox += data[:size]
-        self._wake()
-        return size
-
-    async def wait_sendable(self) -> None:
-        while len(self.other.inbox) >= self.room and not self.other.closed:
-            if self.closed:
-                raise trio.ClosedResourceError
-            await self._changed.wait()
-        await trio.lowlevel.checkpoint()
-
-    async def receive(self, bytes_max: int) -> bytes:
-        while not self.inbox and not self.other.closed:
-            if self.closed:
-                raise trio.ClosedResourceError
-            await self._changed.wait()
-        await trio.lowlevel.checkpoint()
-        data = bytes(self.inbox[:bytes_max])
-        del self.inbox[:bytes_max]
-        self._wake()
-        return data
-
-    def cut(self) -> None:
-        self.closed = True
-        self._wake()
-
-
-def pipe(room: int = 1 << 16) -> tuple[PipeWire, PipeWire]:
-    one, two = PipeWire(room), PipeWire(room)
-    one.other, two.other = two, one
-    return one, two
-
-
-def session(wire: PipeWire, initiator: bool = False) -> FastSession:
-    stock = SimpleNamespace(
-        local_peer=PEER, local_private_key=None, remote_peer=PEER, remote_permanent_pubkey=None, is_initiator=initiator
-    )
-    raw = SimpleNamespace(get_remote_address=lambda: ("192.0.2.1", 4001))
-    return FastSession(stock, wire, Sealer(KEY, 0), Opener(KEY, 0), raw)
-
-
-class Rig:
-    """A connection under test, whose peer is a bare session."""
-
-    def __init__(self, nursery: trio.Nursery, room: int, bounds: Bounds | None, patience: Patience | None) -> None:
-        mine, self.wire = pipe(room)
-        self.peer = session(self.wire, initiator=True)
-        self.counters: Counter[str] = Counter()
-        self.blamed: list[str] = []
-        self.closed = 0
-        self.connection = FastYamux(
-            session(mine), PEER, self.counters, self.blamed.append, bounds=bounds, patience=patience
-        )
-        self.connection.on_close = self._closed
-        self._decoder = frames.FrameDecoder()
-        nursery.start_soon(self.connection.start)
-
-    async def _closed(self) -> None:
-        self.closed += 1
-
-    async def heard(self) -> list:
-        """Frames from the connection, at least one."""
-        while not (found := self._decoder.feed(await self.peer.receive())):
-            pass
-        return found
-
-    async def last_words(self) -> list:
-        """Everything until the connection is closed."""
-        found = []
-        try:
-            while True:
-                found += await self.heard()
-        except ConnectionClosedError:
-            return found
-
-    def say(self, *parts: bytes) -> None:
-        self.peer.send(b"".join(parts))
-
-    async def open(self, number: int = 1):
-        """Open a stream to the connection and accept it there."""
-        self.say(encode_header(WINDOW_UPDATE, SYN, number, 0))
-        return await self.connection.accept_stream()
 
 
 @pytest.fixture
@@ -140,82 +28,6 @@ async def rig(nursery):
         return Rig(nursery, room, bounds, patience)
 
     return make
-
-
-def data(number: int, payload: bytes, flags: int = 0) -> bytes:
-    return encode_header(DATA, flags, number, len(payload)) + payload
-
-
-# ------------------------------------------------------------ the session alone
-
-
-async def test_reading_an_exact_number_of_bytes_and_what_there_is():
-    one, two = map(session, pipe())
-    await one.write(b"abc")
-    await one.write(b"defgh")
-    assert await two.read(4) == b"abcd"
-    assert await two.read(None) == b"efgh"
-    one.cut("enough")
-    with pytest.raises(ConnectionClosedError):
-        await two.read(1)
-
-
-async def test_a_cancelled_reader_loses_nothing(autojump_clock):
-    one, two = map(session, pipe())
-    await one.write(b"abc")
-    with trio.move_on_after(1) as scope:
-        await two.read(5)
-    assert scope.cancelled_caught
-    await one.write(b"de")
-    assert await two.read(5) == b"abcde"
-
-
-async def test_the_end_in_the_middle_gives_what_came():
-    one, two = map(session, pipe())
-    await one.write(b"abc")
-    one.cut("enough")
-    assert await two.read(5) == b"abc"
-    with pytest.raises(ConnectionClosedError, match="the peer closed"):
-        await two.read(5)
-
-
-async def test_the_end_in_the_middle_of_a_record_is_told():
-    one, two = pipe()
-    one.send_now(Sealer(KEY, 0).seal(b"abc")[:9])
-    one.cut()
-    with pytest.raises(ConnectionClosedError, match="middle of a record"):
-        await session(two).receive()
-
-
-async def test_bytes_that_the_peer_did_not_seal_are_a_violation():
-    one, two = pipe()
-    one.send_now(b"\x00\x20" + bytes(32))
-    with pytest.raises(RemoteViolation):
-        await session(two).receive()
-
-
-async def test_a_writer_cancelled_in_the_middle_of_a_record_leaves_no_half_of_it(autojump_clock):
-    one, two = pipe(room=100)
-    sender, receiver = session(one), session(two)
-    with trio.move_on_after(1) as scope:
-        await sender.write(b"a" * 1000)
-    assert scope.cancelled_caught
-    assert len(two.inbox) == 100
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(sender.write, b"b" * 10)
-        assert await receiver.read(1010) == b"a" * 1000 + b"b" * 10
-
-
-async def test_frames_that_wait_go_out_together(autojump_clock):
-    one, two = pipe(room=10)
-    sender, receiver = session(one), session(two)
-    for _ in range(100):
-        sender.send(b"frame")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(sender.flush)
-        assert await receiver.read(500) == b"frame" * 100
-    # the first one alone, for it did not wait; then all the others in one record
-    assert receiver._opener._nonce == 2
 
 
 # ------------------------------------------------------------ streams
@@ -528,3 +340,35 @@ async def test_cancelling_the_connection_closes_it():
         await peer.open()
         nursery.cancel_scope.cancel()
     assert (peer.connection.is_closed, peer.closed, peer.wire.other.closed) == (True, 1, True)
+
+
+async def test_a_closing_that_is_cancelled_closes_all_the_same(rig, autojump_clock):
+    peer = rig(room=100)
+    stream = await peer.open()
+    async with trio.open_nursery() as nursery:
+
+        async def write():
+            with pytest.raises(MuxedStreamReset):
+                await stream.write(bytes(300_000))
+
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(0.1) as scope:
+            await peer.connection.close()
+    assert scope.cancelled_caught
+    await peer.connection.event_closed.wait()
+    assert (peer.closed, peer.wire.other.closed) == (1, True)
+
+
+async def test_fault_of_a_task_of_the_connection_does_not_get_out(rig, monkeypatch):
+    peer = rig()
+
+    async def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(peer.connection.secured_conn, "_wait_sendable", broken)
+    stream = await peer.open()
+    # more than the wire has room for, so that there is something to wait for
+    await stream.write(bytes(200_000))
+    await peer.connection.event_closed.wait()
+    assert peer.counters["connection_errors"] == 1

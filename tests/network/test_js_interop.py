@@ -16,6 +16,7 @@ from converge_p2p.net.names import raw_peer_id
 
 pytestmark = pytest.mark.network
 
+OURS = "/converge/sync/1.0.0"
 ECHO = "/test/echo/1"
 THEIR_ECHO = "/bench/echo/1"
 
@@ -99,8 +100,8 @@ async def test_everything_means_the_same_to_js_libp2p(node: Network, other: JsPe
 
 
 async def identify_and_ping(node: Network, other: JsPeer, them) -> None:
-    told = (await other.do("identified", id=node.peer_id))["protocols"]
-    assert {"/converge/sync/1.0.0", "/meshsub/1.1.0", "/converge/kad/1.0.0"} <= set(told)
+    told = (await other.do("identified", id=node.peer_id, protocol=OURS))["protocols"]
+    assert {OURS, "/meshsub/1.1.0", "/converge/kad/1.0.0"} <= set(told)
     book = node._host.get_peerstore()
 
     def known() -> bool:
@@ -167,7 +168,7 @@ async def test_a_farewell_is_understood_in_both_directions(node: Network, other:
 
     with trio.fail_after(60):
         await node.connect(other.address)
-        await other.do("identified", id=node.peer_id)
+        await other.do("identified", id=node.peer_id, protocol=OURS)
         (ours,), theirs = held(), set((await other.do("connections"))["connections"])
         await node.disconnect(other.id)
         assert ours.is_closed

@@ -312,18 +312,22 @@ class FastYamux(IMuxedConn):  # type: ignore[misc]
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._guarded, self._read)
                     nursery.start_soon(self._guarded, self._keep_alive)
-                    nursery.start_soon(self.secured_conn.run_pump, self.patience.connection_stall_s, self._stalled)
+                    nursery.start_soon(self._guarded, self._pump)
         finally:
             with shielded(_CLOSE_S):
                 await self._over()
 
     async def close(self) -> None:
-        """Say farewell and close. What the peer does not take within a second is lost."""
-        if not self._closing:
-            self._closing = True
-            self._room_to_open.set()
-            with trio.move_on_after(_FAREWELL_S):
-                await self._say_farewell(frames.NORMAL)
+        """Say farewell and close. What the peer does not take within a second is lost.
+
+        Cancellation: at any time; the connection is closed all the same, and its task tells libp2p.
+        """
+        try:
+            if not self._closing:
+                with trio.move_on_after(_FAREWELL_S):
+                    await self._say_farewell(frames.NORMAL)
+        finally:
+            self._end()
         await self._over()
 
     # ------------------------------------------------------------ for the streams
@@ -377,6 +381,9 @@ class FastYamux(IMuxedConn):  # type: ignore[misc]
             log.exception("the connection to %s failed", self.peer_id)
             self._last_word(frames.INTERNAL_ERROR)
         self._scope.cancel()
+
+    async def _pump(self) -> None:
+        await self.secured_conn.run_pump(self.patience.connection_stall_s, self._stalled)
 
     async def _read(self) -> None:
         machine, session = self.machine, self.secured_conn
@@ -439,11 +446,11 @@ class FastYamux(IMuxedConn):  # type: ignore[misc]
     def _stalled(self) -> None:
         self.count("connections_stalled")
         log.info("%s takes nothing any more and is disconnected", self.peer_id)
-        self._scope.cancel()
 
     def _last_word(self, code: int) -> None:
         """Tell the peer why, if there is room for it just now."""
         self._closing = True
+        self._room_to_open.set()
         self.machine.out.append(frames.encode_header(frames.GO_AWAY, 0, 0, code))
         self.send_answers()
 
@@ -454,8 +461,8 @@ class FastYamux(IMuxedConn):  # type: ignore[misc]
         except ConnectionClosedError as error:
             log.debug("no farewell to %s: %s", self.peer_id, error)
 
-    async def _over(self) -> None:
-        """Everything ends now. Whoever comes first tells libp2p."""
+    def _end(self) -> None:
+        """Everything ends now. May be called again."""
         self._closing = True
         self._room_to_open.set()
         self.secured_conn.cut("the connection was closed")
@@ -464,6 +471,10 @@ class FastYamux(IMuxedConn):  # type: ignore[misc]
         self.after_change()
         self._accepted.close()
         self._scope.cancel()
+
+    async def _over(self) -> None:
+        """End everything. Whoever comes first tells libp2p."""
+        self._end()
         if self.event_closed.is_set():
             return
         self.event_closed.set()

@@ -171,12 +171,12 @@ const orders = {
   async ping ({ address }) {
     return { ms: await node.services.ping.ping(multiaddr(address)) }
   },
-  // what identify has told about the peer, once it has
-  async identified ({ id }) {
+  // waits until identify has told that the peer speaks a protocol; before that, only what it was heard to speak is known
+  async identified ({ id, protocol }) {
     let found
     await until(async () => {
       found = (await node.peerStore.all()).find((each) => each.id.toString() === id)
-      return found?.protocols.length
+      return found?.protocols.includes(protocol)
     })
     return { protocols: found.protocols }
   },
