@@ -204,7 +204,7 @@ async def test_frame_over_the_limit_disconnects_the_peer():
         stream = await raw_stream(attacker, node, "/converge/sync/1.0.0")
         await stream.write((limits.SYNC_FRAME_BYTES_MAX + 1).to_bytes(4, "big") + b"x")
         await until(lambda: node.counters["sync_frame_too_long"] == 1 and node.peers() == (), "it is thrown out")
-        assert recorder.links[-1] == ("down", attacker.peer_id)
+        await until(lambda: recorder.links[-1] == ("down", attacker.peer_id), "the replica is told")
         await assert_serves(node)
 
 

@@ -101,7 +101,7 @@ async def test_b11_link_that_falls_silent_is_closed():
             assert recorder.links == [("up", peer.peer_id)], "pings close no healthy link"
             proxy.fall_silent()
             await until(lambda: node.peers() == () and peer.peers() == (), "both sides notice")
-            assert recorder.links[-1] == ("down", peer.peer_id)
+            await until(lambda: recorder.links[-1] == ("down", peer.peer_id), "the replica is told")
         nursery.cancel_scope.cancel()
 
 
