@@ -31,6 +31,7 @@ from converge_p2p.net.gossip import Gossip, OnMessage, Validate
 from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly, log
 from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners, transport_addresses
 from converge_p2p.net.names import is_ed25519, peer_name, public_key_of, raw_peer_id
+from converge_p2p.net.private_network import check_private_addresses
 from converge_p2p.net.sync import SyncStreams
 
 
@@ -48,7 +49,7 @@ async def open_network(config: NetworkConfig, *, seed: bytes, handler: NetworkHa
 
     Raises:
         NetworkError: an address cannot be listened on.
-        ConfigError: an address or the seed is malformed.
+        ConfigError: an address or the seed is malformed, or an address cannot be used in a private network.
 
     Cancellation: may be cancelled at any time; cleaning up takes at most a few seconds.
     """
@@ -80,6 +81,7 @@ class Network:
             raise ConfigError(f"seed has {len(seed)} bytes; expected {SEED_BYTES}")
         self.counters: Counter[str] = Counter()
         self._config = config
+        check_private_addresses((*config.listen, *config.bootstrap, *config.announce), config.network_key)
         self._listen = [parse_listen(text) for text in config.listen]
         self._stop = trio.Event()
         self._conduct = Conduct()
