@@ -97,6 +97,11 @@ class StoreAge:
         """Whether operations of this node in a pool may have been forgotten."""
         return self._restored and pool not in self._learned
 
+    @property
+    def restored(self) -> bool:
+        """Whether the store is an old copy, or was one when it was put back."""
+        return self._restored
+
     async def learned(self, pool: PoolId) -> None:
         """The own chain of a pool is known again, or nothing was ever signed in it.
 
