@@ -40,6 +40,7 @@ from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.home import only_node_in
 from converge_p2p.node.home_pool import HomePool, announced_in
+from converge_p2p.node.invitations import Invitations
 from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import DEADLINE_S, Mail
 from converge_p2p.node.opening import load_identity_now, network_config, open_store_now
@@ -67,6 +68,9 @@ class Node:
 
     Use it as `async with Node(...) as node:`. An error of a background part (a store that cannot write, say) ends the
     block with that error.
+
+    Attributes:
+        invitations: inviting others, and following invitations.
     """
 
     def __init__(
@@ -159,6 +163,8 @@ class Node:
                 age=self._age,
                 digest_interval_ms=self._config.digest_interval_ms,
             )
+            self.invitations = Invitations(self, self._store, lambda: self._network, self._net_config.network_key)
+            self._switchboard.redeem = self.invitations.redeem
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(timers.run)
@@ -291,8 +297,8 @@ class Node:
             Topic(topic) if isinstance(topic, str) else topic, TopicKey(key) if isinstance(key, bytes) else key
         )
 
-    def topics(self) -> list[tuple[Topic, bool]]:
-        """The topics this node takes part in, and whether they are private."""
+    def topics(self) -> dict[Topic, TopicKey | None]:
+        """The topics this node takes part in, with the key of each private one."""
         return self._mail.topics.all()
 
     async def send(self, message: Message, *, deadline_s: float = DEADLINE_S) -> Message:
@@ -315,9 +321,7 @@ class Node:
     async def lookup(self, agent: AgentId) -> AgentDescriptor:
         """Return what an agent advertises in the network's hash table.
 
-        Raises:
-            NotFound: nothing that is genuine and timely.
-            LocalError, NetworkError: the hash table cannot be asked.
+        Raises `NotFound` if there is nothing genuine and timely; `LocalError`, `NetworkError` if it cannot be asked.
         """
         return await self._switchboard.lookup(agent)
 
@@ -444,16 +448,14 @@ class Node:
     async def leave_pool(self, pool: PoolId) -> None:
         """Leave a pool: stop working in it, and say so. What this node wrote is kept, so that it can come back.
 
-        Raises:
-            NotFound: this node is not in the pool.
+        Raises `NotFound` if this node is not in the pool.
         """
         await self._pools.leave(pool)
 
     def key_of(self, text: str) -> PublicKey:
         """Return the public key of an agent that is known here, named by agent id, public key, or `key:<64 digits>`.
 
-        Raises:
-            NotFound, LocalError: not known, or no key.
+        Raises `NotFound` or `LocalError` if it is not known, or no key.
         """
         known = {self.public_key, *self._pools.keys(), *(peer.public_key for peer in self.peers())}
         return find_key(text, known, self._mail.registry)

@@ -128,9 +128,9 @@ class Topics:
         """Return how many topics are joined."""
         return len(self._joined)
 
-    def all(self) -> list[tuple[Topic, bool]]:
-        """Return every topic that is joined, and whether it is private."""
-        return [(topic, joined.key is not None) for topic, joined in self._joined.items()]
+    def all(self) -> dict[Topic, TopicKey | None]:
+        """Return every topic that is joined, with the key of each private one."""
+        return {topic: joined.key for topic, joined in self._joined.items()}
 
     async def join(
         self, network: Network, topic: Topic, key: TopicKey | None, handlers: Callable[..., tuple[OnMessage, Validate]]
