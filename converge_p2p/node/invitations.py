@@ -44,6 +44,7 @@ from converge_p2p.store.api import Store
 if TYPE_CHECKING:
     from converge_p2p.node.handles import PoolHandle
     from converge_p2p.node.main import Node
+    from converge_p2p.node.topics import TopicHandle
 
 TICKET_KEY = "invitations/ticket/"
 _GIVEN, _REFUSED = b"\x01", b"\x00"
@@ -66,10 +67,12 @@ class Accepted:
 
     Attributes:
         line: the invitation.
+        topics: handles of its topics.
         pool: the pool that was joined, or None.
     """
 
     line: InvitationLine
+    topics: tuple[TopicHandle, ...]
     pool: PoolHandle | None
 
 
@@ -256,25 +259,24 @@ class Invitations:
         line = InvitationLine.from_text(text)
         line.check_for(self.network_key, _now_ms())
         await self._connect(line)
-        await self.take_part(line)
+        topics = await self.take_part(line)
         if line.pool is None:
-            return Accepted(line, None)
+            return Accepted(line, topics, None)
         shown = line.pool.invitation or None
         if line.pool.ticket and line.pool.pool not in self._node.pools:
             shown = await self._redeem(line.issuer, line.pool)
         pool = await self._node.join_pool(
             line.pool.pool, capabilities=capabilities, invitation=shown, timeout_s=timeout_s
         )
-        return Accepted(line, pool)
+        return Accepted(line, topics, pool)
 
-    async def take_part(self, line: InvitationLine) -> None:
+    async def take_part(self, line: InvitationLine) -> tuple[TopicHandle, ...]:
         """Take part in the topics of an invitation that was followed before, whether or not it expired since.
 
         Raises:
             Conflict, LimitExceeded: see `Node.join`.
         """
-        for topic, key in line.topics:
-            await self._node.join(topic, key=key)
+        return tuple([await self._node.join(topic, key=key) for topic, key in line.topics])
 
     async def _connect(self, line: InvitationLine) -> None:
         own = self._node.peer_id
