@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn
@@ -120,9 +120,6 @@ class GreetedConnection(RawConnection):  # type: ignore[misc]
         Raises:
             StrangerRefused: the other side belongs to a private network, or speaks something else altogether.
         """
-        if self._greeted and not self._ahead:
-            data: bytes = await self.read_more(n)
-            return data
         while not self._greeted:
             more = await self.read_more(len(GREETING) - len(self._ahead))
             if not more:
@@ -133,7 +130,15 @@ class GreetedConnection(RawConnection):  # type: ignore[misc]
             self._greeted = len(self._ahead) == len(GREETING)
         size = len(self._ahead) if n is None else n
         data, self._ahead = self._ahead[:size], self._ahead[size:]
+        if not self._ahead:
+            # from now on there is nothing to look at; a connection is read tens of times for each message
+            self.read = self.after_greeting()  # type: ignore[assignment,method-assign]
         return data
+
+    def after_greeting(self) -> Callable[[int | None], Awaitable[bytes]]:
+        """Return what reads once the greeting was read."""
+        read: Callable[[int | None], Awaitable[bytes]] = self.inner.read
+        return read
 
     async def read_more(self, n: int | None) -> bytes:
         """Read what the other side meant to say."""
@@ -192,6 +197,10 @@ class ProtectedConnection(GreetedConnection):
         data = await self.inner.read(n)
         plain: bytes = self._reads.decrypt(data) if data else b""
         return plain
+
+    def after_greeting(self) -> Callable[[int | None], Awaitable[bytes]]:
+        """Return what reads once the greeting was read: it goes on decrypting."""
+        return self.read_more
 
     def refuse(self) -> NoReturn:
         """Raises `StrangerRefused`, always."""
