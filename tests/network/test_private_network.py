@@ -124,6 +124,12 @@ const host = await createLibp2p({
   connectionProtector: preSharedKey({ psk: readFileSync(key) }),
   services: { ping: ping(), identify: identify() },
 })
+if (address === undefined) {
+  host.addEventListener('peer:connect', (event) => console.log('met ' + event.detail.toString()))
+  console.log(host.getMultiaddrs()[0].toString())
+  await new Promise((resolve) => process.stdin.on('close', resolve).resume())
+  process.exit(0)
+}
 try {
   await host.services.ping.ping(multiaddr(address), { signal: AbortSignal.timeout(15000) })
   console.log('pong ' + host.peerId.toString())
@@ -153,3 +159,25 @@ def test_js_libp2p_joins_with_the_same_key_file_and_not_with_another(tmp_path: P
             for key in keys
         ]  # fmt: skip
     assert [words[0] for words in said] == ["pong", "refused"]
+
+
+@pytest.mark.skipif(not (JS / "@libp2p" / "pnet").exists(), reason="js-libp2p with @libp2p/pnet is not installed")
+def test_a_node_finds_js_libp2p_in_its_private_network(tmp_path: Path) -> None:
+    program = JS.parent / "private_network_peer.mjs"
+    program.write_text(PEER)
+    assert ask(tmp_path / "x", "mesh", "new", str(tmp_path / "swarm.key"))[0] == 0
+    runtime = shutil.which("node")
+    assert runtime is not None
+    peer = subprocess.Popen(
+        [runtime, str(program), str(tmp_path / "swarm.key")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=JS.parent,
+    )  # fmt: skip
+    try:
+        assert peer.stdout is not None
+        address = peer.stdout.readline().strip()
+        assert "/p2p/" in address
+        with node(tmp_path / "n1", "--mesh", str(tmp_path / "swarm.key"), "--bootstrap", address) as started:
+            assert peer.stdout.readline().split() == ["met", started["peer_id"]]
+    finally:
+        peer.kill()
+        peer.communicate()
