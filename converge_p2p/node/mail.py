@@ -169,6 +169,8 @@ class Mail:
         published = self.topics.wire_form(message) if message.topics else [(BROADCAST, message.to_bytes())]
         for name, data in published:
             await self._net().publish(name, data)
+        # gossip only queues: without this, who sends in a loop would let nobody else run
+        await trio.lowlevel.checkpoint()
         self.counters["sent"] += 1
         return message
 

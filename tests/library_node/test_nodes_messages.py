@@ -141,3 +141,25 @@ async def test_an_agent_on_a_topic_that_is_private_hears_it() -> None:
         assert members.private
         await heard(spoken, members, "hello")
         await until(lambda: "hello" in listener.got, "the agent hears it")
+
+
+async def test_who_floods_everybody_does_not_keep_another_from_being_heard() -> None:
+    listener, stop = Listener(), trio.Event()
+    async with real_node(1) as one, real_node(2, one) as flooder, real_node(3, one) as honest:
+        await linked(one, flooder)
+        await linked(one, honest)
+        await one.host(listener)
+
+        async def flood() -> None:
+            while not stop.is_set():
+                await flooder.send(Message.create(flooder.id, "noise"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            await until(lambda: listener.got.count("noise") > 50, "the flood has come", 30)
+            for number in range(5):
+                sent, receipt = await honest.deliver(Message.create(honest.id, number, recipient=one.id), deadline_s=30)
+                assert receipt.proves(sent)
+            stop.set()
+        await until(lambda: set(range(5)) <= {item for item in listener.got if item != "noise"}, "all of it", 30)
+        assert [item for item in listener.got if item != "noise"] == list(range(5))
