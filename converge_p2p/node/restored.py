@@ -101,6 +101,11 @@ class StoreAge:
         """Up to which epoch of a pool this node casts no votes, for it may have forgotten some; -1: it votes."""
         return self._learned.get(pool, -1)
 
+    @property
+    def restored(self) -> bool:
+        """Whether the store is an old copy, or was one when it was put back."""
+        return self._restored
+
     async def learned(self, pool: PoolId, silent_through: int = -1) -> None:
         """The own chain of a pool is known again, or nothing was ever signed in it.
 

@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence, Set as AbstractSet
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set as AbstractSet
 from contextlib import asynccontextmanager
 
 import trio
@@ -38,6 +38,8 @@ _logger = logging.getLogger(__name__)
 
 _POOL, _ANNOUNCE, _NOT_HERE, _PULSE, _RENEWAL = 0, 1, 2, 3, 4
 _ID_BYTES = 32
+REDEEM = b"\x01"
+"""Begins a direct request for an invitation; no envelope of a message begins with it."""
 FAR_S = 60.0
 """How long after hearing of a member that is not connected own operations are gossiped too."""
 PULSE_S = 5.0
@@ -79,6 +81,7 @@ class Switchboard:
 
     def __init__(self, mail: Mail, writer: StoreWriter, counters: Counter[str]) -> None:
         self.directory = Directory()
+        self.redeem: Callable[[PeerId, bytes], Awaitable[bytes]] | None = None
         self._mail = mail
         self._writer = writer
         self._counters = counters
@@ -238,8 +241,10 @@ class Switchboard:
         self._counters["renewals_dropped"] += 1
         return False
 
-    async def request(self, peer: PeerId, payload: bytes) -> bytes:  # noqa: ARG002 - the message names its sender
-        """See `net.NetworkHandler`: a direct message."""
+    async def request(self, peer: PeerId, payload: bytes) -> bytes:
+        """See `net.NetworkHandler`: a direct message, or somebody with an invitation."""
+        if payload[:1] == REDEEM and self.redeem is not None:
+            return await self.redeem(peer, payload[1:])
         return await self._mail.on_request(payload)
 
     async def _run_pulse(self) -> None:

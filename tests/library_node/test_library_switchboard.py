@@ -21,6 +21,7 @@ from converge_p2p.core.replica.wire import Operations, encode_message
 from converge_p2p.core.types import PoolId
 from converge_p2p.net import peer_id_of
 from converge_p2p.node.mail import Mail
+from converge_p2p.node.replay_journal import ReplayJournal
 from converge_p2p.node.switchboard import (
     PULSE_S,
     REPUBLISH_RETRY_S,
@@ -31,6 +32,7 @@ from converge_p2p.node.switchboard import (
     gossip_topic,
     record_key,
 )
+from converge_p2p.store.memory import MemoryStore
 
 ME = who(1)
 PEER, SECOND = peer_id_of(who(2).public_key), peer_id_of(who(3).public_key)
@@ -43,10 +45,11 @@ class Rig:
         self.network: Any = FakeNetwork(ME)
         self.writer = ManualWriter()
         self.counters: Counter[str] = Counter()
-        self.mail = Mail(ME, lambda _message: None)
+        self.mail = Mail(ME, lambda _message, /, *, private: None, ReplayJournal(MemoryStore()))
         self.board = Switchboard(self.mail, self.writer, self.counters)  # type: ignore[arg-type]
 
     async def open(self) -> None:
+        await self.mail.start(self.nursery, trusted=True)
         await self.board.open(self.network, self.nursery)
 
     def attach(self) -> DriverRig:
