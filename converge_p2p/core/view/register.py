@@ -108,6 +108,8 @@ class Register(ABC):
         "_certified",
         "_doubled",
         "_proposed",
+        "_top",
+        "_top_at",
         "certificate",
         "claims",
         "conflict",
@@ -147,6 +149,9 @@ class Register(ABC):
         self._certified: dict[Token, OperationId] = {}
         self._proposed: dict[tuple[Token, PublicKey], ValueHash] = {}
         self._doubled: set[PublicKey] = set()
+        self._top: Token | None = None
+        self._top_at = _UNKNOWN
+        """The epoch in which `_top` was found; the electors' grants in it and its rules are all it follows from."""
 
     # ------------------------------------------------------------ what a subject is about
 
@@ -236,6 +241,7 @@ class Register(ABC):
         voters.add(grant.elector)
         if token > self.top_granted.get(grant.elector, _BEFORE_ALL):
             self.top_granted[grant.elector] = token
+        self._top_at = _UNKNOWN
         if grant.expired is not None:
             self.expired.setdefault(Token(token.epoch, grant.expired), set()).add(grant.elector)
         if self.confirms(token, voters, votes):
@@ -244,6 +250,7 @@ class Register(ABC):
 
     def recount(self) -> None:
         """Count the promises of first rounds again, after something changed on which it depends who may grant them."""
+        self._top_at = _UNKNOWN
         for token, votes in self.voted.items():
             if token.round == 0:
                 enough = [claim for claim, voters in votes.granted.items() if self.confirms(token, voters, votes)]
@@ -318,7 +325,13 @@ class Register(ABC):
     @property
     def top(self) -> Token | None:
         """The highest round of the present epoch that more than f electors granted, at it or above."""
-        now, faults = self.now, self.counting(self.now).rules.faults
+        now = self.now
+        if self._top_at != now:
+            self._top, self._top_at = self._find_top(now), now
+        return self._top
+
+    def _find_top(self, now: int) -> Token | None:
+        faults = self.counting(now).rules.faults
         tokens = [token for token in self.top_granted.values() if token.epoch == now]
         if len(tokens) <= faults:
             return None
@@ -436,3 +449,5 @@ class Register(ABC):
 
 
 _BEFORE_ALL = Token(-1, -1)
+_UNKNOWN = -2
+"""No epoch, and not what stands for none either."""

@@ -182,10 +182,9 @@ class TaskRegister(Register):
         top = self.top
         return None if top is not None and self.denied_by_agent(top) else claim
 
-    @property
-    def top(self) -> Token | None:
+    def _find_top(self, now: int) -> Token | None:
         """The highest round granted; on the fast path the granter's word alone opens the first."""
-        top, first = super().top, Token(self.now, 0)
+        top, first = super()._find_top(now), Token(now, 0)
         if top is None and first in self._certified:
             return first
         return top
