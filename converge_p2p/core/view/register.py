@@ -244,9 +244,10 @@ class Register(ABC):
         self._top_at = _UNKNOWN
         if grant.expired is not None:
             self.expired.setdefault(Token(token.epoch, grant.expired), set()).add(grant.elector)
-        if self.confirms(token, voters, votes):
-            # two certificates in one round need lying electors; the smaller id is kept so that all replicas agree
-            self._certified[token] = min(grant.claim, self._certified.get(token, grant.claim))
+        certified = self._certified.get(token)
+        # two certificates in one round need lying electors; the smaller id is kept so that all replicas agree
+        if (certified is None or grant.claim < certified) and self.confirms(token, voters, votes):
+            self._certified[token] = grant.claim
 
     def recount(self) -> None:
         """Count the promises of first rounds again, after something changed on which it depends who may grant them."""
@@ -294,6 +295,8 @@ class Register(ABC):
         voters = votes.accepted.setdefault(value, {})
         # a liar may say it twice; the smaller is kept so that all replicas agree
         voters[elector] = min(vote, voters.get(elector, vote))
+        if value == self.settled:
+            return
         counting = self.counting(token.epoch)
         if not counting.enough(counting.rules.accept, voters, votes.accepted):
             return
