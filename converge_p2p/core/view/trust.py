@@ -119,7 +119,7 @@ class TrustFold:
         for task in self._touched:
             register, events = self._registers.get(task), [*self._lost_disputes(task)]
             if register is not None:
-                events += self._events(register, self._tasks.get(task, _Evidence()))
+                events += self._events(register, self._tasks.get(task) or _Evidence())
             self._ledger.replace(task, events)
         self._touched.clear()
 
@@ -173,8 +173,9 @@ class TrustFold:
 
     def _held(self, register: TaskRegister, evidence: _Evidence) -> Iterator[tuple[Token, StandingClaim]]:
         """Rounds whose holder is known. Two certificates in one round need lying electors; the lesser id counts."""
+        nothing = RoundVotes()
         for token, claims in evidence.granted.items():
-            enough = [claim for claim, voters in claims.items() if register.confirms(token, voters, RoundVotes())]
+            enough = [claim for claim, voters in claims.items() if register.confirms(token, voters, nothing)]
             holder = register.claims.get(min(enough)) if enough else None
             if holder is not None:
                 yield token, holder
