@@ -10,7 +10,7 @@ a function of those sets. That is why the order of arrival does not matter.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -101,8 +101,12 @@ class RoundVotes:
     accepted: dict[ValueHash, dict[PublicKey, Vote]] = field(default_factory=dict)
 
 
-class Register(ABC):
-    """The register of one subject."""
+class Register:
+    """The register of one subject.
+
+    Abstract to the type checker only: `isinstance` with a class of `ABC` runs code of Python's own, and electors ask
+    several times a turn which kind of register they look at.
+    """
 
     __slots__ = (
         "_certified",
