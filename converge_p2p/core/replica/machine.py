@@ -200,6 +200,7 @@ class Replica:
         if self.contents.has_news():
             self._touch_open()
         dirty, self._dirty = self._dirty, {}
+        votes = self.is_elector
         for name in dirty:
             register = self.view.subject(name)
             if register is not None and not self._watch.closed(name):
@@ -207,7 +208,7 @@ class Replica:
                     self._propose(register)
                 self._judging.look(register)
                 self._watch.look(register, idle=self._tip.unsure or self._proposer.stands(name, duty_of(register)))
-                if self.is_elector:
+                if votes:
                     self._voting.look_at(name)
         if not self._tip.unsure:
             for vote in self._voting.cast(self._now.mono_ms) if self._tip.may_vote() else ():
@@ -313,7 +314,7 @@ class Replica:
         body, author = operation.body, operation.author
         if author == self.identity.public_key:
             self._note_own(operation)
-        was_member = self.view.members.has(author) if isinstance(body, JoinBody | LeaveBody) else False
+        was_member = self.view.members.has(author) if isinstance(body, (JoinBody, LeaveBody)) else False
         self._touch(*self.view.apply(operation))
         self.contents.applied(operation)
         match body:

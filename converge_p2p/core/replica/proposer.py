@@ -80,7 +80,7 @@ class Proposer:
             self._denied(register, token)
         if token is None or claim is None:
             # an open round alone takes nothing away: only a certificate for somebody else does
-            if register.holder is not None:
+            if task in self._won and register.holder is not None:
                 self._lost(task, "somebody else holds the claim now")
             return None
         if token in self._reported.get(task, ()):

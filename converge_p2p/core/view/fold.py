@@ -7,7 +7,7 @@ never by "the state right now", so that acceptance does not depend on the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import AdmissionContext, admits, check_admission
@@ -17,7 +17,6 @@ from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskView, task_id
 from converge_p2p.core.oplog.bodies import (
     VOTES,
-    ActBody,
     Ballot,
     ClaimBody,
     Cut,
@@ -33,7 +32,6 @@ from converge_p2p.core.oplog.bodies import (
     VetoBody,
     VoteBody,
 )
-from converge_p2p.core.oplog.coordination import CoordinationBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
@@ -41,7 +39,7 @@ from converge_p2p.core.oplog.succession import RecoverBody, RecoveryBody, Succee
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import Change, EpochRegister
-from converge_p2p.core.view.coordination import Coordination
+from converge_p2p.core.view.coordination import Coordinated, Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
@@ -242,7 +240,7 @@ class View:
         if isinstance(body, SuccessionBody):
             self.successions.note(operation, body)
             return ()
-        if isinstance(body, CoordinationBody | ActBody):
+        if isinstance(body, Coordinated):
             touched = self.coordination.apply(operation, body)
             self.trust.touch(*touched)
             return touched
@@ -320,26 +318,31 @@ class View:
         epoch = self.epochs.find(operation.epoch)
         if epoch is None or operation.author not in epoch.electors:
             return ()
-        for ballot in body.ballots:
-            self._apply_ballot(operation, ballot)
+        self._count(operation, body.ballots)
         return tuple({ballot.task: None for ballot in body.ballots})
 
-    def _apply_ballot(self, operation: Operation, ballot: Ballot) -> None:
-        register = self._voted_on(ballot.task, operation.epoch)
-        self.trust.add_ballot(operation, ballot)
-        token, elector = Token(operation.epoch, ballot.round), operation.author
-        match ballot.phase:
-            case Phase.GRANT:
-                # the reference is a claim operation; a grant of an unknown claim counts once the claim is known
-                grant = Grant(elector, OperationId(ballot.ref), ballot.lock, ballot.expired, operation.seq, ballot.held)
-                register.add_grant(token, operation.id, grant)
-            case Phase.ENDORSE:
-                register.add_endorsement(token, elector, ValueHash(ballot.ref))
-            case Phase.ACCEPT:
-                register.add_accept(token, elector, ValueHash(ballot.ref), Vote(operation.seq, operation.id))
-                if register.settled is not None and not isinstance(register, EpochRegister):
-                    self.vetoes.follow(register)
-                    self._note_strays(register)
+    def _count(self, operation: Operation, ballots: Iterable[Ballot]) -> None:
+        epoch, elector = operation.epoch, operation.author
+        # the ballots of one operation nearly always are of one round, and they all stand in one place
+        token, vote = Token(epoch, 0), Vote(operation.seq, operation.id)
+        for phase, task, number, ref, lock, expired, held in ballots:
+            if number != token.round:
+                token = Token(epoch, number)
+            register = self._voted_on(task, epoch)
+            match phase:
+                case Phase.GRANT:
+                    # the reference is a claim operation; a grant of an unknown claim counts once the claim is known
+                    grant = Grant(elector, OperationId(ref), lock, expired, vote.seq, held)
+                    register.add_grant(token, vote.operation, grant)
+                    self.trust.add_grant(task, token, grant)
+                case Phase.ENDORSE:
+                    register.add_endorsement(token, elector, ValueHash(ref))
+                case Phase.ACCEPT:
+                    register.add_accept(token, elector, ValueHash(ref), vote)
+                    self.trust.touch(task)
+                    if register.settled is not None and not isinstance(register, EpochRegister):
+                        self.vetoes.follow(register)
+                        self._note_strays(register)
 
     def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
         """Count what an operation that waits for its predecessors says of the next epoch.
@@ -358,8 +361,7 @@ class View:
         if not isinstance(body, VoteBody):
             return ()
         early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
-        for ballot in early:
-            self._apply_ballot(operation, ballot)
+        self._count(operation, early)
         if any(ballot.phase is Phase.ACCEPT for ballot in early):
             self.changes[subject].keep_early(operation.id, operation.signed)
         return (subject,) if early else ()
@@ -454,7 +456,7 @@ class View:
                     disputed.append(TaskId(body.subject))
                 case _ if isinstance(body, SuccessionBody):
                     self.successions.void(operation, body)
-                case _ if isinstance(body, CoordinationBody | ActBody):
+                case _ if isinstance(body, Coordinated):
                     touched.update(self.coordination.void(operation, body))
         self.motions.void(author, seq, () if again else voided)
         self.keys.void(author, seq)
@@ -473,7 +475,7 @@ class View:
 
     def _named(self, name: TaskId) -> Register:
         """The register of a veto, or of a task: what is not known to be a veto yet is taken for a task."""
-        return self.vetoes.registers.get(name) or self._register(name)
+        return self.vetoes.registers.get(name) or self.registers.get(name) or self._register(name)
 
     def _register(self, task: TaskId) -> TaskRegister:
         register = self.registers.get(task)

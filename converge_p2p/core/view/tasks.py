@@ -108,7 +108,8 @@ class TaskRegister(Register):
     @property
     def awaiting(self) -> TaskValue | None:
         """The result that was settled, while it may still be denied."""
-        return self.value if self.final is None else None
+        value = self.value
+        return value if value is not None and self.final is None else None
 
     def veto_terms(self) -> VetoTerms | None:
         """Who may deny what it was settled on, by the terms of the epoch in which anything was accepted first.
@@ -182,10 +183,9 @@ class TaskRegister(Register):
         top = self.top
         return None if top is not None and self.denied_by_agent(top) else claim
 
-    @property
-    def top(self) -> Token | None:
+    def _find_top(self, now: int) -> Token | None:
         """The highest round granted; on the fast path the granter's word alone opens the first."""
-        top, first = super().top, Token(self.now, 0)
+        top, first = super()._find_top(now), Token(now, 0)
         if top is None and first in self._certified:
             return first
         return top
@@ -198,12 +198,10 @@ class TaskRegister(Register):
     @property
     def state(self) -> TaskState:
         """The derived state."""
-        value = self.final
-        if value is not None:
-            return value.outcome.state
         if self.settled is not None:
+            value = self.final
             # it may be denied yet, or the content of the value is on its way: nobody has to take it up again
-            return TaskState.ASSIGNED
+            return TaskState.ASSIGNED if value is None else value.outcome.state
         if self.is_open_to_several:
             return TaskState.ASSIGNED
         holder = self.holder
@@ -271,7 +269,10 @@ class TaskRegister(Register):
         if self.submitted is None:
             return False
         allowed = self.submitted.spec.max_retries
-        return self.failures() > (self.epochs.current.spec.policy.max_retries if allowed is None else allowed)
+        if allowed is None:
+            allowed = self.epochs.current.spec.policy.max_retries
+        # each failure is one of a round that was certified
+        return len(self._certified) > allowed and self.failures() > allowed
 
     # ------------------------------------------------------------ the rules of a proposal
 
