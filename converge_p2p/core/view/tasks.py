@@ -232,12 +232,19 @@ class TaskRegister(Register):
         return [0, self.submitted.operation, round_now, claim, self.holder is None, self.failures()]
 
     def workers(self) -> list[StandingClaim]:
-        """Whose work a round that is open to several is meant for: the first of those who stand, by rank."""
-        standing = [claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim)]
-        standing.sort(
-            key=lambda claim: (self.reported_twice(claim.author), tagged_hash("several", self.id, claim.author))
-        )
-        return standing[: self.speculative]
+        """Whose work a round that is open to several is meant for: so many of those who stand, in turn.
+
+        In every round it is the turn of the next: whoever took a place and did nothing must not keep it.
+        """
+        work = (claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim))
+        standing = list({claim.author: claim for claim in work}.values())
+        trusty = [claim for claim in standing if not self.reported_twice(claim.author)] or standing
+        trusty.sort(key=lambda claim: tagged_hash("several", self.id, claim.author))
+        if len(trusty) <= self.speculative:
+            return trusty
+        top = self.top
+        turn = 0 if top is None else top.round * self.speculative % len(trusty)
+        return (trusty * 2)[turn : turn + self.speculative]
 
     def attempts(self) -> int:
         """Rounds in which work was certified."""
