@@ -8,7 +8,7 @@ Source: `docs/protocol.md`, invariants; the numbers are those of that list.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -125,6 +125,7 @@ class Ledger:
         self._contents: dict[ValueHash, TaskValue] = {}
         self._promises: dict[OperationId, Promise] = {}
         self._held: dict[OperationId, Mapping[PublicKey, int]] = {}
+        self._vouched: dict[ValueHash, list[Mapping[PublicKey, int]]] = defaultdict(list)
         self._said: dict[OperationId, dict[int, set[PublicKey]]] = defaultdict(lambda: defaultdict(set))
         self._shown: dict[TaskId, tuple[object, ...]] = {}
         self._winners: dict[tuple[TaskId, Token], int] = {}
@@ -222,17 +223,23 @@ class Ledger:
 
     # ------------------------------------------------------------ epochs
 
-    def promises(self, operation: Operation) -> bool:
-        """Whether an operation holds a promise for the next epoch."""
-        body = operation.body
-        return isinstance(body, VoteBody) and any(
-            ballot.phase is Phase.GRANT and self._epoch_subjects.get(ballot.task) == operation.epoch + 1
-            for ballot in body.ballots
-        )
+    def changes(self, operation: Operation) -> bool:
+        """Whether an operation holds votes on the next epoch."""
+        return any(self._on_next_epoch(operation))
+
+    def _on_next_epoch(self, operation: Operation) -> Iterator[Ballot]:
+        body, following = operation.body, operation.epoch + 1
+        for ballot in body.ballots if isinstance(body, VoteBody) else ():
+            if self._epoch_subjects.get(ballot.task) == following:
+                yield ballot
 
     def held_at(self, operation: Operation, held: Mapping[PublicKey, int]) -> None:
-        """What an honest elector held durably of each author when it signed a promise."""
-        self._held[operation.id] = held
+        """What an honest elector held durably of each author when it promised, endorsed or accepted an epoch."""
+        for ballot in self._on_next_epoch(operation):
+            if ballot.phase is Phase.GRANT:
+                self._held[operation.id] = held
+            else:
+                self._vouched[ValueHash(ballot.ref)].append(held)
 
     def _advance(self) -> None:
         """Install every epoch that is certified and whose value is known."""
@@ -247,11 +254,11 @@ class Ledger:
                 epoch = EpochValue.from_bytes(content.result)
             except CodecError as error:
                 raise InvariantViolated(4, f"epoch {number} is certified and makes no sense: {error}") from error
-            self._check_epoch(number, epoch)
+            self._check_epoch(number, value, epoch)
             self.epochs.append(CountedEpoch(epoch.spec, value, epoch.cuts))
             self._recount(number)
 
-    def _check_epoch(self, number: int, epoch: EpochValue) -> None:
+    def _check_epoch(self, number: int, value: ValueHash, epoch: EpochValue) -> None:
         """Check what a certified epoch rests on: the one before, a carried motion, and a quorum of promises."""
         before = self.epochs[-1]
         if epoch.number != number or epoch.before != before.hash:
@@ -264,11 +271,16 @@ class Ledger:
             raise InvariantViolated(9, f"epoch {number} does not rest on a quorum of promises")
         for cut in epoch.cuts:
             held = max((self._held[name].get(cut.author, 0) for name in honest), default=0)
+            seen = max((held.get(cut.author, 0) for held in self._vouched[value]), default=0)
             # where the author forked, what an elector holds is no single chain
             forked = any(len(branch) > 1 for branch in self.chains[cut.author].values())
             if cut.length < held and not forked:
                 raise InvariantViolated(
                     5, f"epoch {number} cuts {short(cut.author)} at {cut.length}, an elector that promised held {held}"
+                )
+            if cut.length > seen and not forked:
+                raise InvariantViolated(
+                    6, f"epoch {number} cuts {short(cut.author)} at {cut.length}, its honest voters held only {seen}"
                 )
 
     def _recount(self, epoch: int) -> None:

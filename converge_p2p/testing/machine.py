@@ -172,7 +172,7 @@ class Machine:
         self.writing -= 1
         for signed in operations:
             operation = decode_operation(signed, self.world.pool, trusted=True)
-            if not self.liar and self.world.ledger.promises(operation):
+            if not self.liar and self.world.ledger.changes(operation):
                 self.world.ledger.held_at(operation, self._durable(position))
             self.world.ledger.signed(operation)
         self.feed(ev.Persisted(token))

@@ -111,6 +111,7 @@ class ProtocolRules:
         epoch_endorse: the epoch register has an endorse phase.
         epoch_locks: a proposal for the next epoch repeats the value of the highest lock among its promises.
         epoch_rounds: an elector endorses and accepts an epoch only in rounds not below its highest promise for it.
+        check_cuts: an elector endorses an epoch only if it holds what its promises say is held of the removed authors.
     """
 
     lock_rule: bool = True
@@ -127,6 +128,7 @@ class ProtocolRules:
     epoch_endorse: bool = True
     epoch_locks: bool = True
     epoch_rounds: bool = True
+    check_cuts: bool = True
 
 
 ALL_RULES = ProtocolRules()

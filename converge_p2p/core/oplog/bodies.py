@@ -17,6 +17,7 @@ from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
 from converge_p2p.core.oplog import coordination_codec, key_bodies, motions, succession
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
+from converge_p2p.core.oplog.cuts import Cut as Cut, read_cuts as read_cuts
 from converge_p2p.core.oplog.fields import (
     HASH_BYTES,
     check_shape as _shape,
@@ -101,19 +102,6 @@ class Purpose(IntEnum):
     EPOCH = 3
     PASS = 4
     DENY = 5
-
-
-class Cut(NamedTuple):
-    """How much of an author somebody holds; in an epoch, where the data of a removed author ends.
-
-    Attributes:
-        length: its operations from this number on are not held, or have no effect.
-        head: id of the last operation before, None if length is 0.
-    """
-
-    author: PublicKey
-    length: int
-    head: OperationId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,30 +419,6 @@ def _act(body: list[Any]) -> ActBody:
     if isinstance(inner, ClaimBody) and inner.purpose is not Purpose.CANCEL:
         raise CodecError("of the claims only one to cancel can be delegated: a worker claims for itself")
     return ActBody(OperationId(_hash("a delegation", delegation)), inner)
-
-
-def read_cuts(items: Any) -> tuple[Cut, ...]:
-    """Read an array of `[author, length, head]`, sorted, one for each author.
-
-    Raises:
-        CodecError: not of that shape, or too many.
-    """
-    if type(items) is not list or len(items) > limits.MOTION_EXPELLED_MAX:
-        raise CodecError(f"at most {limits.MOTION_EXPELLED_MAX} authors are cut at a time")
-    cuts = []
-    for item in items:
-        match item:
-            case [bytes() as author, int() as length, None | bytes() as head] if (
-                type(length) is int and 0 <= length <= limits.SEQ_MAX and (head is None) == (length == 0)
-            ):
-                name = None if head is None else OperationId(_hash("the head of a cut", head))
-                cuts.append(Cut(PublicKey(_hash("the author of a cut", author)), length, name))
-            case _:
-                raise CodecError("a cut is an array of author, length and head")
-    authors = [cut.author for cut in cuts]
-    if authors != sorted(set(authors)):
-        raise CodecError("cuts are sorted by author, one for each")
-    return tuple(cuts)
 
 
 _KINDS: dict[type, Kind] = {

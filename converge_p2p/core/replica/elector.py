@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from converge_p2p.core import limits
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.oplog.bodies import Ballot, Cut, Lock, Phase, Purpose, Token
+from converge_p2p.core.replica.holdings import Holdings
 from converge_p2p.core.replica.ranking import best_claim, eligible, last_held
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import EpochRegister
@@ -115,17 +116,19 @@ class Wait:
 class Elector:
     """The votes of the local identity in one pool. It remembers them also while it is no elector."""
 
-    def __init__(self, key: PublicKey, view: View, held: Callable[[PublicKey], Cut]) -> None:
+    def __init__(self, key: PublicKey, view: View, held: Callable[[PublicKey], Cut], holdings: Holdings) -> None:
         """Begin without votes.
 
         Args:
             key: the local identity.
             view: the fold.
             held: how much of an author's chain is held here.
+            holdings: whether as much is held here as others say.
         """
         self._key = key
         self._view = view
         self._held = held
+        self._holdings = holdings
         self.promises: dict[TaskId, Promises] = {}
         self._latency_ms = 0
         """How long certificates take lately, from the own grant: rises at once, falls slowly."""
@@ -214,8 +217,7 @@ class Elector:
                 # a grant of this same turn has to tell of this accept: its lock is what keeps later rounds to the value
                 (mine.accepted if phase is Phase.ACCEPT else mine.endorsed)[token] = value
 
-    @staticmethod
-    def _first_valid(register: Register, token: Token, votes: RoundVotes) -> ValueHash | None:
+    def _first_valid(self, register: Register, token: Token, votes: RoundVotes) -> ValueHash | None:
         holder, certified = register.certified_claim(token), register.certified_id(token)
         if certified is None and register.counting(token.epoch).protocol.claims_need_promises:
             return None
@@ -223,7 +225,7 @@ class Elector:
             # reports of others are passed over before they cost anything; only a lying granter has two holders
             if holder is not None and report.author != holder.author and _granter(register, token) is None:
                 continue
-            if register.valid(token, report):
+            if register.valid(token, report) and self._holdings.supports(register, token, report.grants):
                 return report.value
         return None
 
