@@ -18,6 +18,7 @@ from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
 from converge_p2p.core.oplog import coordination_codec, key_bodies, motions, succession
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
 from converge_p2p.core.oplog.cuts import Cut as Cut, read_cuts as read_cuts
+from converge_p2p.core.oplog.evidence import EvidenceBody, decode_evidence, encode_evidence
 from converge_p2p.core.oplog.fields import (
     HASH_BYTES,
     check_shape as _shape,
@@ -48,6 +49,7 @@ class Kind(IntEnum):
     VETO = 10
     CONTENT_KEY = 12
     PREKEY = 13
+    EVIDENCE = 15
     VERDICT = 16
     ROTATE = 17
     RECOVERY = 18
@@ -240,13 +242,17 @@ Body = (
     | ContentKeyBody
     | PrekeyBody
     | VerdictBody
+    | EvidenceBody
     | SuccessionBody
     | CoordinationBody
     | ActBody
 )
 
-VOTES = (VoteBody, OpinionBody, VetoBody)
-"""Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused."""
+VOTES = (VoteBody, OpinionBody, VetoBody, EvidenceBody)
+"""Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused.
+
+Evidence is among them because votes rest on it.
+"""
 
 
 def kind_of(body: Body) -> Kind:
@@ -285,6 +291,8 @@ def encode_body(body: Body) -> list[Any]:
             return key_bodies.encode_key_body(body)
         case VerdictBody():
             return encode_verdict(body)
+        case EvidenceBody():
+            return encode_evidence(body)
         case ActBody(delegation, inner):
             return [delegation, int(kind_of(inner)), encode_body(inner)]
         case _:
@@ -436,6 +444,7 @@ _KINDS: dict[type, Kind] = {
     ContentKeyBody: Kind.CONTENT_KEY,
     PrekeyBody: Kind.PREKEY,
     VerdictBody: Kind.VERDICT,
+    EvidenceBody: Kind.EVIDENCE,
     ActBody: Kind.ACT,
     **{body: Kind(number) for body, number in succession.KIND_NUMBERS.items()},
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
@@ -455,6 +464,7 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.CONTENT_KEY: key_bodies.decode_content_key,
     Kind.PREKEY: key_bodies.decode_prekey,
     Kind.VERDICT: decode_verdict,
+    Kind.EVIDENCE: decode_evidence,
     Kind.ROTATE: decode_rotate,
     Kind.RECOVERY: decode_recovery,
     Kind.ACT: _act,

@@ -221,13 +221,23 @@ class Elector:
         holder, certified = register.certified_claim(token), register.certified_id(token)
         if certified is None and register.counting(token.epoch).protocol.claims_need_promises:
             return None
+        rivals: list[ValueHash] = []
         for report in votes.reports.values():
             # reports of others are passed over before they cost anything; only a lying granter has two holders
             if holder is not None and report.author != holder.author and _granter(register, token) is None:
                 continue
             if register.valid(token, report) and self._holdings.supports(register, token, report.grants):
-                return report.value
-        return None
+                if not isinstance(register, TaskRegister) or not register.counting(token.epoch).rules.cites:
+                    return report.value
+                rivals.append(report.value)
+        # where several report, the one for which most evidence speaks; of equal ones the first that came
+        return self._most_evident(register, token, rivals) if isinstance(register, TaskRegister) else None
+
+    @staticmethod
+    def _most_evident(register: TaskRegister, token: Token, rivals: list[ValueHash]) -> ValueHash | None:
+        if len(rivals) < 2:
+            return rivals[0] if rivals else None
+        return max(rivals, key=lambda value: register.preference(value, token.epoch))
 
     # ------------------------------------------------------------ grant
 
