@@ -367,3 +367,17 @@ def test_where_several_may_work_it_is_everybodys_turn_within_so_many_rounds() ->
         turns.append({one.author for one in case.register.workers()})
     assert all(len(turn) == 2 for turn in turns)
     assert set.union(*turns) == {worker.key for worker in case.pool.workers}
+
+
+def test_where_a_round_names_nobody_a_later_claim_makes_no_valid_proposal_invalid() -> None:
+    case = Case(governance=GovernanceKind.EMPIRICAL, model=ModelTerms(speculative=2))
+    submitter = case.pool.electors[0]
+    case.add(claim(submitter, case.task, Purpose.CANCEL))
+    grants = case.pool.votes(Phase.GRANT, case.task, 0, NOBODY)
+    case.add(*grants)
+    cancelled = report(submitter, case.task, 0, value_of(submitter, "enough", Outcome.CANCELLED), grants)
+    assert case.is_valid(cancelled)
+    for purpose in (Purpose.WORK, Purpose.FAIL):
+        case.add(claim(submitter, case.task, purpose))
+        assert case.is_valid(cancelled)
+    assert not case.is_valid(report(case.worker, case.task, 0, value_of(case.worker, 1, Outcome.CANCELLED), grants))
