@@ -26,6 +26,7 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import YES, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
@@ -126,6 +127,8 @@ class Ledger:
         self._promises: dict[OperationId, Promise] = {}
         self._held: dict[OperationId, Mapping[PublicKey, int]] = {}
         self._vouched: dict[ValueHash, list[Mapping[PublicKey, int]]] = defaultdict(list)
+        self._cited: dict[tuple[TaskId, ValueHash], set[PublicKey]] = defaultdict(set)
+        """Who cited evidence for a value."""
         self._said: dict[OperationId, dict[int, set[PublicKey]]] = defaultdict(lambda: defaultdict(set))
         self._shown: dict[TaskId, tuple[object, ...]] = {}
         self._winners: dict[tuple[TaskId, Token], int] = {}
@@ -169,6 +172,8 @@ class Ledger:
                 if subject.number:
                     self._contents[value.hash] = value
                     self._advance()
+            case EvidenceBody(task, value, True):
+                self._cited[task, value].add(author)
             case OpinionBody(motion, choice) if choice == YES:
                 self._said[motion][epoch].add(author)
             case VoteBody(ballots):
@@ -362,6 +367,11 @@ class Ledger:
                 reports = self._held_reports(name, subject, first)
                 if not any(report.value == value and report.worker == report.author for report in reports):
                     raise InvariantViolated(9, f"{short(name)}: the result is credited to somebody else")
+                own = [report for report in reports if report.value == value]
+                worked = {report.worker for report in own if report.outcome is Outcome.COMPLETED}
+                need = 0 if subject.number else self.epochs[first.epoch].spec.model.evidence
+                if worked and need and len(self._cited[name, value] - worked) < need:
+                    raise InvariantViolated(9, f"{short(name)}: settled without the evidence that the terms ask for")
 
     def _held_reports(self, name: TaskId, subject: Subject, token: Token) -> list[Reported]:
         certified = self.certified(name, subject, token)

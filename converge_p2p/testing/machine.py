@@ -21,6 +21,7 @@ from converge_p2p.core.types import PeerId, PublicKey, TaskId
 from converge_p2p.testing.faults import Clock, Disk
 from converge_p2p.testing.ledger import InvariantViolated
 from converge_p2p.testing.scenario import PLANS
+from converge_p2p.testing.science import Science
 
 if TYPE_CHECKING:
     from converge_p2p.testing.world import World
@@ -63,6 +64,7 @@ class Machine:
         self._timer_number = 0
         self._work: dict[TaskId, int] = {}
         self._attempts = 0
+        self.science = Science(self)
 
     # ------------------------------------------------------------ life and death
 
@@ -203,6 +205,8 @@ class Machine:
         world = self.world
         if world.quiet:
             return
+        if isinstance(notice, ev.TaskChanged | ev.EpochInstalled):
+            self.science.stirred()
         match notice:
             case ev.TaskChanged(task, state):
                 if state.terminal:
