@@ -240,6 +240,8 @@ class Ledger:
 
     def held_at(self, operation: Operation, held: Mapping[PublicKey, int]) -> None:
         """What an honest elector held durably of each author when it promised, endorsed or accepted an epoch."""
+        # of its own chain more may be on disk: what was signed in the same turn after it
+        held = {**held, operation.author: min(held.get(operation.author, 0), operation.seq + 1)}
         for ballot in self._on_next_epoch(operation):
             if ballot.phase is Phase.GRANT:
                 self._held[operation.id] = held
