@@ -361,6 +361,8 @@ class Elector:
         if current.round == limits.ROUND_MAX:
             return None
         following = Token(current.epoch, current.round + 1)
+        if self._is_led_to(register, following):
+            return following
         if isinstance(register, TaskRegister) and register.denied(current) and not register.denied_by_agent(current):
             # what a rule denies no log shows, so that it counts like a holder that ran out of time: if enough say so
             patience.expired = current
@@ -371,6 +373,17 @@ class Elector:
         if stalled and register.certified_id(current) is None:
             return following
         return following if self._round_is_over(register, current) else None
+
+    def _is_led_to(self, register: Register, token: Token) -> bool:
+        """Whether a decider granted a round that this witness did not: it goes along, for it judges nothing.
+
+        Were it to wait for its own timers, a leader whose clock is quick would be some rounds ahead for ever, and where
+        every witness is needed nothing would be settled.
+        """
+        deciders = register.counting(token.epoch).rules.deciders
+        if not deciders or self._key in deciders:
+            return False
+        return any(grant.elector in deciders for grant in self._round(register, token).grants.values())
 
     def _round_is_over(self, register: Register, token: Token) -> bool:
         """Whether the log itself shows that nothing more can come of a round, or that it may be superseded."""
