@@ -35,6 +35,11 @@ MOTION_EXPELLED_MAX: Final = 16
 MOTION_OPTIONS_MAX: Final = 16
 MOTIONS_PER_AUTHOR_MAX: Final = 16
 
+# evidence: cited by one vote, by one author about one task, and that a pool may ask for before a result is endorsed
+CITATIONS_MAX: Final = 8
+EVIDENCE_PER_AUTHOR_MAX: Final = 16
+EVIDENCE_NEED_MAX: Final = 16
+
 # trust
 TRUST_POINTS_MAX: Final = 1000
 TRUST_EPOCHS_MAX: Final = 64

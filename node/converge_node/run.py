@@ -90,7 +90,7 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
     """Return the library's node. Imports libp2p, which takes a second or two."""
     from converge_p2p.node import Node, NodeConfig
 
-    # the objects of imported modules stay as long as the process: a full collection that visits them takes twice as long
+    # what imported modules hold stays as long as the process: a full collection that visits it takes twice as long
     gc.freeze()
     return Node(
         home=arguments.home,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from converge_p2p.core.errors import CodecError
-from converge_p2p.core.governance.admission import AdmissionContext, admits, check_admission
+from converge_p2p.core.governance.admission import check_admission
 from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
@@ -32,15 +32,18 @@ from converge_p2p.core.oplog.bodies import (
     VetoBody,
     VoteBody,
 )
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.oplog.succession import RecoverBody, RecoveryBody, SucceedBody, SuccessionBody
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.admitting import may_join
 from converge_p2p.core.view.changes import Change, EpochRegister
 from converge_p2p.core.view.coordination import Coordinated, Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
+from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
@@ -63,7 +66,8 @@ class View:
         self.successions = Successions(pool)
         self.members = Members(self.successions)
         self.keys = KeyFold()
-        self.motions = Motions()
+        self.evidence = Evidence()
+        self.motions = Motions(evidence=self.evidence)
         self.epochs = Epochs(pool, protocol)
         self.registers: dict[TaskId, TaskRegister] = {}
         self.changes: dict[TaskId, EpochRegister] = {}
@@ -205,8 +209,8 @@ class View:
                 return self._apply_votes(operation, body)
             case OpinionBody():
                 return self._apply_opinion(operation)
-            case VetoBody():
-                return self.vetoes.hear(operation, body)
+            case VetoBody() | EvidenceBody():
+                return self._hear(operation, body)
             case Genesis():
                 self._apply_genesis(operation, body)
                 return ()
@@ -249,19 +253,8 @@ class View:
         return (task,)
 
     def may_join(self, author: PublicKey, number: int, proof: bytes) -> bool:
-        """Whether a join that names an epoch has an effect.
-
-        Who is a member at that point of its chain needs no proof.
-        """
-        epoch = self.epochs.find(number)
-        if epoch is None:
-            return False
-        if author in epoch.electors or self.members.has_at(author, number):
-            return True
-        # a creator that was removed invites nobody any more
-        removed = any(cut.author == self.creator for k in range(number + 1) for cut in self.epochs[k].cuts)
-        creator = None if removed else self.creator
-        return admits(epoch.spec, author, AdmissionContext(self.pool, number, epoch.electors, creator, author, proof))
+        """Whether a join that names an epoch has an effect."""
+        return may_join(self.pool, self.creator, self.epochs, self.members, author=author, number=number, proof=proof)
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
         if len(self.epochs) or not self.is_genesis(operation):
@@ -313,6 +306,14 @@ class View:
         if known is not None and known.task is not None:
             self.trust.touch(known.task)
         return (self.next_change.id,)
+
+    def _hear(self, operation: Operation, body: VetoBody | EvidenceBody) -> tuple[TaskId, ...]:
+        if isinstance(body, VetoBody):
+            return self.vetoes.hear(operation, body)
+        self.evidence.add(operation, body)
+        self.trust.touch(body.task)
+        # motions about the task may be decided by it, and whoever follows those needs it as long
+        return (body.task, self.next_change.id)
 
     def _apply_votes(self, operation: Operation, body: VoteBody) -> tuple[TaskId, ...]:
         epoch = self.epochs.find(operation.epoch)
@@ -382,8 +383,8 @@ class View:
                 self.trust.touch(task)
                 self.vetoes.follow(register)
                 return (task,)
-            case VetoBody() as body:
-                return self.vetoes.hear(operation, body)
+            case VetoBody() | EvidenceBody() as body:
+                return self._hear(operation, body)
             case RecoveryBody() as body:
                 self.successions.saw(operation.author, body)
             case MotionBody() as motion:
@@ -480,7 +481,7 @@ class View:
     def _register(self, task: TaskId) -> TaskRegister:
         register = self.registers.get(task)
         if register is None:
-            register = self.registers[task] = TaskRegister(task, self.epochs)
+            register = self.registers[task] = TaskRegister(task, self.epochs, self.evidence)
             self.open[task] = None
         return register
 

@@ -423,36 +423,38 @@ class Register:
         if value is None:
             return False
         named = [votes.grants[vote] for vote in report.grants if vote in votes.grants]
-        claim = self._claim_behind(token, report, named)
-        if claim is None:
+        claims = self._claims_behind(token, report, named)
+        if not claims:
             return False
         protocol = self.counting(token.epoch).protocol
         lock = self.binding_lock(token, named)
         if lock is None or not protocol.lock_rule:
-            return self.allows(Offer(token, claim, value, report.grants))
+            return any(self.allows(Offer(token, claim, value, report.grants)) for claim in claims)
         if not protocol.check_value_against_lock:
             return True
         # whoever endorsed an epoch saw that the locks it begins with are justified
         return lock.value == report.value and all(self.usable(token, grant, protocol) for grant in named)
 
-    def _claim_behind(self, token: Token, report: Proposal, named: list[Grant]) -> StandingClaim | None:
-        """The claim a proposal rests on, if the promises it names are a quorum for it."""
+    def _claims_behind(self, token: Token, report: Proposal, named: list[Grant]) -> list[StandingClaim]:
+        """The claim a proposal rests on, if the promises it names are a quorum for it; or any of several, see below."""
         votes, protocol = self.rounds[token], self.counting(token.epoch).protocol
         if not (protocol.check_named_grants and protocol.claims_need_promises):
-            return self.claim_of(report.author)
+            return self.claims_of(report.author)
         if len(named) != len(report.grants) or len({grant.claim for grant in named}) != 1:
-            return None
+            return []
         if not self.confirms(token, {grant.elector for grant in named}, votes):
-            return None
+            return []
         if named[0].claim == NOBODY:
-            return self.claim_of(report.author)
+            return self.claims_of(report.author)
         claim = self.claims.get(named[0].claim)
-        return claim if claim is not None and claim.author == report.author else None
+        return [claim] if claim is not None and claim.author == report.author else []
 
-    def claim_of(self, author: PublicKey) -> StandingClaim | None:
-        """A claim of an author, where a round names no claimant: the last one."""
-        claims = [claim for claim in self.claims.values() if claim.author == author]
-        return max(claims, key=lambda claim: claim.seq, default=None)
+    def claims_of(self, author: PublicKey) -> list[StandingClaim]:
+        """The claims of an author. Where a round names no claimant, a proposal may rest on any of them.
+
+        Were it the last one, a valid proposal would become invalid when its author claims for something else.
+        """
+        return [claim for claim in self.claims.values() if claim.author == author]
 
 
 _BEFORE_ALL = Token(-1, -1)
