@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from converge_node import schema
-from converge_node.config import Settings, example_file
+from converge_node.config import Settings, TransportName, example_file
 from converge_node.control.app import ControlApi, ControlState, node_item
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
@@ -58,6 +58,7 @@ class NodeArguments:
     Attributes:
         home: folder of its stores; None keeps everything in memory.
         network_key: of the private network it is in.
+        transport: whose code carries connections.
     """
 
     identity: Identity
@@ -65,6 +66,7 @@ class NodeArguments:
     listen: Sequence[str]
     announce: Sequence[str]
     bootstrap: Sequence[str]
+    transport: TransportName
     network_key: NetworkKey | None = None
 
 
@@ -88,6 +90,7 @@ class RunOptions:
 
 def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
     """Return the library's node. Imports libp2p, which takes a second or two."""
+    from converge_p2p.net import NetworkConfig, Transport
     from converge_p2p.node import Node, NodeConfig
 
     # what imported modules hold stays as long as the process: a full collection that visits it takes twice as long
@@ -98,7 +101,10 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
         listen=arguments.listen,
         announce=arguments.announce,
         bootstrap=arguments.bootstrap,
-        config=NodeConfig(network_key=arguments.network_key),
+        config=NodeConfig(
+            network=NetworkConfig(listen=(), transport=Transport(arguments.transport)),
+            network_key=arguments.network_key,
+        ),
     )
 
 
@@ -181,6 +187,7 @@ class _Run:
             announce=self._config.network.announce,
             bootstrap=(*self._config.network.bootstrap, *_named(followed)),
             network_key=network_key_of(self._config.network.psk_file, self._paths),
+            transport=self._config.network.transport,
         )
         opening = self._open_node(arguments)
         adopt_library_logs(self._config.log)
