@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from converge_p2p.core.model.descriptor import AgentDescriptor as AgentDescriptor
     from converge_p2p.core.model.message import Message as Message
     from converge_p2p.core.model.pool import AdmissionKind as AdmissionKind, PoolPolicy as PoolPolicy
+    from converge_p2p.core.model.query import CapabilityNeed as CapabilityNeed, DiscoveryQuery as DiscoveryQuery
     from converge_p2p.core.model.registry import IdentityRegistry as IdentityRegistry
     from converge_p2p.core.model.task import Task as Task, TaskView as TaskView
     from converge_p2p.core.model.topic import Topic as Topic
     from converge_p2p.core.view.receipt import Receipt as Receipt
     from converge_p2p.node import (
+        DiscoveryService as DiscoveryService,
         Node as Node,
         NodeConfig as NodeConfig,
         PoolHandle as PoolHandle,
@@ -49,8 +51,11 @@ _HOME = {
     "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
     "Capability": "converge_p2p.core.model.capability",
+    "CapabilityNeed": "converge_p2p.core.model.query",
     "ClaimLost": "converge_p2p.core.errors",
     "ConvergeError": "converge_p2p.core.errors",
+    "DiscoveryQuery": "converge_p2p.core.model.query",
+    "DiscoveryService": "converge_p2p.node",
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
     "Invitation": "converge_p2p.core.governance.proofs",

@@ -32,7 +32,9 @@ from converge_p2p.net import NetworkConfig, PeerInfo, open_network, peer_id_of
 from converge_p2p.node.admitting import admission_proof
 from converge_p2p.node.agents import Agents
 from converge_p2p.node.config import NodeConfig, NodeStatus
+from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.directory import PoolAnnouncement
+from converge_p2p.node.discovery import DiscoveryService
 from converge_p2p.node.faults import known_error
 from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
@@ -41,8 +43,9 @@ from converge_p2p.node.home_pool import HomePool, announced_in
 from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import Mail, TopicHandle
 from converge_p2p.node.pools import Pools
+from converge_p2p.node.records import NAMESPACE, DescriptorRecords
 from converge_p2p.node.restored import StoreAge
-from converge_p2p.node.switchboard import NAMESPACE, DescriptorRecords, Switchboard
+from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.writer import StoreWriter
@@ -65,6 +68,9 @@ class Node:
 
     Use it as `async with Node(...) as node:`. An error of a background part (a store that cannot write, say) ends the
     block with that error.
+
+    Attributes:
+        discovery: finding agents, and being found.
     """
 
     def __init__(
@@ -154,7 +160,8 @@ class Node:
             self._mail = Mail(self.identity, self._deliver)
             timers = Timers()
             self._writer = StoreWriter(self._store)
-            self._switchboard = Switchboard(self._mail, self._writer, self.counters)
+            self.discovery = DiscoveryService(self.identity, self._store, self.counters, self._mail.registry)
+            self._switchboard = Switchboard(self._mail, self._writer, self.discovery, self.counters)
             self._pools = Pools(
                 self,
                 store=self._store,
@@ -169,6 +176,7 @@ class Node:
                 self._nursery.start_soon(timers.run)
                 self._nursery.start_soon(self._age.run)
                 await self._pools.restore()
+                await self.discovery.restore()
                 known = await self._known_peers.read()
                 config = replace(self._net_config, known=(*self._net_config.known, *known))
                 async with open_network(config, seed=self.identity.seed, handler=self._switchboard) as self._network:
@@ -199,6 +207,7 @@ class Node:
         with trio.move_on_after(FLUSH_S):
             await self._writer.flush()
             await trio.to_thread.run_sync(self._age.grow_now)
+        await self.discovery.close()
         await self._known_peers.save(self._network)
         self._pools.close()
 
@@ -308,22 +317,14 @@ class Node:
         return await self._mail.send(message)
 
     async def advertise(self, capabilities: Sequence[str | Capability]) -> None:
-        """Declare what this node can do: in every pool it is a member of, and in the network's hash table.
-
-        The descriptor is published in the background, as soon as a peer is connected, and renewed every hour.
-        """
-        skills = [Capability(item) if isinstance(item, str) else item for item in capabilities]
-        await self._pools.declare([skill.name for skill in skills])
-        self._switchboard.advertise(self.identity, skills)
+        """Declare what this node can do: in every pool it is a member of, and, soon, to the network (`discovery`)."""
+        declaration = Declaration.of(capabilities=capabilities)
+        await self._pools.declare([skill.name for skill in declaration.capabilities])
+        self.discovery.declare("advertise", declaration)
 
     async def lookup(self, agent: AgentId) -> AgentDescriptor:
-        """Return what an agent advertises in the network's hash table.
-
-        Raises:
-            NotFound: nothing that is genuine and timely.
-            LocalError, NetworkError: the hash table cannot be asked.
-        """
-        return await self._switchboard.lookup(agent)
+        """Return what an agent advertises. See `DiscoveryService.lookup`."""
+        return await self.discovery.lookup(agent)
 
     # ------------------------------------------------------------ pools
 
