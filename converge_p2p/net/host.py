@@ -33,6 +33,7 @@ from converge_p2p.net.hardening import (
     own_the_dialling,
 )
 from converge_p2p.net.intake import Handshakes, bound_negotiation, enforce_windows
+from converge_p2p.net.private_network import guard_network
 
 _CLOSE_TIMEOUT_S = 3.0
 
@@ -73,6 +74,7 @@ def build_host(config: NetworkConfig, seed: bytes, listen: Sequence[Multiaddr], 
         connection_config=connections,
         announce_addrs=announce,
     )
+    guard_network(host, config.network_key, counters)
     contain_stream_failures(host, counters)
     bound_negotiation()
     enforce_windows(host, counters)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence, Set as AbstractSet
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set as AbstractSet
 from contextlib import asynccontextmanager
 
 import trio
@@ -36,6 +36,8 @@ _logger = logging.getLogger(__name__)
 
 _POOL, _ANNOUNCE, _NOT_HERE, _PULSE, _RENEWAL, _AGENTS = 0, 1, 2, 3, 4, 5
 _ID_BYTES = 32
+REDEEM = b"\x01"
+"""Begins a direct request for an invitation; no envelope of a message begins with it."""
 FAR_S = 60.0
 """How long after hearing of a member that is not connected own operations are gossiped too."""
 PULSE_S = 5.0
@@ -56,6 +58,7 @@ class Switchboard:
 
     def __init__(self, mail: Mail, writer: StoreWriter, discovery: DiscoveryService, counters: Counter[str]) -> None:
         self.directory = Directory()
+        self.redeem: Callable[[PeerId, bytes], Awaitable[bytes]] | None = None
         self._discovery = discovery
         self._mail = mail
         self._writer = writer
@@ -216,8 +219,10 @@ class Switchboard:
         self._counters["renewals_dropped"] += 1
         return False
 
-    async def request(self, peer: PeerId, payload: bytes) -> bytes:  # noqa: ARG002 - the message names its sender
-        """See `net.NetworkHandler`: a direct message."""
+    async def request(self, peer: PeerId, payload: bytes) -> bytes:
+        """See `net.NetworkHandler`: a direct message, or somebody with an invitation."""
+        if payload[:1] == REDEEM and self.redeem is not None:
+            return await self.redeem(peer, payload[1:])
         return await self._mail.on_request(payload)
 
     async def _run_pulse(self) -> None:

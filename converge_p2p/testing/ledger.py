@@ -112,6 +112,8 @@ class Ledger:
     def __init__(self, spec: PoolSpec, pool: PoolId, liars: Collection[PublicKey]) -> None:
         self.pool = pool
         self.liars = frozenset(liars)
+        self.forgetful: set[PublicKey] = set()
+        """Honest authors that lost operations. What only somebody absent holds, they may sign a second time."""
         self.epochs = [CountedEpoch(spec, pool)]
         self.subjects: dict[tuple[TaskId, int], Subject] = {}
         self.claims: dict[OperationId, tuple[PublicKey, ClaimBody]] = {}
@@ -150,7 +152,7 @@ class Ledger:
         author, epoch = operation.author, operation.epoch
         branch = self.chains[author].setdefault(operation.seq, set())
         branch.add(operation.id)
-        if len(branch) > 1 and author not in self.liars:
+        if len(branch) > 1 and author not in self.liars | self.forgetful:
             raise InvariantViolated(8, f"{short(author)} is honest and forked at seq {operation.seq}")
         if not isinstance(operation.body, VOTES):
             self.data[operation.id] = author, operation.seq
@@ -178,7 +180,7 @@ class Ledger:
         elector, epoch = operation.author, operation.epoch
         if elector not in self.liars:
             place = (elector, ballot.task, epoch, ballot.round, ballot.phase)
-            if self._ballots.setdefault(place, ballot) != ballot:
+            if self._ballots.setdefault(place, ballot) != ballot and not self._may_repeat(elector, epoch):
                 raise InvariantViolated(7, f"{short(elector)} voted twice: {self._ballots[place]} and {ballot}")
         subject, token = self.subject(ballot.task, epoch), Token(epoch, ballot.round)
         if subject.number and ballot.phase is Phase.GRANT:
@@ -186,6 +188,11 @@ class Ledger:
         subject.votes[ballot.phase, token].setdefault(ballot.ref, set()).add(elector)
         if ballot.phase is not Phase.ENDORSE and epoch < len(self.epochs):
             self._judge(ballot.task, subject, ballot.phase, token, ballot.ref)
+
+    def _may_repeat(self, elector: PublicKey, epoch: int) -> bool:
+        """Whether an elector may vote that forgot how it voted: nothing is decided without it."""
+        spec = self.epochs[min(epoch, len(self.epochs) - 1)].spec
+        return elector in self.forgetful and not decides(spec, set(spec.electors) - {elector})
 
     def _judge(self, name: TaskId, subject: Subject, phase: Phase, token: Token, ref: bytes) -> None:
         """Look whether an option is certified by now, and whether another is as well."""
@@ -309,13 +316,14 @@ class Ledger:
                 known = self.epochs[number].hash if number < len(self.epochs) else None
                 if replica.view.epochs[number].hash != known:
                     raise InvariantViolated(4, f"node {node} is in an epoch {number} that is not the certified one")
-            case ev.ForkDetected(author, seq) if author not in self.liars:
+            case ev.ForkDetected(author, seq) if author not in self.liars | self.forgetful:
                 raise InvariantViolated(8, f"node {node} froze honest {short(author)} from seq {seq}")
             case ev.Rejected(_, reason) if not self.liars and reason not in RACES:
                 raise InvariantViolated(0, f"node {node} refused an honest operation or message: {reason}")
 
-    def forget_promises_of(self, node: int) -> None:
+    def forgets(self, node: int, author: PublicKey) -> None:
         """A node's disk was replaced by an older copy: nobody promises that what it acknowledged is still somewhere."""
+        self.forgetful.add(author)
         self.acknowledged = {operation: author for operation, author in self.acknowledged.items() if author != node}
 
     def _won(self, node: int, task: TaskId, token: Token) -> None:

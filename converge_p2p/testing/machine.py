@@ -38,7 +38,8 @@ class Machine:
         steady: it always finishes what it wins, soon (the worker that liveness needs).
         liar: its operations need not be honest.
         hidden: nodes that it sends nothing; only a liar has any.
-        unsure: its disk was once replaced by an older copy, and its owner knows.
+        unsure: its disk was replaced by an older copy, and it did not learn the end of its chain since.
+        silent_through: what it was told last about the epochs in which it casts no votes.
         life: how many times it was started; whatever belongs to an earlier life is ignored.
     """
 
@@ -59,6 +60,7 @@ class Machine:
         self.writing = 0
         self.hidden = frozenset[int]()
         self.unsure = False
+        self.silent_through = -1
         self._timers: dict[ev.TimerKey, int] = {}
         self._timer_number = 0
         self._work: dict[TaskId, int] = {}
@@ -84,7 +86,7 @@ class Machine:
             operation = decode_operation(signed, world.pool, trusted=True)
             if operation.author == self.identity.public_key:
                 world.ledger.signed(operation)
-        self.feed(ev.Restored(stored, unsure=self.unsure))
+        self.feed(ev.Restored(stored, unsure=self.unsure, silent_through=self.silent_through))
         return not self.dead
 
     def crash(self, *, restore: bool = False) -> None:
@@ -163,6 +165,8 @@ class Machine:
                 self.later(wait, partial(self._timer_due, key, self._timer_number))
             case ev.CancelTimer(key):
                 self._timers.pop(key, None)
+            case ev.Emit(ev.OwnChainLearned(silent_through=silent_through)):
+                self.unsure, self.silent_through = False, silent_through
             case ev.Emit(notice):
                 world.ledger.told(self.index, notice, replica, honest=not self.liar)
                 self._hear(notice)

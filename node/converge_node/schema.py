@@ -387,6 +387,7 @@ class Move(_Request, frozen=True):
     faults: Count | None = None
     claim_ttl_s: Positive | None = None
     max_retries: Count | None = None
+    renew: bool = False
     reason: str = ""
 
 

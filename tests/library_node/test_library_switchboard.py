@@ -18,6 +18,7 @@ from converge_p2p.core.types import PoolId
 from converge_p2p.net import peer_id_of
 from converge_p2p.node.discovery import DiscoveryService
 from converge_p2p.node.mail import Mail
+from converge_p2p.node.replay_journal import ReplayJournal
 from converge_p2p.node.switchboard import (
     PULSE_S,
     SILENT_S,
@@ -37,11 +38,12 @@ class Rig:
         self.network: Any = FakeNetwork(ME)
         self.writer = ManualWriter()
         self.counters: Counter[str] = Counter()
-        self.mail = Mail(ME, lambda _message: None)
+        self.mail = Mail(ME, lambda _message, /, *, private: None, ReplayJournal(MemoryStore()))
         self.discovery = DiscoveryService(ME, MemoryStore(), self.counters, self.mail.registry)
         self.board = Switchboard(self.mail, self.writer, self.discovery, self.counters)  # type: ignore[arg-type]
 
     async def open(self) -> None:
+        await self.mail.start(self.nursery, trusted=True)
         await self.board.open(self.network, self.nursery)
 
     def attach(self) -> DriverRig:

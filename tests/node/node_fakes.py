@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import trio
@@ -14,6 +16,7 @@ from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import Conflict, LocalError, NetworkError, NotAuthorised, NotFound
 from converge_p2p.core.governance import Democratic, GovernanceModel
 from converge_p2p.core.governance.electorate import Electorate
+from converge_p2p.core.governance.invitation_line import InvitationLine, PoolInvitation
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec, pool_id
@@ -252,7 +255,10 @@ class FakeNode:
         self.pools: dict[PoolId, FakePool] = {}
         self.announced: list[FakeAnnouncement] = []
         self.fake_peers: list[FakePeer] = []
-        self.topics: list[Any] = []
+        self.joined_topics: dict[Any, Any] = {}
+        self.times_joined: Counter[Any] = Counter()
+        self.said: list[tuple[str, Any]] = []
+        self.invitations = FakeInvitations(self)
         self.shown: list[tuple[str | None, list[str]]] = []
         self.create_calls: list[dict[str, Any]] = []
         self.announcement_sender, self._announcements = trio.open_memory_channel[FakeAnnouncement](10)
@@ -346,5 +352,54 @@ class FakeNode:
         self.pools[id_] = pool
         return pool
 
-    async def join(self, topic: Any) -> None:
-        self.topics.append(topic)
+    def topics(self) -> dict[Any, Any]:
+        return self.joined_topics
+
+    async def join(self, topic: Any, /, *, key: Any = None) -> FakeTopic:
+        if self.joined_topics.setdefault(topic, key) != key:
+            raise Conflict("this node takes part in it otherwise")
+        self.times_joined[topic] += 1
+        return FakeTopic(self, topic)
+
+
+class FakeTopic:
+    def __init__(self, node: FakeNode, topic: Any) -> None:
+        self.node, self.topic = node, topic
+
+    async def publish(self, payload: Any) -> None:
+        self.node.said.append((self.topic.namespace, payload))
+
+    async def leave(self) -> None:
+        self.node.times_joined[self.topic] -= 1
+        if not self.node.times_joined[self.topic]:
+            del self.node.joined_topics[self.topic]
+
+
+class FakeInvitations:
+    """Writes real lines, and follows every one."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.network_key: Any = None
+        self.asked: list[dict[str, Any]] = []
+        self._node = node
+
+    async def write(self, *, pool: Any = None, topics: Sequence[Any] = (), **terms: Any) -> str:
+        self.asked.append({"pool": None if pool is None else pool.name, **terms})
+        keys = self._node.joined_topics
+        invited = None if pool is None else PoolInvitation(pool.id, ticket=bytes(32))
+        fields = (
+            terms["role"],
+            self._node.addresses,
+            self.network_key,
+            tuple((topic, keys[topic]) for topic in topics),
+        )
+        return InvitationLine(self._node.public_key, 0, *fields, invited).sign(self._node.identity).to_text()
+
+    async def take_part(self, line: InvitationLine) -> list[FakeTopic]:
+        return [await self._node.join(topic, key=key) for topic, key in line.topics]
+
+    async def accept(self, text: str, /, *, capabilities: Sequence[str] = (), timeout_s: float | None = None) -> Any:
+        line = InvitationLine.from_text(text)
+        line.check_for(self.network_key, 0)
+        pool = None if line.pool is None else await self._node.join_pool(line.pool.pool, capabilities=capabilities)
+        return SimpleNamespace(line=line, topics=await self.take_part(line), pool=pool)

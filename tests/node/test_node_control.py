@@ -609,6 +609,13 @@ async def test_a_change_is_put_to_the_electors_answered_and_listed(bench_of: Cal
         assert "a second machine" in (await bench.run("pool", "vote", "demo", moved["id"], "yes"))[1]
 
 
+async def test_a_new_epoch_with_the_terms_as_they_are_can_be_proposed(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        assert (await bench.run("pool", "create", "demo"))[0] == 0
+        code, moved = await bench.json("pool", "propose", "demo", "--renew")
+        assert (code, moved["asks"]) == (0, ["keep the terms"])
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -16,6 +16,7 @@ from typing import Any
 
 import admission_story
 import governance_story
+import mail_story
 import pool_story
 import receipt_story
 import secrecy_story
@@ -290,6 +291,7 @@ FILES = {
     "secrecy.json": lambda: secrecy_story.secrecy(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
     "admission.json": lambda: admission_story.admission(to_json),
+    "mail.json": mail_story.mail,
     "receipts.json": lambda: receipt_story.receipts(to_json),
 }
 

@@ -67,11 +67,13 @@ class Restored:
         operations: in the order they were stored.
         unsure: the store may be an old copy. Nothing is signed before the end of the own chain was learned from others.
         secrets: what the last `Keep` said, if there was one.
+        silent_through: what the last `OwnChainLearned` said, if there was one.
     """
 
     operations: tuple[bytes, ...]
     unsure: bool = False
     secrets: bytes = field(default=b"", repr=False)
+    silent_through: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,8 +174,9 @@ class Replica:
             case ev.PeerDown(peer):
                 self._sessions.peer_down(peer, self._now.mono_ms)
                 self._tip.peer_down(peer)
-            case ev.Restored(operations, unsure, secrets):
+            case ev.Restored(operations, unsure, secrets, silent_through):
                 self.contents.restore(secrets)
+                self._tip.silent_through = silent_through
                 if unsure:
                     self._tip.doubt()
                 self._restore(operations)
@@ -194,7 +195,7 @@ class Replica:
         while self.log.has_parked():
             self._absorb(self.log.unpark(), None)
         if self._tip.learned(self._now.mono_ms):
-            self._emit(ev.OwnChainLearned(self._pen.length))
+            self._emit(ev.OwnChainLearned(self._pen.length, self._tip.silent_through))
             self._touch_open()
         if self.contents.has_news():
             self._touch_open()
@@ -205,11 +206,11 @@ class Replica:
                 if not self._tip.unsure:
                     self._propose(register)
                 self._judging.look(register)
-                self._watch.look(register, stands=self._proposer.stands(name, duty_of(register)))
+                self._watch.look(register, idle=self._tip.unsure or self._proposer.stands(name, duty_of(register)))
                 if self.is_elector:
                     self._voting.look_at(name)
         if not self._tip.unsure:
-            for vote in self._voting.cast(self._now.mono_ms):
+            for vote in self._voting.cast(self._now.mono_ms) if self._tip.may_vote() else ():
                 self._sign(vote)
             self._echo()
             for duty in self.contents.duties(may_begin=self.caught_up or self._pen.length > 0):

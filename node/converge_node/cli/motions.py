@@ -22,6 +22,7 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 @click.option("--faults", type=int, metavar="F", help="How many electors may lie.")
 @click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before a task fails.")
+@click.option("--renew", is_flag=True, help="A new epoch with the terms as they are.")
 @click.option("--reason", default="", metavar="TEXT", help="For the electors.")
 @apply_shared
 @pass_invocation
@@ -37,6 +38,7 @@ def propose(
     faults: int | None,
     claim_ttl: float | None,
     max_retries: int | None,
+    renew: bool,
     reason: str,
 ) -> None:
     """Put a change of the pool to its electors. It comes into force when enough of them say yes (`pool vote`).
@@ -53,6 +55,7 @@ def propose(
         faults=faults,
         claim_ttl_s=claim_ttl,
         max_retries=max_retries,
+        renew=renew,
         reason=reason,
     )
     item = connect(invocation).post(schema.MotionItem, "v1", "pools", reference, "motions", body=body)

@@ -22,8 +22,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from converge_node import schema
-from converge_node.control import motions, views
+from converge_node import mesh_schema, schema
+from converge_node.control import mesh, motions, views
 from converge_node.control.governance import admission_kind, governance_model
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.stream import EventStream
@@ -55,6 +55,7 @@ class ControlState:
         request_stop: begins the shutdown.
         pool_joined: called with each pool that was created or joined through this interface.
         next_command: the command that starts the next node.
+        meshes: topics that were joined.
     """
 
     home: str
@@ -66,6 +67,7 @@ class ControlState:
     stopping: trio.Event = field(default_factory=trio.Event)
     pool_joined: Callable[[PoolLike], None] = lambda _pool: None
     next_command: str = ""
+    meshes: mesh.Meshes = field(default_factory=mesh.Meshes)
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
     streams: int = 0
@@ -122,6 +124,12 @@ class ControlApi:
             route("/v1/pools/{pool}/motions", "GET", self._motions),
             route("/v1/pools/{pool}/motions", "POST", self._move),
             route("/v1/pools/{pool}/motions/{motion}/say", "POST", self._say),
+            route("/v1/mesh", "GET", self._mesh),
+            route("/v1/topics", "POST", self._join_topic),
+            route("/v1/topics/leave", "POST", self._leave_topic),
+            route("/v1/topics/publish", "POST", self._publish),
+            route("/v1/invitations", "POST", self._write_invitation),
+            route("/v1/join", "POST", self._follow),
             route("/v1/shutdown", "POST", self._shutdown),
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
@@ -186,6 +194,31 @@ class ControlApi:
     async def _shutdown(self, _request: Request) -> schema.ShutdownItem:
         self._state.request_stop()
         return schema.ShutdownItem(stopping=True)
+
+    # ------------------------------------------------------------ topics and invitations
+
+    async def _mesh(self, _request: Request) -> mesh_schema.MeshItem:
+        return mesh.mesh_item(self._state.running())
+
+    async def _join_topic(self, request: Request) -> mesh_schema.TopicItem:
+        return await self._state.meshes.join_topic(self._state.running(), _body(request, mesh_schema.JoinTopic))
+
+    async def _leave_topic(self, request: Request) -> list[mesh_schema.TopicItem]:
+        return await self._state.meshes.leave_topic(self._state.running(), _body(request, mesh_schema.LeaveTopic))
+
+    async def _publish(self, request: Request) -> mesh_schema.PublishOnTopic:
+        self._state.running()
+        return await self._state.meshes.publish(_body(request, mesh_schema.PublishOnTopic))
+
+    async def _write_invitation(self, request: Request) -> mesh_schema.InvitationText:
+        return await mesh.write_invitation(self._state.running(), _body(request, mesh_schema.WriteInvitation))
+
+    async def _follow(self, request: Request) -> mesh_schema.FollowedItem:
+        body = _body(request, mesh_schema.FollowInvitation)
+        item, pool = await self._state.meshes.follow(self._state.running(), body)
+        if pool is not None:
+            self._state.pool_joined(pool)
+        return item
 
     # ------------------------------------------------------------ pools
 

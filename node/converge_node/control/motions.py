@@ -92,10 +92,12 @@ async def move(pool: PoolLike, body: schema.Move, keys_of: Callable[[Sequence[st
         faults=now.faults if body.faults is None else body.faults,
         policy=policy,
     )
-    if terms == now and not expel:
+    if terms == now and not expel and not body.renew:
         raise LocalError("nothing to change was given", hint="see `converge-node pool propose --help`")
     council = pool.council
-    return council.motion(await council.move(expel=expel, terms=None if terms == now else terms, reason=body.reason))
+    return council.motion(
+        await council.move(expel=expel, terms=None if terms == now and expel else terms, reason=body.reason)
+    )
 
 
 def find_motion(pool: PoolLike, reference: str) -> MotionView:

@@ -13,9 +13,12 @@ from typing import Any, Protocol
 import trio
 
 from converge_p2p.core.governance import GovernanceModel
+from converge_p2p.core.governance.invitation_line import InvitationLine
+from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import MotionView
@@ -156,6 +159,28 @@ class PoolLike(Protocol):
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
+class InvitationsLike(Protocol):
+    """The invitations of a node."""
+
+    network_key: NetworkKey | None
+
+    def write(
+        self,
+        *,
+        pool: Any = None,
+        topics: Sequence[Topic] = (),
+        joiner: str | None = None,
+        uses: int | None = 1,
+        role: str = ...,
+        epochs: int = 0,
+        valid_s: float | None = None,
+    ) -> Awaitable[str]: ...
+    def take_part(self, line: InvitationLine, /) -> Awaitable[Sequence[Any]]: ...
+    def accept(
+        self, text: str, /, *, capabilities: Sequence[str] = (), timeout_s: float | None = None
+    ) -> Awaitable[Any]: ...
+
+
 class NodeLike(Protocol):
     """A running node."""
 
@@ -200,4 +225,7 @@ class NodeLike(Protocol):
     ) -> Awaitable[PoolLike]: ...
     def home_pool(self) -> Awaitable[PoolLike]: ...
     def submit(self, task: Task, /) -> Awaitable[SubmittedLike]: ...
-    def join(self, topic: Topic) -> Awaitable[Any]: ...
+    @property
+    def invitations(self) -> InvitationsLike: ...
+    def topics(self) -> Mapping[Topic, TopicKey | None]: ...
+    def join(self, topic: Topic, /, *, key: TopicKey | None = None) -> Awaitable[Any]: ...
