@@ -20,6 +20,7 @@ from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.topic import Topic
 
+INVALID = "invalid_request"
 ALICE, BOB = Identity.from_seed(b"a" * 32), Identity.from_seed(b"b" * 32)
 
 
@@ -107,10 +108,10 @@ async def test_agents_are_found_by_version_cost_topic_and_trust(served: Callable
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [(("find", "--capability", "a b"), "invalid_request"), (("find", "--capability", "x@1"), "invalid_request"),
-     (("find", "--capability", "x@2.0-1.0"), "invalid_request"), (("publish", "--capability", "x@1.0-2.0"), "invalid_request"),
-     (("publish", "--topic", "no topic"), "config"), (("show", "xyz"), "invalid_request"), (("show", "abcdef"), "not_found"),
-     (("show", "0" * 64), "not_found"), (("find", "--trust", "2"), "usage"), (("ls", "--limit", "0"), "invalid_request")],
+    [(("find", "--capability", "a b"), INVALID), (("find", "--capability", "x@1"), INVALID),
+     (("find", "--capability", "x@2.0-1.0"), INVALID), (("publish", "--capability", "x@1.0-2.0"), INVALID),
+     (("publish", "--topic", "no topic"), "config"), (("show", "xyz"), INVALID), (("show", "abcdef"), "not_found"),
+     (("show", "0" * 64), "not_found"), (("find", "--trust", "2"), "usage"), (("ls", "--limit", "0"), INVALID)],
 )  # fmt: skip
 async def test_what_makes_no_sense_is_refused_with_a_reason(
     served: Callable[[], Any], words: tuple[str, ...], code: str
