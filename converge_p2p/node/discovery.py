@@ -42,6 +42,9 @@ RENEW_S = 3600.0
 """The descriptor is signed anew at most this long after the last time; at random a quarter earlier."""
 RETRY_S = 60.0
 """When the hash table is tried again."""
+TABLE_DELAY_S = 30.0
+"""The hash table is told at most this much later than everybody is by gossip, at random: a record costs tens of streams
+at other nodes, so that several changes share one, and many nodes that start together do not all put at once."""
 CLAIM_PAUSE_S = 1.2
 """Between two claims: a node takes ten of one peer in ten seconds."""
 ASK_S = 10.0
@@ -281,6 +284,7 @@ class DiscoveryService:
             await self._for_table.wait()
             # without a peer the record would stay here, and nobody else would see it for an hour
             await self._company.wait()
+            await trio.sleep(TABLE_DELAY_S * random.random())
             self._for_table = trio.Event()
             descriptor = self._own
             assert descriptor is not None

@@ -32,6 +32,8 @@ from converge_p2p.core.model.topic import Topic
 
 KILLED = 0.2
 LATE_S = 30.0
+PAUSE_S = 3.0
+"""Between two publications: the hash table's share of one costs all nodes seconds, and here they share two cores."""
 DESCRIPTORS = 10_000
 
 
@@ -90,6 +92,11 @@ async def publish_all(workers: list[Worker], label: str) -> dict[str, str]:
             delays += [time - began for time in times if time is not None]
             missing += times.count(None)
             published[name] = str(number)
+            await trio.sleep(PAUSE_S)
+            last = max((time for time in times if time is not None), default=began)
+            print(
+                f"{name}: {times.count(None)} missing, last {1000 * (last - began):.0f} ms", file=sys.stderr, flush=True
+            )
     delays.sort()
     print(
         f"{label}: {len(published)} published, {len(delays)} found by others and themselves, {missing} not within "

@@ -22,7 +22,7 @@ from converge_p2p.net import peer_id_of
 from converge_p2p.node.agent_news import ROUND_S
 from converge_p2p.node.agent_shelf import SHELF_KEY
 from converge_p2p.node.declarations import SEQUENCE_KEY
-from converge_p2p.node.discovery import RENEW_S, RETRY_S
+from converge_p2p.node.discovery import RENEW_S, RETRY_S, TABLE_DELAY_S
 from converge_p2p.node.records import DescriptorRecords, capability_claim, claims_of, record_key, topic_claim
 from converge_p2p.store.memory import MemoryStore
 
@@ -182,7 +182,7 @@ async def test_whom_nobody_here_knows_is_found_through_the_hash_table(mesh: Mesh
     for member, number in ((one, 11), (two, 12)):
         await mesh.join(number, member)
     said = await two.service.register(["translate"], ["acme/text"])
-    await trio.sleep(10)
+    await trio.sleep(2 * TABLE_DELAY_S)
     assert set(mesh.claims) == set(claims_of(said)) == {capability_claim("translate"), topic_claim("acme/text")}
     assert finds(one) == []
     assert [each.agent_id for each in await one.service.query(TRANSLATE)] == [two.identity.id]
@@ -193,7 +193,7 @@ async def test_whom_nobody_here_knows_is_found_through_the_hash_table(mesh: Mesh
     assert await three.service.query(DiscoveryQuery.of(["nobody"])) == []
     # what was found once is asked again on request alone
     later = await two.service.register([Capability("translate", cost=7)])
-    await trio.sleep(10)
+    await trio.sleep(2 * TABLE_DELAY_S)
     assert [each.sequence for each in await one.service.query(TRANSLATE)] == [said.sequence]
     assert await one.service.query(TRANSLATE, refresh=True) == [later]
 
@@ -226,12 +226,12 @@ async def test_the_table_waits_for_company_and_is_renewed_and_tried_again(mesh: 
     await trio.sleep(100)
     assert one.network.puts == 0, "alone, the record would only be kept here"
     await mesh.join(2, one)
-    await trio.sleep(1)
+    await trio.sleep(TABLE_DELAY_S)
     assert (one.network.puts, one.counters["advertise_failed"]) == (1, 1)
     one.network.put_failure = None
-    await trio.sleep(RETRY_S)
+    await trio.sleep(RETRY_S + TABLE_DELAY_S)
     first = AgentDescriptor.from_bytes(mesh.records[record_key(one.identity.id)])
-    await trio.sleep(RENEW_S)
+    await trio.sleep(RENEW_S + TABLE_DELAY_S)
     assert one.network.puts >= 3
     assert AgentDescriptor.from_bytes(mesh.records[record_key(one.identity.id)]).sequence > first.sequence
 

@@ -13,6 +13,7 @@ from node_library_kit import QUICK, linked, real_node, until, who
 
 from converge_p2p import AgentDescriptor, Capability, CapabilityNeed, DiscoveryQuery, Node
 from converge_p2p.core.errors import NotFound
+from converge_p2p.node import discovery
 
 pytestmark = pytest.mark.network
 
@@ -95,7 +96,8 @@ async def test_a_node_that_lost_its_bootstrap_knows_whom_it_knew_and_hears_of_ne
                         await news.receive()
 
 
-async def test_an_agent_is_found_through_the_hash_table_and_never_as_it_was() -> None:
+async def test_an_agent_is_found_through_the_hash_table_and_never_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "TABLE_DELAY_S", 0.1)
     with trio.fail_after(60):
         async with AsyncExitStack() as stack:
             one = await stack.enter_async_context(real_node(1, config=TABLE))
