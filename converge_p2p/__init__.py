@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from converge_p2p.core.model.message import Message as Message
     from converge_p2p.core.model.network_key import NetworkKey as NetworkKey
     from converge_p2p.core.model.pool import AdmissionKind as AdmissionKind, PoolPolicy as PoolPolicy
+    from converge_p2p.core.model.query import CapabilityNeed as CapabilityNeed, DiscoveryQuery as DiscoveryQuery
     from converge_p2p.core.model.registry import IdentityRegistry as IdentityRegistry
     from converge_p2p.core.model.task import Task as Task, TaskView as TaskView
     from converge_p2p.core.model.topic import Topic as Topic
     from converge_p2p.core.model.topic_key import TopicKey as TopicKey
     from converge_p2p.core.view.receipt import Receipt as Receipt
     from converge_p2p.node import (
+        DiscoveryService as DiscoveryService,
         Node as Node,
         NodeConfig as NodeConfig,
         PoolHandle as PoolHandle,
@@ -52,9 +54,12 @@ _HOME = {
     "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
     "Capability": "converge_p2p.core.model.capability",
+    "CapabilityNeed": "converge_p2p.core.model.query",
     "ClaimLost": "converge_p2p.core.errors",
     "ConvergeError": "converge_p2p.core.errors",
     "DeliveryReceipt": "converge_p2p.core.model.delivery",
+    "DiscoveryQuery": "converge_p2p.core.model.query",
+    "DiscoveryService": "converge_p2p.node",
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
     "Invitation": "converge_p2p.core.governance.proofs",

@@ -374,6 +374,30 @@ class Network:
         """
         return await self._table().get(key)
 
+    async def claim(self, key: bytes) -> int:
+        """Tell the nodes nearest to a key that this node provides what it stands for; counts for three hours there.
+
+        Args:
+            key: 32 bytes. A node takes ten claims of one peer in ten seconds.
+
+        Returns:
+            How many nodes were told; they do not answer.
+
+        Raises:
+            LocalError: no hash table, or a key of another length.
+            NetworkError: the table failed.
+        """
+        return await self._table().claim(key)
+
+    async def claimants(self, key: bytes, limit: int) -> tuple[PeerId, ...]:
+        """Ask the nodes nearest to a key who claims to provide it. A claim proves nothing.
+
+        Raises:
+            LocalError: no hash table, or a key of another length.
+            NetworkError: the table failed.
+        """
+        return await self._table().claimants(key, limit)
+
     def _table(self) -> Dht:
         if self._dht is None:
             raise LocalError("this node takes no part in the hash table", hint="set dht = true")

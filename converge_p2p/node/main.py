@@ -34,7 +34,9 @@ from converge_p2p.net import PeerInfo, open_network, peer_id_of
 from converge_p2p.node.admitting import admission_proof
 from converge_p2p.node.agents import Agents
 from converge_p2p.node.config import NodeConfig, NodeStatus
+from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.directory import PoolAnnouncement
+from converge_p2p.node.discovery import DiscoveryService
 from converge_p2p.node.faults import known_error
 from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
@@ -70,6 +72,7 @@ class Node:
     block with that error.
 
     Attributes:
+        discovery: finding agents, and being found.
         invitations: inviting others, and following invitations.
     """
 
@@ -153,7 +156,8 @@ class Node:
             self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store))
             timers = Timers()
             self._writer = StoreWriter(self._store)
-            self._switchboard = Switchboard(self._mail, self._writer, self.counters)
+            self.discovery = DiscoveryService(self.identity, self._store, self.counters, self._mail.registry)
+            self._switchboard = Switchboard(self._mail, self._writer, self.discovery, self.counters)
             self._pools = Pools(
                 self,
                 store=self._store,
@@ -170,6 +174,7 @@ class Node:
                 self._nursery.start_soon(timers.run)
                 self._nursery.start_soon(self._age.run)
                 await self._pools.restore()
+                await self.discovery.restore()
                 await self._mail.start(self._nursery, trusted=not self._age.restored)
                 known = await self._known_peers.read()
                 config = replace(self._net_config, known=(*self._net_config.known, *known))
@@ -202,6 +207,7 @@ class Node:
             await self._mail.settled()
             await self._writer.flush()
             await trio.to_thread.run_sync(self._age.grow_now)
+        await self.discovery.close()
         await self._known_peers.save(self._network)
         self._pools.close()
 
@@ -310,20 +316,14 @@ class Node:
         return await self._mail.deliver(message, deadline_s=deadline_s)
 
     async def advertise(self, capabilities: Sequence[str | Capability]) -> None:
-        """Declare what this node can do: in every pool it is a member of, and in the network's hash table.
-
-        The descriptor is published in the background, as soon as a peer is connected, and renewed every hour.
-        """
-        skills = [Capability(item) if isinstance(item, str) else item for item in capabilities]
-        await self._pools.declare([skill.name for skill in skills])
-        self._switchboard.advertise(self.identity, skills)
+        """Declare what this node can do: in every pool it is a member of, and, soon, to the network (`discovery`)."""
+        declaration = Declaration.of(capabilities=capabilities)
+        await self._pools.declare([skill.name for skill in declaration.capabilities])
+        self.discovery.declare("advertise", declaration)
 
     async def lookup(self, agent: AgentId) -> AgentDescriptor:
-        """Return what an agent advertises in the network's hash table.
-
-        Raises `NotFound` if there is nothing genuine and timely; `LocalError`, `NetworkError` if it cannot be asked.
-        """
-        return await self._switchboard.lookup(agent)
+        """Return what an agent advertises. See `DiscoveryService.lookup`."""
+        return await self.discovery.lookup(agent)
 
     # ------------------------------------------------------------ pools
 

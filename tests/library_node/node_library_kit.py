@@ -202,6 +202,14 @@ class FakeNetwork:
         await trio.lowlevel.checkpoint()
         return self.records.get(key)
 
+    async def claim(self, key: bytes) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
+
+    async def claimants(self, key: bytes, limit: int) -> tuple[PeerId, ...]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
     def bring(self, topic: str, data: bytes) -> bool:
         """Gossip arrives: validate, and deliver what is valid. Says whether it is passed on."""
         on_message, validate = self.topics[topic]

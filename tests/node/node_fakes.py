@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,10 @@ from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.invitation_line import InvitationLine, PoolInvitation
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.agent_index import AgentIndex
+from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec, pool_id
+from converge_p2p.core.model.query import DiscoveryQuery
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
 from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, dispute_rivals, move_change
@@ -30,6 +34,7 @@ from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.motions import Motions, MotionView
 from converge_p2p.node import FrozenView
 from converge_p2p.node.evidence import EvidenceView
+from converge_p2p.runtime.trust import TrustModel
 
 
 @dataclass(frozen=True)
@@ -295,6 +300,55 @@ class FakePool:
         return register
 
 
+class FakeDiscovery:
+    """What is known of agents, in the real index; nobody is told."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.trust = TrustModel()
+        self.index = AgentIndex()
+        self.own: AgentDescriptor | None = None
+        self.kept = False
+        self.refreshed = 0
+        self._node = node
+
+    def know(self, identity: Identity, **said: Any) -> AgentDescriptor:
+        descriptor = AgentDescriptor.create(identity, sequence=len(self.index) + 1, now_ms=_now_ms(), **said)
+        self.index.put(descriptor, "test", _now_ms())
+        return descriptor
+
+    def find(self, query: DiscoveryQuery) -> list[AgentDescriptor]:
+        threshold, context = query.trust_threshold, query.trust_context
+        return self.index.find(query, _now_ms(), lambda one: self.trust.meets(one.agent_id, threshold, context))
+
+    async def query(self, query: DiscoveryQuery, *, refresh: bool = False) -> list[AgentDescriptor]:
+        self.refreshed += refresh
+        return self.find(query)
+
+    async def lookup(self, agent: AgentId) -> AgentDescriptor:
+        found = self.index.get(agent)
+        if found is None:
+            raise NotFound("no such agent")
+        return found
+
+    def matching(self, prefix: str) -> list[AgentId]:
+        return sorted(one.agent_id for one in self.index if one.agent_id.startswith(prefix))
+
+    async def register(
+        self, capabilities: Any = (), topics: Any = (), name: str = "", *, keep: bool = False
+    ) -> AgentDescriptor:
+        self.own = self.know(self._node.identity, capabilities=capabilities, topics=topics, name=name)
+        self.kept = keep
+        return self.own
+
+    async def unregister(self) -> bool:
+        found, self.own = self.own is not None, None
+        return found
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
 class FakeNode:
     """A node without a network."""
 
@@ -309,6 +363,7 @@ class FakeNode:
         self.times_joined: Counter[Any] = Counter()
         self.said: list[tuple[str, Any]] = []
         self.invitations = FakeInvitations(self)
+        self.discovery = FakeDiscovery(self)
         self.shown: list[tuple[str | None, list[str]]] = []
         self.create_calls: list[dict[str, Any]] = []
         self.announcement_sender, self._announcements = trio.open_memory_channel[FakeAnnouncement](10)

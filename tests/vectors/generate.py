@@ -231,6 +231,7 @@ def descriptors() -> list[dict[str, Any]]:
                 Capability("index"),
             ],
         ),
+        AgentDescriptor.tombstone(alice, sequence=8, now_ms=NOW_MS),
     )
     return [
         {
@@ -239,10 +240,12 @@ def descriptors() -> list[dict[str, Any]]:
             "sequence": one.sequence,
             "issued_ms": one.issued_ms,
             "expires_ms": one.expires_ms,
+            "left": one.left,
             "name": one.name,
             "addresses": list(one.addresses),
             "topics": [topic.to_dict() for topic in one.topics],
             "capabilities": [capability.to_dict() for capability in one.capabilities],
+            "digest": one.digest.hex(),
             "signed": one.signed_bytes().hex(),
             "signature": one.signature.hex(),
             "envelope": one.to_bytes().hex(),

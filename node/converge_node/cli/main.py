@@ -23,6 +23,7 @@ _COMMANDS = {
     "health": Lazy("converge_node.cli.node:health", "Say whether the node lives, or is ready."),
     "peers": Lazy("converge_node.cli.node:peers", "Show connected peers."),
     "pool": Lazy("converge_node.cli.pool:pool", "Create, list, show, join and audit pools."),
+    "agent": Lazy("converge_node.cli.agent:agent", "Publish this agent, and find others by what they can do."),
     "task": Lazy("converge_node.cli.task:task", "Submit, list, show, watch, cancel, veto and judge tasks."),
     "mesh": Lazy("converge_node.cli.mesh:mesh", "Make private networks, and invite others."),
     "topic": Lazy("converge_node.cli.mesh:topic", "Take part in topics, public or private."),

@@ -14,14 +14,18 @@ import trio
 
 from converge_p2p.core.governance import GovernanceModel
 from converge_p2p.core.governance.invitation_line import InvitationLine
+from converge_p2p.core.model.capability import Capability
+from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec
+from converge_p2p.core.model.query import DiscoveryQuery
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import MotionView
+from converge_p2p.runtime.trust import TrustModel
 
 
 class PeerLike(Protocol):
@@ -226,6 +230,28 @@ class InvitationsLike(Protocol):
     ) -> Awaitable[Any]: ...
 
 
+class DiscoveryLike(Protocol):
+    """Finding agents, and being found."""
+
+    trust: TrustModel
+
+    @property
+    def own(self) -> AgentDescriptor | None: ...
+    def find(self, query: DiscoveryQuery) -> list[AgentDescriptor]: ...
+    async def query(self, query: DiscoveryQuery, *, refresh: bool = False) -> list[AgentDescriptor]: ...
+    async def lookup(self, agent: AgentId) -> AgentDescriptor: ...
+    def matching(self, prefix: str) -> list[AgentId]: ...
+    async def register(
+        self,
+        capabilities: Iterable[Capability | str] = (),
+        topics: Iterable[Topic | str] = (),
+        name: str = "",
+        *,
+        keep: bool = False,
+    ) -> AgentDescriptor: ...
+    async def unregister(self) -> bool: ...
+
+
 class NodeLike(Protocol):
     """A running node."""
 
@@ -242,6 +268,8 @@ class NodeLike(Protocol):
     def known_pools(self) -> Sequence[AnnouncementLike]: ...
     def watch_pools(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Any]]: ...
     def peers(self) -> Sequence[PeerLike]: ...
+    @property
+    def discovery(self) -> DiscoveryLike: ...
     def status(self) -> StatusLike: ...
     def create_pool(
         self,
