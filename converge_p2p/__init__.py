@@ -23,14 +23,19 @@ if TYPE_CHECKING:
     from converge_p2p.core.governance.proofs import Invitation as Invitation, Vouch as Vouch
     from converge_p2p.core.identity import Identity as Identity
     from converge_p2p.core.model.capability import Capability as Capability
+    from converge_p2p.core.model.delivery import DeliveryReceipt as DeliveryReceipt
     from converge_p2p.core.model.descriptor import AgentDescriptor as AgentDescriptor
     from converge_p2p.core.model.message import Message as Message
+    from converge_p2p.core.model.network_key import NetworkKey as NetworkKey
     from converge_p2p.core.model.pool import AdmissionKind as AdmissionKind, PoolPolicy as PoolPolicy
+    from converge_p2p.core.model.query import CapabilityNeed as CapabilityNeed, DiscoveryQuery as DiscoveryQuery
     from converge_p2p.core.model.registry import IdentityRegistry as IdentityRegistry
     from converge_p2p.core.model.task import Task as Task, TaskView as TaskView
     from converge_p2p.core.model.topic import Topic as Topic
+    from converge_p2p.core.model.topic_key import TopicKey as TopicKey
     from converge_p2p.core.view.receipt import Receipt as Receipt
     from converge_p2p.node import (
+        DiscoveryService as DiscoveryService,
         Node as Node,
         NodeConfig as NodeConfig,
         PoolHandle as PoolHandle,
@@ -49,12 +54,17 @@ _HOME = {
     "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
     "Capability": "converge_p2p.core.model.capability",
+    "CapabilityNeed": "converge_p2p.core.model.query",
     "ClaimLost": "converge_p2p.core.errors",
     "ConvergeError": "converge_p2p.core.errors",
+    "DeliveryReceipt": "converge_p2p.core.model.delivery",
+    "DiscoveryQuery": "converge_p2p.core.model.query",
+    "DiscoveryService": "converge_p2p.node",
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
     "Invitation": "converge_p2p.core.governance.proofs",
     "Message": "converge_p2p.core.model.message",
+    "NetworkKey": "converge_p2p.core.model.network_key",
     "Node": "converge_p2p.node",
     "NodeConfig": "converge_p2p.node",
     "PermanentFailure": "converge_p2p.runtime.attempt",
@@ -69,6 +79,7 @@ _HOME = {
     "TaskView": "converge_p2p.core.model.task",
     "Topic": "converge_p2p.core.model.topic",
     "TopicHandle": "converge_p2p.node",
+    "TopicKey": "converge_p2p.core.model.topic_key",
     "TrustModel": "converge_p2p.runtime.trust",
     "Vouch": "converge_p2p.core.governance.proofs",
     "WorkContext": "converge_p2p.runtime.attempt",

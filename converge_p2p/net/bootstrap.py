@@ -24,6 +24,7 @@ from converge_p2p.net.addresses import AddressBook, split_peer_address
 from converge_p2p.net.config import NetworkConfig
 from converge_p2p.net.hardening import Counters, log
 from converge_p2p.net.names import peer_name, raw_peer_id
+from converge_p2p.net.private_network import noted_refusals
 
 _CONCURRENT_DIALS_MAX = 8
 
@@ -121,12 +122,12 @@ class Connector:
         # one per transport, and a black hole blocks it for over a minute
         network.unblock_peer(raw)
         self._host.get_peerstore().clear_addrs(raw)
-        with trio.move_on_after(timeout_s) as scope:
+        with trio.move_on_after(timeout_s) as scope, noted_refusals() as reasons:
             try:
                 await self._host.connect(RawPeerInfo(raw, [Multiaddr(address)]))
             except Exception as error:  # noqa: BLE001 - the library raises many kinds, and sometimes groups of them
                 log.debug("dialling %s failed: %r", address, error)
-                return _root_cause(error)
+                return reasons[0] if reasons else _root_cause(error)
         if scope.cancelled_caught:
             return f"no answer within {timeout_s:g} s"
         return None if network.get_connections(raw) else "the peer closed the connection"

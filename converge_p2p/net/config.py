@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from converge_p2p.core import limits
+from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.types import AgentId, PeerId, PublicKey
 
 
@@ -68,6 +69,8 @@ class NetworkConfig:
         bootstrap: addresses with `/p2p/…` that are dialled again for ever, whatever happens to them.
         announce: addresses told to others in place of the own interfaces' (for instance behind a port forwarding).
         known: good addresses of an earlier run (`Network.good_addresses`), tried like addresses heard from peers.
+        network_key: of a private network: only hosts with the same key are spoken to. None: a public network. One
+            network is one host, so a node that is to be in two networks is two nodes.
         peers_max: connections held at most.
         peers_wanted: below this number, addresses heard from peers are dialled.
         validators: record validators of the hash table, by namespace without slashes.
@@ -89,6 +92,7 @@ class NetworkConfig:
     bootstrap: tuple[str, ...] = ()
     announce: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
+    network_key: NetworkKey | None = None
     peers_max: int = limits.PEERS_MAX
     peers_wanted: int = 8
     validators: Mapping[str, RecordValidator] = field(default_factory=dict)

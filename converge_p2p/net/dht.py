@@ -2,11 +2,13 @@
 
 Knows: Kademlia as the library has it. Must not know: what records mean (see `config.RecordValidator`).
 Source: libp2p kad-dht specification. Records are hints: they are validated when stored, when chosen and when read.
+Claims to provide something under a key are less: anybody may make one, for itself alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import libp2p.kad_dht.common
@@ -23,15 +25,20 @@ from libp2p.records.utils import InvalidRecordType
 from libp2p.records.validator import NamespacedValidator, Validator
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NetworkError
+from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NetworkError
+from converge_p2p.core.types import PeerId
 from converge_p2p.net.config import RecordValidator
+from converge_p2p.net.dht_stores import CLAIM_KEY_BYTES, NearProviderStore, NearValueStore, looking_up
 from converge_p2p.net.hardening import Counters, log, reset_quietly
+from converge_p2p.net.names import peer_name, public_key_of
 
 PROTOCOL = TProtocol("/converge/kad/1.0.0")
 
 _STREAM_TIMEOUT_S = 30.0
 _FEED_ATTEMPTS = 20
 _FEED_PAUSE_S = 0.5
+_ASKED_AT_ONCE = 8
+_ASK_TIMEOUT_S = 5.0
 
 
 class _ValidatorAdapter(Validator):  # type: ignore[misc]
@@ -82,17 +89,19 @@ class HardenedKadDht(KadDHT):  # type: ignore[misc]
             # by default more than two nodes of one data centre do not fit one bucket
             max_peers_per_subnet=0,
         )
-        # by default as many records as a day brings, up to 50,000 of any size
-        libp2p.kad_dht.value_store.MAX_VALUE_STORE_SIZE = limits.DHT_RECORDS_MAX
+        # by default as many records as a day brings, up to 50,000 of any size, and claims without any bound
+        self.value_store = NearValueStore(host, host.get_id(), self._better)
+        self.provider_store = NearProviderStore(host, self.peer_routing)
         # by default one peer with twelve idle streams stops the server
         self._inbound_limiter = trio.CapacityLimiter(limits.DHT_STREAMS_MAX)
 
-    def _check_provider_rate_limit(self, _peer: ID) -> bool:
-        """Take no claim to provide content: nobody here asks for one, and the library keeps them without a bound."""
-        return False
+    def _better(self, key: bytes, new: bytes, old: bytes) -> bool:
+        return int(self.validator.select(key.decode(), [old, new])) == 1
 
     async def handle_stream(self, stream: INetStream) -> None:
         """Serve a stream for a limited time."""
+        # a connection that a lookup opened inherits what the lookup does not want to see; who asks here does
+        looking_up.set(None)
         with trio.move_on_after(_STREAM_TIMEOUT_S) as scope:
             await super().handle_stream(stream)
         if scope.cancelled_caught:
@@ -107,6 +116,7 @@ class Dht:
         self._host = host
         self._adapters = {namespace: _ValidatorAdapter(each, counters) for namespace, each in validators.items()}
         self._kad = HardenedKadDht(host, NamespacedValidator(dict(self._adapters), strict_validation=True))
+        self._counters = counters
         self._nursery: trio.Nursery | None = None
         self._feeding: set[ID] = set()
 
@@ -150,30 +160,96 @@ class Dht:
             raise LimitExceeded("DHT_RECORD_BYTES_MAX", f"record of {len(value)} bytes is too long")
         if adapter.rank(key, value) is None:
             raise LocalError(f"the record for {key!r} is not valid", hint="its validator refused it")
-        try:
-            await self._kad.put_value(key, value)
-        except ValueError as error:
-            raise Conflict(f"a newer record for {key!r} is known") from error
-        except Exception as error:
-            raise NetworkError(f"cannot store record {key!r}: {error}") from error
+        store, raw_key = self._kad.value_store, key.encode()
+        store.own.add(raw_key)
+        held = store.held(raw_key)
+        if held is not None and adapter.select(key, [held, value]) == 0:
+            raise Conflict(f"a newer record for {key!r} is known")
+        store.put(raw_key, value)
+        await self._tell_nearest(raw_key, lambda peer: store._store_at_peer(peer, raw_key, value))
 
     async def get(self, key: str) -> bytes | None:
         """See `Network.get_record`."""
         adapter = self._adapter(key)
-        store = self._kad.value_store
-        own = store.get(key.encode())
-        # the library answers from its own store for a day, without asking whether there is something newer
-        store.remove(key.encode())
+        token = looking_up.set(key.encode())
         try:
             found: bytes | None = await self._kad.get_value(key)
         except Exception as error:
             raise NetworkError(f"cannot look up record {key!r}: {error}") from error
         finally:
-            if own is not None and store.get(key.encode()) is None:
-                store.put(key.encode(), own.value)
-        values = [value for value in (own.value if own is not None else None, found) if value is not None]
+            looking_up.reset(token)
+        # the own copy last: something newer may have been put here while others were asked
+        values = [value for value in (found, self._kad.value_store.held(key.encode())) if value is not None]
         values = [value for value in values if adapter.rank(key, value) is not None]
         return values[adapter.select(key, values)] if values else None
+
+    async def claim(self, key: bytes) -> int:
+        """See `Network.claim`."""
+        _check_claim_key(key)
+        store = self._kad.provider_store
+        return await self._tell_nearest(key, lambda peer: store._send_add_provider(peer, key))
+
+    async def _tell_nearest(self, key: bytes, tell: Callable[[ID], Awaitable[bool]]) -> int:
+        """Tell the nodes nearest to a key something; return how many took it.
+
+        The library tells twenty, most of which have to be dialled for it. As what is told is told again every hour,
+        fewer will do, at a third of the cost; whoever looks it up asks twenty.
+        """
+        told, limiter = 0, trio.CapacityLimiter(_ASKED_AT_ONCE)
+
+        async def tell_one(peer: ID) -> None:
+            nonlocal told
+            async with limiter:
+                with trio.move_on_after(_ASK_TIMEOUT_S):
+                    try:
+                        told += bool(await tell(peer))
+                    except Exception as error:  # noqa: BLE001 - the edge: any peer, any failure
+                        log.debug("%s was not told of a key: %r", peer, error)
+
+        try:
+            nearest = await self._kad.peer_routing.find_closest_peers_network(key, limits.DHT_REPLICAS)
+            async with trio.open_nursery() as nursery:
+                for peer in nearest:
+                    if peer != self._host.get_id():
+                        nursery.start_soon(tell_one, peer)
+        except Exception as error:
+            raise NetworkError(f"the hash table failed at key {key.hex()[:12]}: {error}") from error
+        return told
+
+    async def claimants(self, key: bytes, limit: int) -> tuple[PeerId, ...]:
+        """See `Network.claimants`."""
+        _check_claim_key(key)
+        store = self._kad.provider_store
+        named: Counter[PeerId] = Counter()
+        limiter = trio.CapacityLimiter(_ASKED_AT_ONCE)
+
+        def learn(claims: Sequence[Any]) -> None:
+            # no one answer may fill the list, which may be made up: those that several nodes name come first
+            for raw in {claim.peer_id for claim in claims[: limits.DHT_CLAIMS_PER_KEY_MAX]}:
+                try:
+                    peer = peer_name(raw)
+                    public_key_of(peer)
+                except CodecError:
+                    self._counters["dht_claims_refused"] += 1
+                else:
+                    named[peer] += 1
+
+        async def ask(peer: ID) -> None:
+            async with limiter:
+                with trio.move_on_after(_ASK_TIMEOUT_S):
+                    claims, _ = await store._get_providers_from_peer_with_closers(peer, key)
+                    learn(claims)
+
+        learn(store.get_providers(key))
+        try:
+            nearest = await self._kad.peer_routing.find_closest_peers_network(key)
+            async with trio.open_nursery() as nursery:
+                for peer in nearest:
+                    if peer != self._host.get_id():
+                        nursery.start_soon(ask, peer)
+        except Exception as error:
+            raise NetworkError(f"cannot ask who claims {key.hex()[:12]}: {error}") from error
+        return tuple(peer for peer, _ in named.most_common(limit))
 
     def _adapter(self, key: str) -> _ValidatorAdapter:
         parts = key.split("/")
@@ -184,6 +260,11 @@ class Dht:
             # the library would store it and never find it again
             raise LimitExceeded("DHT_KEY_BYTES_MAX", f"record key of {len(key.encode())} bytes is too long")
         return adapter
+
+
+def _check_claim_key(key: bytes) -> None:
+    if len(key) != CLAIM_KEY_BYTES:
+        raise LocalError(f"a key to claim has {len(key)} bytes; expected {CLAIM_KEY_BYTES}")
 
 
 def _use_own_protocol() -> None:

@@ -11,6 +11,7 @@ format.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,10 +34,11 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded, LocalError, RemoteViolation
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.framing import TokenBucket, VarintFrameDecoder
-from converge_p2p.net.gossip_limits import Allowance, reduced_control
+from converge_p2p.net.gossip_limits import Allowance, VisibleTopics, reduced_control, visible_part
 from converge_p2p.net.gossip_queue import BoundedRpcQueue, SeenCache, encode_rpc
 from converge_p2p.net.hardening import Counters, log, reset_quietly
 from converge_p2p.net.names import embedded_key, peer_name
+from converge_p2p.net.topic_access import TopicAccess, is_private
 
 MESH_PROTOCOLS = (TProtocol("/meshsub/1.1.0"), TProtocol("/meshsub/1.0.0"))
 """In the library 1.2 answers every message of any size; `fast.pubsub` speaks it without that."""
@@ -87,7 +89,7 @@ class HardenedGossipSub(GossipSub):  # type: ignore[misc]
             topics, msg_forwarder=msg_forwarder, origin=ID(pubsub_msg.from_id), msg_id=message_id
         ):
             queue = self.pubsub.peer_queues.get(peer)
-            if queue is None:
+            if queue is None or not all(self.pubsub.access.may_see(peer, topic) for topic in topics):
                 continue
             if frame is None:
                 frame = encode_rpc(rpc_pb2.RPC(publish=[pubsub_msg]))
@@ -113,7 +115,12 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
     """Reading, checking, delivering and writing of gossip, so that a bad peer costs one stream and no more."""
 
     def __init__(
-        self, host: Any, router: HardenedGossipSub, counters: Counters, blame: Callable[[PeerId], None]
+        self,
+        host: Any,
+        router: HardenedGossipSub,
+        counters: Counters,
+        blame: Callable[[PeerId], None],
+        access: TopicAccess,
     ) -> None:
         super().__init__(
             host,
@@ -127,6 +134,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         self.seen_messages: Any = SeenCache()
         self.counters = counters
         self.listeners: dict[str, tuple[OnMessage, Validate | None]] = {}
+        self.access = access
         self._blame = blame
         self._rates: dict[ID, Allowance] = {}
         self._records: dict[ID, bytes] = {}
@@ -185,10 +193,13 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         for subscription in rpc.subscriptions:
             if len(subscription.topicid.encode()) > limits.GOSSIP_TOPIC_BYTES_MAX:
                 raise RemoteViolation("topic_too_long", "a topic's name is too long")
-            self.handle_subscription(peer, subscription)
+            # private topics: an outsider does not get into the tables that meshes are made from
+            if self.access.may_see(peer, subscription.topicid):
+                self.handle_subscription(peer, subscription)
         if rpc.HasField("control"):
             control = rpc_pb2.RPC()
-            control.control.CopyFrom(reduced_control(rpc.control, self.listeners))
+            visible = VisibleTopics(self.listeners, functools.partial(self.access.may_see, peer))
+            control.control.CopyFrom(reduced_control(rpc.control, visible))
             await self.router.handle_rpc(control, peer)
 
     def _allowance(self, peer: ID) -> Allowance:
@@ -221,6 +232,8 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         listener = self.listeners.get(msg.topicIDs[0])
         if listener is None:
             return "unsubscribed"
+        if not self.access.may_see(forwarder, msg.topicIDs[0]):
+            return "outsider"
         allowance, now = self._allowance(forwarder), trio.current_time()
         if not (allowance.messages.try_take(1, now) and allowance.bytes.try_take(len(msg.data), now)):
             return "rate_limited"
@@ -262,20 +275,21 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         """B5: write whatever is queued at once, from a queue with room for bursts."""
         if self.peer_queues.get(peer_id) is not queue:
             return
-        bounded = BoundedRpcQueue()
+        bounded = BoundedRpcQueue(functools.partial(self._visible_to, peer_id))
         while (waiting := queue._queue.pop()) is not None:
             bounded.push(waiting)
         self.peer_queues[peer_id] = bounded
         if self.topic_ids:
             # a topic subscribed while the greeting was being written is in neither the greeting nor an announcement
             bounded.push(self.get_hello_packet())
+        self.announce(peer_id, self.access.topics_of(peer_id))
         connection_ended: trio.Event = stream.swarm_conn.event_closed
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_queued, peer_id, stream, bounded, nursery.cancel_scope)
             await connection_ended.wait()
             nursery.cancel_scope.cancel()
         if connection_ended.is_set() and self.peer_queues.get(peer_id) is bounded:
-            # B17: the library looks whether the peer is connected, and it may be again, by another connection: then it
+            # B18: the library looks whether the peer is connected, and it may be again, by another connection: then it
             # goes on with the streams of the old one, and what is gossiped next is lost
             self._handle_dead_peer(peer_id)
 
@@ -291,6 +305,29 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
                 self._handle_dead_peer(peer_id)
         scope.cancel()
 
+    def get_hello_packet(self) -> Any:
+        """Greet with the topics that anybody may know of: the greeting is written past the queue."""
+        hello = super().get_hello_packet()
+        public = [item for item in hello.subscriptions if not is_private(item.topicid)]
+        del hello.subscriptions[:]
+        hello.subscriptions.extend(public)
+        return hello
+
+    def _visible_to(self, peer_id: ID, rpc: Any) -> Any | None:
+        return visible_part(rpc, functools.partial(self.access.may_see, peer_id))
+
+    def announce(self, peer_id: ID, topics: Sequence[str]) -> None:
+        """Tell a peer of private topics that it proved to be a member of."""
+        queue = self.peer_queues.get(peer_id)
+        for topic in topics:
+            if queue is not None and topic in self.topic_ids:
+                queue.push(rpc_pb2.RPC(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic)]))
+
+    def forget_subscribers(self, topic: str) -> None:
+        """Forget who subscribed to a topic; whoever proves that it is a member says so again."""
+        for peer in tuple(self.peer_topics.get(topic, ())):
+            self._forget_subscription(peer, topic)
+
     async def write_msg(self, stream: INetStream, rpc_msg: Any) -> bool:
         """Queue what stock writes past the queue, where two writers could mix their bytes."""
         queue = self.peer_queues.get(stream.muxed_conn.peer_id)
@@ -302,8 +339,9 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         heard_on = self._heard_on.get(peer_id)
         kept: list[str] = []
         if heard_on is not None and not heard_on.muxed_conn.is_closed:
-            # B17: said on a connection that lives, and not said again
+            # B18: said on a connection that lives, and not said again
             kept = [topic for topic, peers in self.peer_topics.items() if peer_id in peers]
+            kept = [topic for topic in kept if self.access.may_see(peer_id, topic)]
         try:
             super()._handle_dead_peer(peer_id)
             for topic in kept:
@@ -340,6 +378,7 @@ class Gossip:
         heartbeat_s: float,
         counters: Counters,
         blame: Callable[[PeerId], None] = lambda _peer: None,
+        access: TopicAccess | None = None,
         *,
         router: type[HardenedGossipSub] = HardenedGossipSub,
         protocols: Sequence[TProtocol] = MESH_PROTOCOLS,
@@ -351,6 +390,7 @@ class Gossip:
             heartbeat_s: how often the meshes are maintained.
             counters: where drops and refusals are counted.
             blame: called with a peer that broke the protocol.
+            access: who may know of private topics.
             router: who decides whom a message is sent to.
             protocols: the versions that the router speaks, the best one first.
         """
@@ -370,7 +410,7 @@ class Gossip:
         )
         self.router.counters = counters
         self.router.cache_rate = TokenBucket(limits.GOSSIP_CACHE_BYTES_PER_SECOND_MAX)
-        self.pubsub = SafePubsub(host, self.router, counters, blame)
+        self.pubsub = SafePubsub(host, self.router, counters, blame, TopicAccess() if access is None else access)
 
     @property
     def services(self) -> Sequence[Any]:
@@ -386,12 +426,16 @@ class Gossip:
         if len(self.pubsub.listeners) >= limits.TOPICS_SUBSCRIBED_MAX:
             raise LimitExceeded("TOPICS_SUBSCRIBED_MAX", f"at most {limits.TOPICS_SUBSCRIBED_MAX} topics at once")
         self.pubsub.listeners[topic] = (on_message, validate)
+        if is_private(topic):
+            self.pubsub.forget_subscribers(topic)
         await self.pubsub.subscribe(topic)
 
     async def unsubscribe(self, topic: str) -> None:
         """See `Network.unsubscribe`."""
         if self.pubsub.listeners.pop(topic, None) is not None:
             await self.pubsub.unsubscribe(topic)
+            if is_private(topic):
+                self.pubsub.forget_subscribers(topic)
 
     async def publish(self, topic: str, data: bytes) -> None:
         """See `Network.publish`."""

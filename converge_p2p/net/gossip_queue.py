@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from libp2p.pubsub.rpc_queue import RpcQueue
@@ -53,12 +54,19 @@ class BoundedRpcQueue(RpcQueue):  # type: ignore[misc]
     B5: the library's queue holds 32 entries of any size, so that a burst of 200 messages arrives as 32.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, visible: Callable[[Any], Any | None] = lambda rpc: rpc) -> None:
+        """Args:
+        visible: returns what of an RPC may be sent to this peer, or None for nothing. Encoded frames pass it.
+        """
         super().__init__(max_size=limits.GOSSIP_QUEUE_MESSAGES_MAX, max_message_size=limits.GOSSIP_RPC_BYTES_MAX)
         self._bytes = 0
+        self._visible = visible
 
     def push(self, rpc: Any, priority: bool = False) -> bool:
         """Queue an RPC, or its encoded frame; return False if the queue is full or closed."""
+        if not isinstance(rpc, bytes) and (rpc := self._visible(rpc)) is None:
+            # there is nothing to say that this peer may hear, which is no failure
+            return True
         frame = rpc if isinstance(rpc, bytes) else encode_rpc(rpc)
         if self._bytes + len(frame) > limits.OUTBOUND_QUEUE_BYTES_MAX or not super().push(frame, priority):
             return False

@@ -35,6 +35,7 @@ from converge_p2p.net.hardening import (
     own_the_dialling,
 )
 from converge_p2p.net.intake import Handshakes, bound_negotiation, enforce_windows
+from converge_p2p.net.private_network import guard_network
 
 _CLOSE_TIMEOUT_S = 3.0
 
@@ -85,6 +86,7 @@ def build_host(
         connection_config=connections,
         announce_addrs=announce,
     )
+    guard_network(host, config.network_key, counters)
     contain_stream_failures(host, counters)
     bound_negotiation()
     if fast:

@@ -32,7 +32,10 @@ from converge_p2p.net.gossip import MESH_PROTOCOLS, Gossip, HardenedGossipSub, O
 from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly, log
 from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners, transport_addresses
 from converge_p2p.net.names import is_ed25519, peer_name, public_key_of, raw_peer_id
+from converge_p2p.net.private_network import check_private_addresses
 from converge_p2p.net.sync import SyncStreams
+from converge_p2p.net.topic_access import TopicAccess
+from converge_p2p.net.topic_members import TopicMembership
 
 
 @asynccontextmanager
@@ -49,7 +52,7 @@ async def open_network(config: NetworkConfig, *, seed: bytes, handler: NetworkHa
 
     Raises:
         NetworkError: an address cannot be listened on.
-        ConfigError: an address or the seed is malformed.
+        ConfigError: an address or the seed is malformed, or an address cannot be used in a private network.
 
     Cancellation: may be cancelled at any time; cleaning up takes at most a few seconds.
     """
@@ -81,6 +84,7 @@ class Network:
             raise ConfigError(f"seed has {len(seed)} bytes; expected {SEED_BYTES}")
         self.counters: Counter[str] = Counter()
         self._config = config
+        check_private_addresses((*config.listen, *config.bootstrap, *config.announce), config.network_key)
         self._listen = [parse_listen(text) for text in config.listen]
         self._stop = trio.Event()
         self._conduct = Conduct()
@@ -90,15 +94,18 @@ class Network:
         self._connector = Connector(host, self._book, config, self.counters, self._is_banned)
         self._sync = SyncStreams(host, handler, config, self.counters, self.blame)
         self._direct = DirectRequests(host, handler, config, self.counters)
+        self._access = TopicAccess()
         fast = config.transport is Transport.FAST
         self._gossip = Gossip(
             host,
             config.gossip_heartbeat_s,
             self.counters,
             self.blame,
+            self._access,
             router=FastGossipSub if fast else HardenedGossipSub,
             protocols=FAST_MESH_PROTOCOLS if fast else MESH_PROTOCOLS,
         )
+        self._membership = TopicMembership(host, self._access, config, self.counters, self._gossip.pubsub.announce)
         self._dht = Dht(host, config.validators, self.counters) if config.dht else None
         self._exchange = PeerExchange(
             host, self._book, config, self.counters, self._own_addresses, self._connector.changed
@@ -134,6 +141,7 @@ class Network:
         await self._gossip.pubsub.wait_until_ready()
         async with trio.open_nursery() as dialling:
             self._exchange.start(dialling)
+            self._membership.start(dialling)
             self._connector.start(dialling)
             if self._dht:
                 self._dht.start(dialling)
@@ -157,12 +165,14 @@ class Network:
             return
         self._sync.connection_up(raw)
         self._exchange.connection_up(raw)
+        self._membership.connection_up(raw)
         if self._dht:
             self._dht.connection_up(raw)
         self._connector.changed()
 
-    def connection_down(self, _raw: ID) -> None:
+    def connection_down(self, raw: ID) -> None:
         """Called by the watcher: the last connection to a peer closed."""
+        self._membership.connection_down(raw)
         self._connector.changed()
 
     # ------------------------------------------------------------ peers
@@ -217,6 +227,21 @@ class Network:
             raise NetworkError(f"peer {peer} is banned", hint="unban it first")
         await self._connector.dial(peer, (transport,), timeout_s)
         return peer
+
+    async def reach(self, peer: PeerId) -> None:
+        """Connect to a peer at an address that is known of it. Does nothing if it is connected.
+
+        Raises:
+            NetworkError: no address is known, none works, or the peer is banned.
+        """
+        if self._connector.is_connected(peer):
+            return
+        if self._is_banned(peer):
+            raise NetworkError(f"peer {peer} is banned", hint="unban it first")
+        addresses = self._book.addresses(peer)
+        if not addresses:
+            raise NetworkError(f"peer {peer} is not connected, and no address of it is known", hint="connect to it")
+        await self._connector.dial(peer, addresses, self._config.dial_timeout_s)
 
     async def disconnect(self, peer: PeerId) -> None:
         """Close all connections to a peer. It is not dialled again for half a minute, unless by a bootstrap address."""
@@ -279,24 +304,42 @@ class Network:
 
     # ------------------------------------------------------------ gossip
 
-    async def subscribe(self, topic: str, on_message: OnMessage, validate: Validate | None = None) -> None:
+    async def subscribe(
+        self,
+        topic: str,
+        on_message: OnMessage,
+        validate: Validate | None = None,
+        *,
+        member_key: bytes | None = None,
+    ) -> None:
         """Take part in a topic.
 
         Args:
-            topic: its name; every connected peer sees it.
+            topic: its name; every connected peer sees it, unless there is a member key.
             on_message: called with the neighbour that handed the message over (not always its author) and the data,
                 at least once per message. Own messages do not come back.
             validate: called first; False means that the message is neither delivered nor forwarded. It must be quick.
+            member_key: 32 bytes that only members of the topic have. Peers that did not prove that they have them are
+                told nothing of the topic, and nothing of it is taken from them. None: anybody may take part.
 
         Raises:
             LocalError: subscribed already.
             LimitExceeded: too many topics.
         """
-        await self._gossip.subscribe(topic, on_message, validate)
+        if member_key is not None:
+            self._access.guard(topic, member_key)
+        try:
+            await self._gossip.subscribe(topic, on_message, validate)
+        except BaseException:
+            self._access.unguard(topic)
+            raise
+        if member_key is not None:
+            self._membership.topics_changed()
 
     async def unsubscribe(self, topic: str) -> None:
         """Leave a topic; does nothing if it is not subscribed."""
         await self._gossip.unsubscribe(topic)
+        self._access.unguard(topic)
 
     async def publish(self, topic: str, data: bytes) -> None:
         """Gossip data on a topic, subscribed or not. Delivery is not promised, and not reported.
@@ -330,6 +373,30 @@ class Network:
             NetworkError: the table failed.
         """
         return await self._table().get(key)
+
+    async def claim(self, key: bytes) -> int:
+        """Tell the nodes nearest to a key that this node provides what it stands for; counts for three hours there.
+
+        Args:
+            key: 32 bytes. A node takes ten claims of one peer in ten seconds.
+
+        Returns:
+            How many nodes were told; they do not answer.
+
+        Raises:
+            LocalError: no hash table, or a key of another length.
+            NetworkError: the table failed.
+        """
+        return await self._table().claim(key)
+
+    async def claimants(self, key: bytes, limit: int) -> tuple[PeerId, ...]:
+        """Ask the nodes nearest to a key who claims to provide it. A claim proves nothing.
+
+        Raises:
+            LocalError: no hash table, or a key of another length.
+            NetworkError: the table failed.
+        """
+        return await self._table().claimants(key, limit)
 
     def _table(self) -> Dht:
         if self._dht is None:

@@ -86,11 +86,11 @@ def admission_proof(
         raise LocalError("a join shows a proof, an invitation or vouches, not several of them")
     try:
         if invitation is not None:
-            read = Invitation.from_bytes(_from_text("invitation", invitation))
+            read = Invitation.from_bytes(from_text("invitation", invitation))
             if read.pool != pool:
                 raise LocalError(f"the invitation is for pool {read.pool.hex()[:12]}, not for {pool.hex()[:12]}")
             return _prove_invitation(read, joiner, now_ms=_now_ms())
-        given = [Vouch.from_bytes(_from_text("vouch", item)) for item in vouches]
+        given = [Vouch.from_bytes(from_text("vouch", item)) for item in vouches]
     except CodecError as error:
         raise LocalError(str(error), hint="copy it whole, as it was given out") from error
     if not all(item.genuine(pool, joiner) for item in given):
@@ -109,7 +109,12 @@ def _to_text(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def _from_text(what: str, text: str | bytes) -> bytes:
+def from_text(what: str, text: str | bytes) -> bytes:
+    """Return the bytes of what was handed over as a text.
+
+    Raises:
+        LocalError: it is no such text.
+    """
     if isinstance(text, bytes):
         return text
     plain = "".join(text.split())

@@ -19,6 +19,7 @@ from converge_p2p.core.model.decision import CreatePool
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView
 from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.executor import StandardExecutor
@@ -40,6 +41,7 @@ class Agents:
         self._runtimes: dict[AgentRuntime, trio.CancelScope] = {}
         self._all_ended = trio.Event()
         self._all_ended.set()
+        self._declared = 0
 
     def make_runtime(
         self,
@@ -70,7 +72,12 @@ class Agents:
     async def run(
         self, runtime: AgentRuntime, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Run an agent until `stop` was called or the task is cancelled."""
+        """Run an agent until `stop` was called or the task is cancelled.
+
+        Raises:
+            LimitExceeded: it wants to be found, and does not fit into the node's descriptor.
+        """
+        declared = self._declare(runtime.agent)
         scope = trio.CancelScope()
         self._runtimes[runtime] = scope
         self._all_ended = trio.Event() if self._all_ended.is_set() else self._all_ended
@@ -78,9 +85,22 @@ class Agents:
             with scope:
                 await runtime.run(task_status=task_status)
         finally:
+            if declared:
+                self._node.discovery.withdraw(declared)
             del self._runtimes[runtime]
             if not self._runtimes:
                 self._all_ended.set()
+
+    def _declare(self, agent: Agent) -> str:
+        """Let an agent be found if it wants to be; return under which name it declares."""
+        if not agent.discoverable:
+            return ""
+        self._declared += 1
+        name = f"agent {self._declared}"
+        private = {topic for topic, key in self._node.topics().items() if key is not None}
+        topics = [topic for topic in agent.topics if topic not in private]
+        self._node.discovery.declare(name, Declaration.of("", topics, agent.capabilities))
+        return name
 
     async def stop(self) -> None:
         """Let every agent end, while messages can still be sent and claims given back: `on_stop` may do both."""

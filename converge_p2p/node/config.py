@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from converge_p2p.core import limits
+from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.types import AgentId, PeerId
 from converge_p2p.net import NetworkConfig
 
@@ -19,10 +20,12 @@ class NodeConfig:
 
     Attributes:
         network: settings of the network; `listen`, `announce` and `bootstrap` of the constructor go before its own.
+        network_key: of a private network; only hosts with the same key are spoken to.
         digest_interval_ms: how often frontiers are compared when nothing happens.
     """
 
     network: NetworkConfig | None = None
+    network_key: NetworkKey | None = None
     digest_interval_ms: int = limits.DIGEST_INTERVAL_MS
 
 

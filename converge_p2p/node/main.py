@@ -21,39 +21,44 @@ from converge_p2p.core.governance.custom import GovernanceModel
 from converge_p2p.core.governance.models import Democratic
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.capability import Capability
+from converge_p2p.core.model.delivery import DeliveryReceipt
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
-from converge_p2p.net import NetworkConfig, PeerInfo, open_network, peer_id_of
+from converge_p2p.net import PeerInfo, open_network, peer_id_of
 from converge_p2p.node.admitting import admission_proof
 from converge_p2p.node.agents import Agents
 from converge_p2p.node.config import NodeConfig, NodeStatus
+from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.directory import PoolAnnouncement
+from converge_p2p.node.discovery import DiscoveryService
 from converge_p2p.node.faults import known_error
 from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
-from converge_p2p.node.home import DATABASE_FILE, KEY_FILE, only_node_in
+from converge_p2p.node.home import only_node_in
 from converge_p2p.node.home_pool import HomePool, announced_in
+from converge_p2p.node.invitations import Invitations
 from converge_p2p.node.known_peers import KnownPeers
-from converge_p2p.node.mail import Mail, TopicHandle
+from converge_p2p.node.mail import DEADLINE_S, Mail
+from converge_p2p.node.opening import load_identity_now, network_config, open_store_now
 from converge_p2p.node.pools import Pools
+from converge_p2p.node.replay_journal import ReplayJournal
 from converge_p2p.node.restored import StoreAge
-from converge_p2p.node.switchboard import NAMESPACE, DescriptorRecords, Switchboard
+from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.timers import Timers
+from converge_p2p.node.topics import TopicHandle
 from converge_p2p.node.writer import StoreWriter
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
 from converge_p2p.runtime.safety import SafetyPolicy
 from converge_p2p.runtime.tools import ToolRegistry
 from converge_p2p.store.api import NodeStore
-from converge_p2p.store.keyfile import load_or_create_identity
-from converge_p2p.store.memory import MemoryStore
-from converge_p2p.store.sqlite import SqliteStore
 
 STOP_S = 20.0
 HAND_BACK_S = 8.0
@@ -65,6 +70,10 @@ class Node:
 
     Use it as `async with Node(...) as node:`. An error of a background part (a store that cannot write, say) ends the
     block with that error.
+
+    Attributes:
+        discovery: finding agents, and being found.
+        invitations: inviting others, and following invitations.
     """
 
     def __init__(
@@ -102,14 +111,7 @@ class Node:
         self._given_store = store
         self._restored = restored
         self._config = NodeConfig() if config is None else config
-        base = self._config.network or NetworkConfig(listen=())
-        self._net_config = replace(
-            base,
-            listen=tuple(listen) or base.listen,
-            bootstrap=tuple(bootstrap) or base.bootstrap,
-            announce=tuple(announce) or base.announce,
-            validators={NAMESPACE: DescriptorRecords(), **base.validators},
-        )
+        self._net_config = network_config(self._config, listen, bootstrap, announce)
         self.counters: Counter[str] = Counter()
         self._identity: Identity | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None
@@ -151,10 +153,11 @@ class Node:
             self._known_peers = KnownPeers(self._store)
             self._agents = Agents(self)
             self._home_pool = HomePool(self)
-            self._mail = Mail(self.identity, self._deliver)
+            self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store))
             timers = Timers()
             self._writer = StoreWriter(self._store)
-            self._switchboard = Switchboard(self._mail, self._writer, self.counters)
+            self.discovery = DiscoveryService(self.identity, self._store, self.counters, self._mail.registry)
+            self._switchboard = Switchboard(self._mail, self._writer, self.discovery, self.counters)
             self._pools = Pools(
                 self,
                 store=self._store,
@@ -164,11 +167,15 @@ class Node:
                 age=self._age,
                 digest_interval_ms=self._config.digest_interval_ms,
             )
+            self.invitations = Invitations(self, self._store, lambda: self._network, self._net_config.network_key)
+            self._switchboard.redeem = self.invitations.redeem
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(timers.run)
                 self._nursery.start_soon(self._age.run)
                 await self._pools.restore()
+                await self.discovery.restore()
+                await self._mail.start(self._nursery, trusted=not self._age.restored)
                 known = await self._known_peers.read()
                 config = replace(self._net_config, known=(*self._net_config.known, *known))
                 async with open_network(config, seed=self.identity.seed, handler=self._switchboard) as self._network:
@@ -183,38 +190,30 @@ class Node:
     async def _open_files(self, stack: AsyncExitStack) -> None:
         if self._home is not None:
             stack.enter_context(only_node_in(self._home))
-        self._identity = await trio.to_thread.run_sync(self._load_identity)
-        self._store = await trio.to_thread.run_sync(self._open_store)
+        self._identity = await trio.to_thread.run_sync(load_identity_now, self._given_identity, self._home)
+        self._store = await trio.to_thread.run_sync(open_store_now, self._given_store, self._home)
         if self._given_store is None:
             stack.callback(self._store.close)
         self._age = StoreAge(self._store, self._home)
         await trio.to_thread.run_sync(lambda: self._age.open_now(restored=self._restored))
 
     async def _stop(self) -> None:
-        """Stop claiming, hand back what is held, write everything down, tell the peers. Each step has its own time."""
+        """Stop claiming, hand back claims, write everything down, tell the peers. Each step has its own time."""
         with trio.move_on_after(HAND_BACK_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._agents.stop)
                 nursery.start_soon(self._pools.stop_working)
         with trio.move_on_after(FLUSH_S):
+            await self._mail.settled()
             await self._writer.flush()
             await trio.to_thread.run_sync(self._age.grow_now)
+        await self.discovery.close()
         await self._known_peers.save(self._network)
         self._pools.close()
 
     def spawn(self, run: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run something in the background for as long as the node runs. For the node's own parts."""
         self._nursery.start_soon(run, *args)
-
-    def _load_identity(self) -> Identity:
-        if self._given_identity is not None:
-            return self._given_identity
-        return Identity.generate() if self._home is None else load_or_create_identity(self._home / KEY_FILE)
-
-    def _open_store(self) -> NodeStore:
-        if self._given_store is not None:
-            return self._given_store
-        return MemoryStore() if self._home is None else SqliteStore(self._home / DATABASE_FILE)
 
     @property
     def identity(self) -> Identity:
@@ -271,15 +270,8 @@ class Node:
         for pool in pools.values():
             counters.update(pool.counters)
         counters["commits"] = self._writer.commits
-        return NodeStatus(
-            self.id,
-            self.peer_id,
-            self.addresses,
-            time.monotonic() - self._started_at,
-            len(self.peers()),
-            len(pools),
-            dict(counters),
-        )
+        up_s = time.monotonic() - self._started_at
+        return NodeStatus(self.id, self.peer_id, self.addresses, up_s, len(self.peers()), len(pools), dict(counters))
 
     def watch_pools(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PoolAnnouncement]]:
         """Give a channel of announced pools, the known ones first."""
@@ -295,35 +287,43 @@ class Node:
         """
         return await self._network.connect(address)
 
-    async def join(self, topic: Topic | str) -> TopicHandle:
-        """Take part in a public topic; text is a topic's namespace.
+    async def join(self, topic: Topic | str, *, key: TopicKey | bytes | None = None) -> TopicHandle:
+        """Take part in a topic; text is a topic's namespace.
+
+        Args:
+            topic: the topic.
+            key: of a private topic, 32 bytes that its members share: who lacks it reads nothing, publishes nothing, and
+                does not learn who takes part. Members have to be connected with each other, or through other members.
 
         Raises:
-            LimitExceeded, LocalError: too many topics, or text that is no namespace.
+            Conflict: this node takes part in it otherwise: in public, or with another key.
+            LimitExceeded, LocalError: too many topics, text that is no namespace, or a key of another length.
         """
-        return await self._mail.join(Topic(topic) if isinstance(topic, str) else topic)
+        return await self._mail.join(
+            Topic(topic) if isinstance(topic, str) else topic, TopicKey(key) if isinstance(key, bytes) else key
+        )
 
-    async def send(self, message: Message) -> Message:
+    def topics(self) -> dict[Topic, TopicKey | None]:
+        """The topics this node takes part in, with the key of each private one."""
+        return self._mail.topics.all()
+
+    async def send(self, message: Message, *, deadline_s: float = DEADLINE_S) -> Message:
         """Sign and send a message. See `Mail.send`."""
-        return await self._mail.send(message)
+        return await self._mail.send(message, deadline_s=deadline_s)
+
+    async def deliver(self, message: Message, *, deadline_s: float = DEADLINE_S) -> tuple[Message, DeliveryReceipt]:
+        """Send a message to one agent until it says that it took it. See `Mail.deliver`."""
+        return await self._mail.deliver(message, deadline_s=deadline_s)
 
     async def advertise(self, capabilities: Sequence[str | Capability]) -> None:
-        """Declare what this node can do: in every pool it is a member of, and in the network's hash table.
-
-        The descriptor is published in the background, as soon as a peer is connected, and renewed every hour.
-        """
-        skills = [Capability(item) if isinstance(item, str) else item for item in capabilities]
-        await self._pools.declare([skill.name for skill in skills])
-        self._switchboard.advertise(self.identity, skills)
+        """Declare what this node can do: in every pool it is a member of, and, soon, to the network (`discovery`)."""
+        declaration = Declaration.of(capabilities=capabilities)
+        await self._pools.declare([skill.name for skill in declaration.capabilities])
+        self.discovery.declare("advertise", declaration)
 
     async def lookup(self, agent: AgentId) -> AgentDescriptor:
-        """Return what an agent advertises in the network's hash table.
-
-        Raises:
-            NotFound: nothing that is genuine and timely.
-            LocalError, NetworkError: the hash table cannot be asked.
-        """
-        return await self._switchboard.lookup(agent)
+        """Return what an agent advertises. See `DiscoveryService.lookup`."""
+        return await self.discovery.lookup(agent)
 
     # ------------------------------------------------------------ pools
 
@@ -448,16 +448,14 @@ class Node:
     async def leave_pool(self, pool: PoolId) -> None:
         """Leave a pool: stop working in it, and say so. What this node wrote is kept, so that it can come back.
 
-        Raises:
-            NotFound: this node is not in the pool.
+        Raises `NotFound` if this node is not in the pool.
         """
         await self._pools.leave(pool)
 
     def key_of(self, text: str) -> PublicKey:
         """Return the public key of an agent that is known here, named by agent id, public key, or `key:<64 digits>`.
 
-        Raises:
-            NotFound, LocalError: not known, or no key.
+        Raises `NotFound` or `LocalError` if it is not known, or no key.
         """
         known = {self.public_key, *self._pools.keys(), *(peer.public_key for peer in self.peers())}
         return find_key(text, known, self._mail.registry)
@@ -484,12 +482,15 @@ class Node:
         """
         runtime = self._agents.make_runtime(agent, self._store, tools=tools, safety=safety, config=config)
         for topic in agent.topics:
-            await self.join(topic)
+            # a private one is joined with its key, and the agent hears it then
+            if not self._mail.topics.is_private(topic):
+                await self.join(topic)
         await self._nursery.start(self._agents.run, runtime)
         return runtime
 
-    def _deliver(self, message: Message) -> None:
-        announced = announced_in(message)
+    def _deliver(self, message: Message, /, *, private: bool) -> None:
+        # what is heard in private is not told to everybody, as announcements are
+        announced = None if private else announced_in(message)
         if announced is not None:
             self._switchboard.hear_on_topic(*announced)
         self._agents.deliver(message)

@@ -172,10 +172,17 @@ class Pools:
             if handle.is_member and not handle.unsure:
                 await self._become_member(handle, self._declared, b"")
 
-    async def _own_chain_learned(self, pool: PoolId) -> None:
+    async def _own_chain_learned(self, pool: PoolId, silent_through: int) -> None:
         """The own chain of a pool is known again: remember that, and declare what could not be declared before."""
-        await self._age.learned(pool)
+        await self._age.learned(pool, silent_through)
         handle = self._handles.get(pool)
+        if handle is not None and handle.driver.replica.is_elector and silent_through >= 0:
+            _logger.warning(
+                "this elector of pool %s may have forgotten votes: it casts none through epoch %d, unless nothing "
+                "can be decided without it",
+                pool.hex(),
+                silent_through,
+            )
         try:
             if handle is not None and handle.is_member:
                 await self._become_member(handle, self._declared, b"")
@@ -239,7 +246,8 @@ class Pools:
         handle = self._handles[pool] = PoolHandle(self._node, driver)
         doubted = self._age.doubts(pool)
         if operations or secrets or doubted:
-            driver.feed(ev.Restored(operations, unsure=doubted, secrets=secrets))
+            silent = self._age.silent_through(pool)
+            driver.feed(ev.Restored(operations, unsure=doubted, secrets=secrets, silent_through=silent))
         self._switchboard.attach(driver)
         return handle
 
@@ -262,7 +270,7 @@ class Pools:
             if isinstance(notice, ev.PoolReady):
                 self._switchboard.announce(pool)
             elif isinstance(notice, ev.OwnChainLearned):
-                self._node.spawn(self._own_chain_learned, pool)
+                self._node.spawn(self._own_chain_learned, pool, notice.silent_through)
             elif isinstance(notice, ev.EvaluatorUnknown):
                 _logger.warning("rule %r is not registered here: this elector accepts no result it judges", notice.rule)
             elif isinstance(notice, ev.ForkDetected):

@@ -45,7 +45,7 @@ class StoreAge:
         self._file = None if home is None else home / AGE_FILE
         self._number = 0
         self._restored = False
-        self._learned: set[PoolId] = set()
+        self._learned: dict[PoolId, int] = {}
 
     def open_now(self, *, restored: bool) -> None:
         """Look whether the store is old, and begin a new age.
@@ -71,7 +71,7 @@ class StoreAge:
             self._store.put(RESTORED_KEY, encode(1))
         self._restored = self._store.get(RESTORED_KEY) is not None
         for key in self._store.list(LEARNED_KEY):
-            self._learned.add(PoolId(bytes.fromhex(key.removeprefix(LEARNED_KEY))))
+            self._learned[PoolId(bytes.fromhex(key.removeprefix(LEARNED_KEY)))] = self._read_number(key) or 0
         self._number = max(store or 0, file or 0)
         self.grow_now()
 
@@ -97,18 +97,30 @@ class StoreAge:
         """Whether operations of this node in a pool may have been forgotten."""
         return self._restored and pool not in self._learned
 
-    async def learned(self, pool: PoolId) -> None:
+    def silent_through(self, pool: PoolId) -> int:
+        """Up to which epoch of a pool this node casts no votes, for it may have forgotten some; -1: it votes."""
+        return self._learned.get(pool, -1)
+
+    @property
+    def restored(self) -> bool:
+        """Whether the store is an old copy, or was one when it was put back."""
+        return self._restored
+
+    async def learned(self, pool: PoolId, silent_through: int = -1) -> None:
         """The own chain of a pool is known again, or nothing was ever signed in it.
 
         Raises:
             StoreError: the store cannot be written.
         """
         if self.doubts(pool):
-            self._learned.add(pool)
-            await trio.to_thread.run_sync(self._store.put, LEARNED_KEY + pool.hex(), encode(1))
+            self._learned[pool] = silent_through
+            await trio.to_thread.run_sync(self._store.put, LEARNED_KEY + pool.hex(), encode(silent_through))
 
     def _read_store(self) -> int | None:
-        data = self._store.get(AGE_KEY)
+        return self._read_number(AGE_KEY)
+
+    def _read_number(self, key: str) -> int | None:
+        data = self._store.get(key)
         try:
             number = None if data is None else decode(data)
         except CodecError as error:

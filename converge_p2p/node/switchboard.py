@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence, Set as AbstractSet
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set as AbstractSet
 from contextlib import asynccontextmanager
 
 import trio
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode
-from converge_p2p.core.errors import CodecError, ConvergeError, LocalError, NotFound
-from converge_p2p.core.identity import Identity, fingerprint
-from converge_p2p.core.model.capability import Capability
-from converge_p2p.core.model.descriptor import AgentDescriptor
+from converge_p2p.core.errors import CodecError, ConvergeError
+from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.oplog.operation import author_of
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.wire import Operations, batches, encode_message
-from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
+from converge_p2p.core.types import PeerId, PoolId, PublicKey
 from converge_p2p.net import Network, public_key_of
 from converge_p2p.net.framing import TokenBucket
 from converge_p2p.node.directory import Directory, PoolAnnouncement, encode_announcements
+from converge_p2p.node.discovery import DiscoveryService
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.fanout import Fanout
 from converge_p2p.node.mail import Mail
@@ -36,8 +34,10 @@ from converge_p2p.node.writer import StoreWriter
 
 _logger = logging.getLogger(__name__)
 
-_POOL, _ANNOUNCE, _NOT_HERE, _PULSE, _RENEWAL = 0, 1, 2, 3, 4
+_POOL, _ANNOUNCE, _NOT_HERE, _PULSE, _RENEWAL, _AGENTS = 0, 1, 2, 3, 4, 5
 _ID_BYTES = 32
+REDEEM = b"\x01"
+"""Begins a direct request for an invitation; no envelope of a message begins with it."""
 FAR_S = 60.0
 """How long after hearing of a member that is not connected own operations are gossiped too."""
 PULSE_S = 5.0
@@ -46,9 +46,6 @@ SILENT_S = 20.0
 """After this a peer that said nothing is taken for gone: a cable that was pulled tells nobody."""
 _ON_TOPICS = PeerId("topics")
 """Stands for everybody who announces pools on topics, in the directory."""
-REPUBLISH_S = 3600.0
-REPUBLISH_RETRY_S = 60.0
-NAMESPACE = "converge"
 
 
 def gossip_topic(pool: PoolId) -> str:
@@ -56,29 +53,13 @@ def gossip_topic(pool: PoolId) -> str:
     return f"converge/pool/1/{pool.hex()}"
 
 
-def record_key(agent: AgentId) -> str:
-    """Where the hash table keeps an agent's descriptor."""
-    return f"/{NAMESPACE}/{agent}"
-
-
-class DescriptorRecords:
-    """Which descriptors the hash table takes: genuine ones, under the id of their key."""
-
-    def rank(self, key: str, value: bytes) -> int | None:
-        """See `net.RecordValidator`: the sequence number, or None to refuse."""
-        try:
-            descriptor = AgentDescriptor.from_bytes(value)
-            descriptor.check(int(time.time() * 1000))
-        except ConvergeError:
-            return None
-        return descriptor.sequence if key == record_key(descriptor.agent_id) else None
-
-
 class Switchboard:
     """Handles what the network brings (`net.NetworkHandler`), and sends what replicas want sent (`driver.Wire`)."""
 
-    def __init__(self, mail: Mail, writer: StoreWriter, counters: Counter[str]) -> None:
+    def __init__(self, mail: Mail, writer: StoreWriter, discovery: DiscoveryService, counters: Counter[str]) -> None:
         self.directory = Directory()
+        self.redeem: Callable[[PeerId, bytes], Awaitable[bytes]] | None = None
+        self._discovery = discovery
         self._mail = mail
         self._writer = writer
         self._counters = counters
@@ -96,9 +77,6 @@ class Switchboard:
         self._gossip_send, self._gossip_receive = trio.open_memory_channel[tuple[PoolId, bytes]](limits.EVENT_QUEUE_MAX)
         self._announced: Fanout[PoolAnnouncement] = Fanout()
         self._closed = False
-        self._company = trio.Event()
-        """Set while a peer is connected."""
-        self._advertising: trio.CancelScope | None = None
 
     async def open(self, network: Network, nursery: trio.Nursery) -> None:
         """Connect to a running network; frames may have come already."""
@@ -110,6 +88,7 @@ class Switchboard:
         for peer in network.peers():
             if peer.replicating and peer.peer_id not in self._peers:
                 self.peer_up(peer.peer_id)
+        await self._discovery.open(network, nursery, self._send_agents)
 
     @property
     def connected(self) -> frozenset[PublicKey]:
@@ -177,13 +156,13 @@ class Switchboard:
         self._renewal_rates[peer] = TokenBucket(limits.RENEWALS_PER_PEER_PER_SECOND_MAX)
         self._heard_at[peer] = trio.current_time()
         self._connected = frozenset(self._peers.values())
-        self._company.set()
         self.directory.peer_up(peer)
         self._mail.registry.register(fingerprint(key), key)
         for payload in encode_announcements(self.directory.all()):
             self._send(peer, bytes([_ANNOUNCE]) + payload)
         for driver in self._drivers.values():
             driver.feed(ev.PeerUp(peer, key))
+        self._discovery.peer_up(peer)
 
     def peer_down(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
@@ -192,9 +171,8 @@ class Switchboard:
         self._heard_at.pop(peer, None)
         self._renewal_rates.pop(peer, None)
         self._connected = frozenset(self._peers.values())
-        if not self._peers:
-            self._company = trio.Event()
         self.directory.peer_down(peer)
+        self._discovery.peer_down(peer)
         for driver in self._drivers.values():
             driver.feed(ev.PeerDown(peer))
 
@@ -207,6 +185,9 @@ class Switchboard:
             return
         if kind == _ANNOUNCE:
             self._take_announcements(peer, payload[1:])
+            return
+        if kind == _AGENTS:
+            self._discovery.frame(peer, payload[1:])
             return
         pool = PoolId(payload[1 : 1 + _ID_BYTES])
         if kind not in (_POOL, _NOT_HERE, _RENEWAL) or len(pool) != _ID_BYTES:
@@ -238,8 +219,10 @@ class Switchboard:
         self._counters["renewals_dropped"] += 1
         return False
 
-    async def request(self, peer: PeerId, payload: bytes) -> bytes:  # noqa: ARG002 - the message names its sender
-        """See `net.NetworkHandler`: a direct message."""
+    async def request(self, peer: PeerId, payload: bytes) -> bytes:
+        """See `net.NetworkHandler`: a direct message, or somebody with an invitation."""
+        if payload[:1] == REDEEM and self.redeem is not None:
+            return await self.redeem(peer, payload[1:])
         return await self._mail.on_request(payload)
 
     async def _run_pulse(self) -> None:
@@ -288,6 +271,9 @@ class Switchboard:
     def _send(self, peer: PeerId, frame: bytes) -> None:
         if self._network is not None and not self._network.send(peer, frame):
             self._counters["frames_not_sent"] += 1
+
+    def _send_agents(self, peer: PeerId, payload: bytes) -> None:
+        self._send(peer, bytes([_AGENTS]) + payload)
 
     def send_pool(self, peer: PeerId, pool: PoolId, payload: bytes) -> None:
         """See `driver.Wire`."""
@@ -386,53 +372,3 @@ class Switchboard:
                 # gossip is a hint; what it does not carry comes with the next comparison
                 self._counters["gossip_failed"] += 1
                 _logger.debug("gossip of pool %s failed: %s", pool.hex()[:12], error)
-
-    # ------------------------------------------------------------ descriptors
-
-    def advertise(self, identity: Identity, capabilities: Sequence[Capability]) -> None:
-        """Keep a descriptor of this node in the hash table, from now on, renewed every hour."""
-        if self._advertising is not None:
-            self._advertising.cancel()
-        self._advertising = trio.CancelScope()
-        assert self._nursery is not None
-        self._nursery.start_soon(self._run_advertising, self._advertising, identity, tuple(capabilities))
-
-    async def lookup(self, agent: AgentId) -> AgentDescriptor:
-        """Return the descriptor that an agent keeps in the hash table.
-
-        Raises:
-            NotFound: none that is genuine and timely.
-            LocalError, NetworkError: the hash table cannot be asked.
-        """
-        if self._network is None:
-            raise LocalError("the node is not running", hint="use it inside `async with Node(...)`")
-        value = await self._network.get_record(record_key(agent))
-        if value is None:
-            raise NotFound(f"agent {agent[:12]} advertises nothing that can be found from here")
-        # checked by `DescriptorRecords` before it was handed out
-        return AgentDescriptor.from_bytes(value)
-
-    async def _run_advertising(
-        self, scope: trio.CancelScope, identity: Identity, capabilities: tuple[Capability, ...]
-    ) -> None:
-        assert self._network is not None
-        with scope:
-            while True:
-                # without a peer the record would stay here, and nobody else would see it for an hour
-                await self._company.wait()
-                now_ms = int(time.time() * 1000)
-                descriptor = AgentDescriptor.create(
-                    identity,
-                    sequence=now_ms,
-                    now_ms=now_ms,
-                    addresses=self._network.addresses[: limits.DESCRIPTOR_ADDRESSES_MAX],
-                    capabilities=capabilities,
-                )
-                pause = REPUBLISH_S
-                try:
-                    await self._network.put_record(record_key(identity.id), descriptor.to_bytes())
-                except ConvergeError as error:
-                    self._counters["advertise_failed"] += 1
-                    _logger.info("the descriptor was not published: %s", error)
-                    pause = REPUBLISH_RETRY_S
-                await trio.sleep(pause)

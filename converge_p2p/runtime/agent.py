@@ -42,6 +42,7 @@ class Agent:
         identity: whose decisions these are. None: those of the node that hosts the agent.
         capabilities: what it declares it can do; tasks that require more are not shown to it.
         topics: what it listens to.
+        discoverable: whether the network is told of its capabilities and public topics while it runs.
         tool_results: during `decide`: what the tools it called in the turn before gave, in the order of the calls.
         decide_in_thread: set it to True in a class whose plain `decide` blocks or computes for long; then it runs in
             a worker thread, and the node stays responsive.
@@ -55,11 +56,13 @@ class Agent:
         *,
         capabilities: Iterable[Capability] = (),
         topics: Iterable[Topic] = (),
+        discoverable: bool = False,
     ) -> None:
         """Make an agent. See the attributes of the class."""
         self.identity = identity
         self.capabilities: tuple[Capability, ...] = tuple(capabilities)
         self.topics: tuple[Topic, ...] = tuple(topics)
+        self.discoverable = discoverable
         self.tool_results: tuple[ToolResult, ...] = ()
 
     @property

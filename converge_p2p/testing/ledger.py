@@ -8,7 +8,7 @@ Source: `docs/protocol.md`, invariants; the numbers are those of that list.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import YES, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
@@ -112,6 +113,8 @@ class Ledger:
     def __init__(self, spec: PoolSpec, pool: PoolId, liars: Collection[PublicKey]) -> None:
         self.pool = pool
         self.liars = frozenset(liars)
+        self.forgetful: set[PublicKey] = set()
+        """Honest authors that lost operations. What only somebody absent holds, they may sign a second time."""
         self.epochs = [CountedEpoch(spec, pool)]
         self.subjects: dict[tuple[TaskId, int], Subject] = {}
         self.claims: dict[OperationId, tuple[PublicKey, ClaimBody]] = {}
@@ -125,6 +128,9 @@ class Ledger:
         self._contents: dict[ValueHash, TaskValue] = {}
         self._promises: dict[OperationId, Promise] = {}
         self._held: dict[OperationId, Mapping[PublicKey, int]] = {}
+        self._vouched: dict[ValueHash, list[Mapping[PublicKey, int]]] = defaultdict(list)
+        self._cited: dict[tuple[TaskId, ValueHash], set[PublicKey]] = defaultdict(set)
+        """Who cited evidence for a value."""
         self._said: dict[OperationId, dict[int, set[PublicKey]]] = defaultdict(lambda: defaultdict(set))
         self._shown: dict[TaskId, tuple[object, ...]] = {}
         self._winners: dict[tuple[TaskId, Token], int] = {}
@@ -150,7 +156,7 @@ class Ledger:
         author, epoch = operation.author, operation.epoch
         branch = self.chains[author].setdefault(operation.seq, set())
         branch.add(operation.id)
-        if len(branch) > 1 and author not in self.liars:
+        if len(branch) > 1 and author not in self.liars | self.forgetful:
             raise InvariantViolated(8, f"{short(author)} is honest and forked at seq {operation.seq}")
         if not isinstance(operation.body, VOTES):
             self.data[operation.id] = author, operation.seq
@@ -168,6 +174,8 @@ class Ledger:
                 if subject.number:
                     self._contents[value.hash] = value
                     self._advance()
+            case EvidenceBody(task, value, True):
+                self._cited[task, value].add(author)
             case OpinionBody(motion, choice) if choice == YES:
                 self._said[motion][epoch].add(author)
             case VoteBody(ballots):
@@ -178,7 +186,7 @@ class Ledger:
         elector, epoch = operation.author, operation.epoch
         if elector not in self.liars:
             place = (elector, ballot.task, epoch, ballot.round, ballot.phase)
-            if self._ballots.setdefault(place, ballot) != ballot:
+            if self._ballots.setdefault(place, ballot) != ballot and not self._may_repeat(elector, epoch):
                 raise InvariantViolated(7, f"{short(elector)} voted twice: {self._ballots[place]} and {ballot}")
         subject, token = self.subject(ballot.task, epoch), Token(epoch, ballot.round)
         if subject.number and ballot.phase is Phase.GRANT:
@@ -186,6 +194,11 @@ class Ledger:
         subject.votes[ballot.phase, token].setdefault(ballot.ref, set()).add(elector)
         if ballot.phase is not Phase.ENDORSE and epoch < len(self.epochs):
             self._judge(ballot.task, subject, ballot.phase, token, ballot.ref)
+
+    def _may_repeat(self, elector: PublicKey, epoch: int) -> bool:
+        """Whether an elector may vote that forgot how it voted: nothing is decided without it."""
+        spec = self.epochs[min(epoch, len(self.epochs) - 1)].spec
+        return elector in self.forgetful and not decides(spec, set(spec.electors) - {elector})
 
     def _judge(self, name: TaskId, subject: Subject, phase: Phase, token: Token, ref: bytes) -> None:
         """Look whether an option is certified by now, and whether another is as well."""
@@ -222,17 +235,25 @@ class Ledger:
 
     # ------------------------------------------------------------ epochs
 
-    def promises(self, operation: Operation) -> bool:
-        """Whether an operation holds a promise for the next epoch."""
-        body = operation.body
-        return isinstance(body, VoteBody) and any(
-            ballot.phase is Phase.GRANT and self._epoch_subjects.get(ballot.task) == operation.epoch + 1
-            for ballot in body.ballots
-        )
+    def changes(self, operation: Operation) -> bool:
+        """Whether an operation holds votes on the next epoch."""
+        return any(self._on_next_epoch(operation))
+
+    def _on_next_epoch(self, operation: Operation) -> Iterator[Ballot]:
+        body, following = operation.body, operation.epoch + 1
+        for ballot in body.ballots if isinstance(body, VoteBody) else ():
+            if self._epoch_subjects.get(ballot.task) == following:
+                yield ballot
 
     def held_at(self, operation: Operation, held: Mapping[PublicKey, int]) -> None:
-        """What an honest elector held durably of each author when it signed a promise."""
-        self._held[operation.id] = held
+        """What an honest elector held durably of each author when it promised, endorsed or accepted an epoch."""
+        # of its own chain more may be on disk: what was signed in the same turn after it
+        held = {**held, operation.author: min(held.get(operation.author, 0), operation.seq + 1)}
+        for ballot in self._on_next_epoch(operation):
+            if ballot.phase is Phase.GRANT:
+                self._held[operation.id] = held
+            else:
+                self._vouched[ValueHash(ballot.ref)].append(held)
 
     def _advance(self) -> None:
         """Install every epoch that is certified and whose value is known."""
@@ -247,11 +268,11 @@ class Ledger:
                 epoch = EpochValue.from_bytes(content.result)
             except CodecError as error:
                 raise InvariantViolated(4, f"epoch {number} is certified and makes no sense: {error}") from error
-            self._check_epoch(number, epoch)
+            self._check_epoch(number, value, epoch)
             self.epochs.append(CountedEpoch(epoch.spec, value, epoch.cuts))
             self._recount(number)
 
-    def _check_epoch(self, number: int, epoch: EpochValue) -> None:
+    def _check_epoch(self, number: int, value: ValueHash, epoch: EpochValue) -> None:
         """Check what a certified epoch rests on: the one before, a carried motion, and a quorum of promises."""
         before = self.epochs[-1]
         if epoch.number != number or epoch.before != before.hash:
@@ -264,11 +285,16 @@ class Ledger:
             raise InvariantViolated(9, f"epoch {number} does not rest on a quorum of promises")
         for cut in epoch.cuts:
             held = max((self._held[name].get(cut.author, 0) for name in honest), default=0)
+            seen = max((held.get(cut.author, 0) for held in self._vouched[value]), default=0)
             # where the author forked, what an elector holds is no single chain
             forked = any(len(branch) > 1 for branch in self.chains[cut.author].values())
             if cut.length < held and not forked:
                 raise InvariantViolated(
                     5, f"epoch {number} cuts {short(cut.author)} at {cut.length}, an elector that promised held {held}"
+                )
+            if cut.length > seen and not forked:
+                raise InvariantViolated(
+                    6, f"epoch {number} cuts {short(cut.author)} at {cut.length}, its honest voters held only {seen}"
                 )
 
     def _recount(self, epoch: int) -> None:
@@ -309,13 +335,14 @@ class Ledger:
                 known = self.epochs[number].hash if number < len(self.epochs) else None
                 if replica.view.epochs[number].hash != known:
                     raise InvariantViolated(4, f"node {node} is in an epoch {number} that is not the certified one")
-            case ev.ForkDetected(author, seq) if author not in self.liars:
+            case ev.ForkDetected(author, seq) if author not in self.liars | self.forgetful:
                 raise InvariantViolated(8, f"node {node} froze honest {short(author)} from seq {seq}")
             case ev.Rejected(_, reason) if not self.liars and reason not in RACES:
                 raise InvariantViolated(0, f"node {node} refused an honest operation or message: {reason}")
 
-    def forget_promises_of(self, node: int) -> None:
+    def forgets(self, node: int, author: PublicKey) -> None:
         """A node's disk was replaced by an older copy: nobody promises that what it acknowledged is still somewhere."""
+        self.forgetful.add(author)
         self.acknowledged = {operation: author for operation, author in self.acknowledged.items() if author != node}
 
     def _won(self, node: int, task: TaskId, token: Token) -> None:
@@ -350,6 +377,11 @@ class Ledger:
                 reports = self._held_reports(name, subject, first)
                 if not any(report.value == value and report.worker == report.author for report in reports):
                     raise InvariantViolated(9, f"{short(name)}: the result is credited to somebody else")
+                own = [report for report in reports if report.value == value]
+                worked = {report.worker for report in own if report.outcome is Outcome.COMPLETED}
+                need = 0 if subject.number else self.epochs[first.epoch].spec.model.evidence
+                if worked and need and len(self._cited[name, value] - worked) < need:
+                    raise InvariantViolated(9, f"{short(name)}: settled without the evidence that the terms ask for")
 
     def _held_reports(self, name: TaskId, subject: Subject, token: Token) -> list[Reported]:
         certified = self.certified(name, subject, token)

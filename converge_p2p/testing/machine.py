@@ -21,6 +21,7 @@ from converge_p2p.core.types import PeerId, PublicKey, TaskId
 from converge_p2p.testing.faults import Clock, Disk
 from converge_p2p.testing.ledger import InvariantViolated
 from converge_p2p.testing.scenario import PLANS
+from converge_p2p.testing.science import Science
 
 if TYPE_CHECKING:
     from converge_p2p.testing.world import World
@@ -38,7 +39,8 @@ class Machine:
         steady: it always finishes what it wins, soon (the worker that liveness needs).
         liar: its operations need not be honest.
         hidden: nodes that it sends nothing; only a liar has any.
-        unsure: its disk was once replaced by an older copy, and its owner knows.
+        unsure: its disk was replaced by an older copy, and it did not learn the end of its chain since.
+        silent_through: what it was told last about the epochs in which it casts no votes.
         life: how many times it was started; whatever belongs to an earlier life is ignored.
     """
 
@@ -59,10 +61,12 @@ class Machine:
         self.writing = 0
         self.hidden = frozenset[int]()
         self.unsure = False
+        self.silent_through = -1
         self._timers: dict[ev.TimerKey, int] = {}
         self._timer_number = 0
         self._work: dict[TaskId, int] = {}
         self._attempts = 0
+        self.science = Science(self)
 
     # ------------------------------------------------------------ life and death
 
@@ -84,7 +88,7 @@ class Machine:
             operation = decode_operation(signed, world.pool, trusted=True)
             if operation.author == self.identity.public_key:
                 world.ledger.signed(operation)
-        self.feed(ev.Restored(stored, unsure=self.unsure))
+        self.feed(ev.Restored(stored, unsure=self.unsure, silent_through=self.silent_through))
         return not self.dead
 
     def crash(self, *, restore: bool = False) -> None:
@@ -163,6 +167,8 @@ class Machine:
                 self.later(wait, partial(self._timer_due, key, self._timer_number))
             case ev.CancelTimer(key):
                 self._timers.pop(key, None)
+            case ev.Emit(ev.OwnChainLearned(silent_through=silent_through)):
+                self.unsure, self.silent_through = False, silent_through
             case ev.Emit(notice):
                 world.ledger.told(self.index, notice, replica, honest=not self.liar)
                 self._hear(notice)
@@ -172,7 +178,7 @@ class Machine:
         self.writing -= 1
         for signed in operations:
             operation = decode_operation(signed, self.world.pool, trusted=True)
-            if not self.liar and self.world.ledger.promises(operation):
+            if not self.liar and self.world.ledger.changes(operation):
                 self.world.ledger.held_at(operation, self._durable(position))
             self.world.ledger.signed(operation)
         self.feed(ev.Persisted(token))
@@ -203,6 +209,8 @@ class Machine:
         world = self.world
         if world.quiet:
             return
+        if isinstance(notice, ev.TaskChanged | ev.EpochInstalled):
+            self.science.stirred()
         match notice:
             case ev.TaskChanged(task, state):
                 if state.terminal:

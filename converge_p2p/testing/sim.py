@@ -252,7 +252,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--governance", choices=[kind.name.lower() for kind in GovernanceKind])
     for name in NUMBERS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, dest=name)
-    parser.add_argument("--restore", action="store_true", help="machines may start from an old copy of their disk")
+    parser.add_argument(
+        "--restore",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="machines start again from an old copy of their disk, or never; by default in every fourth seed",
+    )
     parser.add_argument("--ablate", choices=ABLATIONS, action="append", default=[], help="switch a rule off")
     parser.add_argument("--perturb", action=argparse.BooleanOptionalAction, help="check invariant 10 (default: 1 in 8)")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())

@@ -202,7 +202,7 @@ class World:
         self.note(index, "dies" if for_ever else "crashes", b"")
         machine.crash(restore=restore)
         if restore:
-            self.ledger.forget_promises_of(index)
+            self.ledger.forgets(index, machine.identity.public_key)
         machine.dead |= for_ever
         for other in range(len(self.machines)):
             # this side forgets at once; the others notice when they do

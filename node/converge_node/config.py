@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from converge_node.config_file import KeyLines
-from converge_node.settings_check import check_address, check_pool, parse_handler, parse_topic
+from converge_node.settings_check import check_address, check_pool, parse_handler, parse_private_topic, parse_topic
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError
 
@@ -40,6 +40,9 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ()
     topics: Annotated[
         tuple[str, ...], Meta(description="Topics to join at start: namespace or namespace@version.")
+    ] = ()
+    private_topics: Annotated[
+        tuple[str, ...], Meta(description="Private topics to join at start: TOPIC=path of its key file.")
     ] = ()
     handlers: Annotated[
         tuple[str, ...], Meta(description="Who does which tasks: OBJECTIVE=module:function, with @N for N at a time.")
@@ -67,6 +70,9 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bootstrap: Annotated[
         tuple[str, ...], Meta(description="Peers to find the network through, each with /p2p/<peer id>.")
     ] = ()
+    psk_file: Annotated[
+        str, Meta(description="Key file (swarm.key) of the private network to be in; empty is a public network.")
+    ] = ""
     transport: Annotated[
         TransportName,
         Meta(description="Whose code carries connections: fast is this project's, stock the library's; they mix."),
@@ -253,6 +259,9 @@ def checked_value(key: Key, value: Any) -> Any:
         case "node.topics":
             for topic in converted:
                 parse_topic(topic)
+        case "node.private_topics":
+            for topic in converted:
+                parse_private_topic(topic)
         case "node.handlers":
             for handler in converted:
                 parse_handler(handler)

@@ -7,12 +7,13 @@ what a node is doing that is not ready yet, or no longer.
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,21 @@ from converge_node.control.app import ControlApi, ControlState, node_item
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
 from converge_node.errors import ExitCode, known_error
+from converge_node.followed import read_followed
 from converge_node.handlers import Handlers, load_handlers
+from converge_node.key_files import network_key_of, read_topic_key
 from converge_node.logs import adopt_library_logs, configure_logs
+from converge_node.mesh_schema import FollowInvitation
 from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance
-from converge_node.settings_check import OPEN_POOLS, parse_topic
+from converge_node.settings_check import OPEN_POOLS, parse_private_topic, parse_topic, topic_text
 from converge_node.shutdown import Shutdown
+from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, ConvergeError
+from converge_p2p.core.governance.invitation_line import InvitationLine
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.network_key import NetworkKey
+from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.types import PoolId
 from converge_p2p.store.keyfile import load_or_create_identity
 
@@ -48,6 +57,7 @@ class NodeArguments:
 
     Attributes:
         home: folder of its stores; None keeps everything in memory.
+        network_key: of the private network it is in.
         transport: whose code carries connections.
     """
 
@@ -57,6 +67,7 @@ class NodeArguments:
     announce: Sequence[str]
     bootstrap: Sequence[str]
     transport: TransportName
+    network_key: NetworkKey | None = None
 
 
 OpenNode = Callable[[NodeArguments], AbstractAsyncContextManager[NodeLike]]
@@ -82,13 +93,18 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
     from converge_p2p.net import NetworkConfig, Transport
     from converge_p2p.node import Node, NodeConfig
 
+    # what imported modules hold stays as long as the process: a full collection that visits it takes twice as long
+    gc.freeze()
     return Node(
         home=arguments.home,
         identity=arguments.identity,
         listen=arguments.listen,
         announce=arguments.announce,
         bootstrap=arguments.bootstrap,
-        config=NodeConfig(network=NetworkConfig(listen=(), transport=Transport(arguments.transport))),
+        config=NodeConfig(
+            network=NetworkConfig(listen=(), transport=Transport(arguments.transport)),
+            network_key=arguments.network_key,
+        ),
     )
 
 
@@ -160,12 +176,17 @@ class _Run:
         return ExitCode.FAILURE if overran else ExitCode.OK
 
     async def _live(self, handlers: Handlers) -> None:
+        followed = () if self._options.ephemeral else read_followed(self._paths)
+        private = [parse_private_topic(text) for text in self._config.node.private_topics]
+        topics: list[tuple[Topic, TopicKey | None]] = [(topic, read_topic_key(path)) for topic, path in private]
+        topics += [(parse_topic(text), None) for text in self._config.node.topics]
         arguments = NodeArguments(
             identity=self._identity(),
             home=None if self._options.ephemeral else self._paths.state_dir,
             listen=self._config.network.listen,
             announce=self._config.network.announce,
-            bootstrap=self._config.network.bootstrap,
+            bootstrap=(*self._config.network.bootstrap, *_named(followed)),
+            network_key=network_key_of(self._config.network.psk_file, self._paths),
             transport=self._config.network.transport,
         )
         opening = self._open_node(arguments)
@@ -183,8 +204,10 @@ class _Run:
                 for pool_text in self._config.node.pools:
                     if pool_text != OPEN_POOLS:
                         nursery.start_soon(_join_pool, node, PoolId(bytes.fromhex(pool_text)), handlers)
-                for topic_text in self._config.node.topics:
-                    nursery.start_soon(_join_topic, node, topic_text)
+                for topic, key in topics:
+                    nursery.start_soon(self._join_topic, node, topic, key)
+                for line in followed:
+                    nursery.start_soon(self._follow, node, line, handlers)
                 if OPEN_POOLS in self._config.node.pools:
                     nursery.start_soon(_follow_open_pools, node, handlers)
                 await self._shutdown.requested.wait()
@@ -192,6 +215,26 @@ class _Run:
                 self._state.stopping.set()
                 self._shutdown.stage("closing the node: handing back claims, leaving peers, flushing stores")
                 nursery.cancel_scope.cancel()
+
+    async def _join_topic(self, node: NodeLike, topic: Topic, key: TopicKey | None) -> None:
+        try:
+            await self._state.meshes.join(node, topic, key)
+        except ConvergeError as error:
+            extra = {"topic": topic_text(topic), "error": str(error), "hint": error.hint}
+            _log.error("cannot join the topic", extra=extra)
+
+    async def _follow(self, node: NodeLike, line: InvitationLine, handlers: Handlers) -> None:
+        """Follow an invitation that waited for this start; of one that was followed, only the topics are missing."""
+        try:
+            if line.pool is None or line.pool.pool in node.pools:
+                await self._state.meshes.take_part(node, line)
+                return
+            body = FollowInvitation(text=line.to_text(), capabilities=list(handlers.objectives))
+            _, pool = await self._state.meshes.follow(node, body)
+            if pool is not None:
+                handlers.attach(pool)
+        except ConvergeError as error:
+            _log.error("cannot follow an invitation", extra={"error": str(error), "hint": error.hint})
 
     def _identity(self) -> Identity:
         if self._options.ephemeral:
@@ -275,11 +318,10 @@ def _is_member(node: NodeLike, pool: PoolLike, capabilities: Sequence[str]) -> b
     return bool(own) and set(capabilities) <= set(own[0].capabilities)
 
 
-async def _join_topic(node: NodeLike, text: str) -> None:
-    try:
-        await node.join(parse_topic(text))
-    except ConvergeError as error:
-        _log.error("cannot join the topic", extra={"topic": text, "error": str(error), "hint": error.hint})
+def _named(followed: Iterable[InvitationLine]) -> tuple[str, ...]:
+    """Addresses to find the network through, each once; of many invitations the newest."""
+    found = dict.fromkeys(address for line in followed for address in line.bootstrap)
+    return tuple(found)[-limits.ADDRESSES_PER_PEER_MAX :]
 
 
 async def _follow_open_pools(node: NodeLike, handlers: Handlers) -> None:

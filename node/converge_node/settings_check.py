@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from converge_p2p.core import limits
@@ -97,3 +98,20 @@ def parse_topic(text: str) -> Topic:
         return Topic(namespace, version=version or None)
     except (LocalError, LimitExceeded) as error:
         raise ConfigError(f"{text!r} is not a topic: {error}", hint="write for example acme/translate") from error
+
+
+def topic_text(topic: Topic) -> str:
+    """Write what `parse_topic` reads. Attributes, which only programs give to topics, are left out."""
+    return topic.namespace if topic.version is None else f"{topic.namespace}@{topic.version}"
+
+
+def parse_private_topic(text: str) -> tuple[Topic, Path]:
+    """Read `TOPIC=path of its key file`.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    name, separator, path = text.partition("=")
+    if not separator or not path:
+        raise ConfigError(f"{text!r} is not a private topic; expected TOPIC=path of its key file")
+    return parse_topic(name), Path(path).expanduser()

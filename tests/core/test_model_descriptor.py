@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -118,9 +119,10 @@ def test_a_descriptor_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("index", "value"),
-    [(0, b"k"), (0, None), (1, -1), (2, None), (3, NOW), (4, b"name"), (5, ["ip4"]), (5, ["/a", "/a"]), (5, [1]),
-     (6, [b"x"]), (6, [Topic("b").to_bytes(), Topic("a").to_bytes()]), (7, [["x"]]), (7, [1]),
-     (7, [Capability("y").to_fields(), Capability("x").to_fields()]), (7, [["x", [1, 0, 0], 0, 0, 0, {}]]), (7, {})],
+    [(0, b"k"), (0, None), (1, -1), (2, None), (3, NOW), (4, 1), (4, None), (5, b"name"), (6, ["ip4"]),
+     (6, ["/a", "/a"]), (6, [1]), (7, [b"x"]), (7, [Topic("b").to_bytes(), Topic("a").to_bytes()]), (8, [["x"]]),
+     (8, [1]), (8, [Capability("y").to_fields(), Capability("x").to_fields()]),
+     (8, [["x", [1, 0, 0], 0, 0, 0, {}]]), (8, {})],
 )  # fmt: skip
 def test_a_correctly_signed_descriptor_of_another_shape_is_refused(index: int, value: Any) -> None:
     fields = decode(descriptor().signed_bytes())
@@ -128,6 +130,27 @@ def test_a_correctly_signed_descriptor_of_another_shape_is_refused(index: int, v
     data = encode(fields)
     with pytest.raises(CodecError):
         AgentDescriptor.from_bytes(pack_envelope(data, ALICE.sign(DESCRIPTOR_TAG, data)))
+
+
+def test_a_tombstone_says_nothing_but_that_its_agent_is_gone_and_replaces_what_was_said() -> None:
+    said = descriptor(name="alice", topics=[Topic("a")])
+    gone = AgentDescriptor.tombstone(ALICE, sequence=2, now_ms=NOW)
+    read = AgentDescriptor.from_bytes(gone.to_bytes())
+    read.check(NOW)
+    assert read.left
+    assert read.supersedes(said)
+    assert gone.expires_ms >= said.expires_ms
+    for wrong in ({"name": "a"}, {"addresses": ("/ip4/1",)}, {"topics": (Topic("a"),)}, {"left": 1}):
+        with pytest.raises(LocalError):
+            replace(gone, **wrong)
+
+
+def test_the_rank_is_the_sequence_and_then_the_digest() -> None:
+    twins = [descriptor(name=name) for name in "xyz"]
+    by_rank = sorted(twins, key=lambda one: one.rank)
+    assert by_rank == sorted(twins, key=lambda one: one.digest)
+    assert all(higher.supersedes(lower) for lower, higher in pairwise(by_rank))
+    assert descriptor(sequence=2).rank > by_rank[-1].rank
 
 
 @given(st.binary(max_size=100))

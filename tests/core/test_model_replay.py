@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from converge_p2p.core.errors import LocalError, RemoteViolation
+from converge_p2p.core.errors import CodecError, LocalError, RemoteViolation
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.message import Message
-from converge_p2p.core.model.replay import ReplayWindow
+from converge_p2p.core.model.replay import ReplayWindow, Taken
 
 SENDERS = [Identity.from_seed(bytes([n]) * 32).id for n in range(1, 6)]
 
@@ -141,3 +141,59 @@ def test_after_a_flood_the_window_serves_again() -> None:
 def test_bounds_are_at_least_one() -> None:
     with pytest.raises(LocalError):
         ReplayWindow(entries_max=0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(events, st.integers(0, 119), st.integers(0, 119))
+def test_a_window_that_was_restored_takes_nothing_that_was_taken_before(
+    steps: list[tuple[str, int, int, int, int]], saved_at: int, killed_at: int
+) -> None:
+    """The state from any time, and the records since: the process may be killed after any message."""
+    window = ReplayWindow()
+    state, since = window.to_bytes(), []
+    now, sent, accepted = 100, [], []
+    for number, (kind, a, b, ttl, _) in enumerate(steps):
+        if number == saved_at:
+            state, since = window.to_bytes(), []
+        if number == killed_at:
+            window = ReplayWindow.from_bytes(state)
+            window.restore(since, now)
+            for old in accepted:
+                assert not taken(window, old, now)
+        if kind == "clock":
+            now = max(0, now + a)
+            continue
+        if kind == "new":
+            sent.append(message(number, max(0, now + b), sender=a, ttl=ttl))
+        elif not sent:
+            continue
+        one = sent[-1] if kind == "new" else sent[a % len(sent)]
+        if taken(window, one, now):
+            assert one not in accepted
+            accepted.append(one)
+            since.append(Taken.of(one))
+
+
+def test_what_came_while_nobody_was_there_is_taken_after_a_restart() -> None:
+    window = ReplayWindow(floor_ms=50)
+    window.check(message(1, 100), 100)
+    again = ReplayWindow.from_bytes(window.to_bytes())
+    assert not taken(again, message(1, 100), 200)
+    assert taken(again, message(2, 99), 200)
+    assert not taken(again, message(3, 50), 200), "the mark is kept too"
+    assert len(again) == 2
+
+
+def test_a_message_that_was_withdrawn_can_be_taken_again() -> None:
+    window = ReplayWindow()
+    window.check(message(1, 100), 100)
+    window.withdraw(message(1, 100))
+    window.withdraw(message(1, 100))
+    assert len(window) == 0
+    assert taken(window, message(1, 100), 100)
+
+
+@given(st.binary(max_size=60))
+def test_a_damaged_state_is_refused(data: bytes) -> None:
+    with pytest.raises(CodecError):
+        ReplayWindow.from_bytes(data)

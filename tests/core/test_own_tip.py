@@ -6,15 +6,29 @@ import random
 from collections.abc import Callable
 
 import pytest
-from pool_kit import Mesh, Pool, feed, notices, now, published, rejected, settle_writes, signed
+from pool_kit import (
+    Mesh,
+    Pool,
+    ballots_in,
+    claim,
+    feed,
+    notices,
+    now,
+    published,
+    rejected,
+    release,
+    settle_writes,
+    signed,
+    timers,
+)
 from test_epochs import Live
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import CodecError, OwnChainUnsure
 from converge_p2p.core.model.pool import GovernanceKind
 from converge_p2p.core.model.task import TaskSpec
-from converge_p2p.core.oplog.bodies import Ballot, Phase, VoteBody
-from converge_p2p.core.oplog.operation import decode_operation
+from converge_p2p.core.oplog.bodies import Ballot, Phase, Token, VoteBody
+from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.own_tip import ASK_AGAIN_MS, STRAGGLERS_MS
@@ -244,6 +258,95 @@ def test_where_nothing_is_decided_without_the_forgetful_elector_all_others_have_
     doubt.up(*range(1, electors))
     told = [doubt.learned(doubt.tell(one, pool.genesis.signed)) for one in range(1, electors)]
     assert told == [False] * (electors - 2) + [True]
+
+
+def sure_of_its_chain(pool: Pool) -> Doubt:
+    doubt = Doubt(pool, 0, *pool.base)
+    others = range(1, len(pool.spec.electors))
+    doubt.up(*others)
+    told = [doubt.learned(doubt.tell(one, pool.genesis.signed)) for one in others]
+    assert any(told)
+    return doubt
+
+
+def test_a_vote_that_only_an_absent_elector_holds_is_not_contradicted() -> None:
+    # of five, elector 0 granted one claim, only elector 4 saw that, and is away; elector 3 will grant the same
+    pool = Pool(5, 2)
+    task, submit = pool.submit()
+    first, second = claim(pool.people[5], task), claim(pool.people[6], task)
+    forgotten = pool.people[0].branch()
+    known = [pool.grant(who, task, 0, first) for who in (3, 4)]
+    ghost = forgotten.sign(VoteBody((Ballot(Phase.GRANT, task, 0, first.id),)))
+    doubt = sure_of_its_chain(pool)
+    rivals = [pool.grant(who, task, 0, second) for who in (1, 2)]
+    effects = feed(doubt.replica, [submit, second, *rivals])
+    doubt.now_ms += 60_000
+    effects += doubt.do(ev.TimerFired(ev.TimerKey(ev.TimerKind.HOLD_OFF, task)))
+    assert not ballots_in(settle_writes(doubt.replica, effects)), "a second claim of the round would be certified"
+    register = doubt.replica.view.registers[task]
+    feed(doubt.replica, [first, *known, ghost])
+    assert register.certified_id(Token(0, 0)) == first.id
+
+
+def votes_on(replica: Replica, task: TaskId, operations: list[Operation]) -> list[Ballot]:
+    effects = feed(replica, operations)
+    effects += replica.handle(ev.TimerFired(ev.TimerKey(ev.TimerKind.HOLD_OFF, task)), now(60_000))
+    return ballots_in(settle_writes(replica, effects, 60_000))
+
+
+def test_the_silence_outlasts_a_restart() -> None:
+    for silent_through, votes in ((1, False), (-1, True)):
+        pool = Pool(3, 1)
+        replica = Replica(pool.people[0].identity, pool.id)
+        replica.handle(ev.Restored(signed(pool.base), silent_through=silent_through), now())
+        task, submit = pool.submit()
+        assert bool(votes_on(replica, task, [submit, claim(pool.people[3], task)])) == votes
+
+
+def test_an_elector_without_which_nothing_is_decided_votes_once_all_others_answered() -> None:
+    pool = Pool(3, 1, quorum=3)
+    task, submit = pool.submit()
+    doubt = sure_of_its_chain(pool)
+    assert votes_on(doubt.replica, task, [submit, claim(pool.people[3], task)])
+
+
+def test_a_restored_elector_votes_again_in_the_second_epoch_after() -> None:
+    live = Live(3, 2)
+    disk = Disk(live)
+    live.settle(live.submit(b"a", by=4))
+    live.mesh.run(lambda: live.mesh.equal)
+    replica = disk.restore(0, len(disk.written[0]) // 2)
+    live.mesh.run(lambda: not replica.unsure and replica.ready)
+    voters = []
+    for number in range(3):
+        before = own_votes(replica)
+        live.settle(live.submit(b"b%d" % number, by=4))
+        live.mesh.run(lambda: live.mesh.equal)
+        voters.append(own_votes(replica) > before)
+        live.move(by=1, terms=live.terms)
+        live.reach(number + 1)
+    assert voters == [False, False, True]
+
+
+def own_votes(replica: Replica) -> int:
+    chain = replica.log.read(replica.identity.public_key, 0, 10**6)
+    return sum(isinstance(decode_operation(item, replica.pool).body, VoteBody) for item in chain)
+
+
+def test_in_doubt_no_turn_comes_again_and_again() -> None:
+    pool = Pool(3, 1)
+    task, submit = pool.submit(max_retries=0)
+    held = claim(pool.people[3], task)
+    grants = [pool.grant(who, task, 0, held) for who in (0, 1)]
+    failed = release(pool.people[3], task, 0, failed=True)
+    # alone in the pool's store, node 0 is the first in turn to settle the failure
+    turns = 0
+    for who in range(3):
+        doubt = Doubt(pool, who, *pool.base, submit, held, *grants, failed)
+        for _ in range(3):
+            due = timers(doubt.do(ev.TimerFired(ev.TimerKey(ev.TimerKind.CLOSE, task))))
+            turns += due.get(ev.TimerKind.CLOSE) is not None
+    assert not turns
 
 
 def test_a_key_that_forked_stays_silent() -> None:

@@ -162,9 +162,12 @@ class FakeNetwork:
         await trio.lowlevel.checkpoint()
         self.disconnected.append(peer)
 
-    async def subscribe(self, topic: str, on_message: Any, validate: Any = None) -> None:
+    async def subscribe(
+        self, topic: str, on_message: Any, validate: Any = None, *, member_key: bytes | None = None
+    ) -> None:
         await trio.lowlevel.checkpoint()
         assert topic not in self.topics, "subscribed twice"
+        assert (member_key is not None) == topic.startswith("converge/private/"), "private topics are guarded"
         self.topics[topic] = (on_message, validate)
 
     async def unsubscribe(self, topic: str) -> None:
@@ -177,6 +180,9 @@ class FakeNetwork:
     async def publish(self, topic: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self.published.append((topic, data))
+
+    async def reach(self, peer: PeerId) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def request(self, peer: PeerId, payload: bytes, timeout_s: float = 10.0) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -195,6 +201,14 @@ class FakeNetwork:
     async def get_record(self, key: str) -> bytes | None:
         await trio.lowlevel.checkpoint()
         return self.records.get(key)
+
+    async def claim(self, key: bytes) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
+
+    async def claimants(self, key: bytes, limit: int) -> tuple[PeerId, ...]:
+        await trio.lowlevel.checkpoint()
+        return ()
 
     def bring(self, topic: str, data: bytes) -> bool:
         """Gossip arrives: validate, and deliver what is valid. Says whether it is passed on."""

@@ -11,6 +11,7 @@ from node_library_kit import who
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded, LocalError, NotFound
+from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.decision import Decision
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Task, TaskSpec, TaskState, TaskView
@@ -140,3 +141,32 @@ async def test_a_pool_the_node_is_not_in_is_named() -> None:
     ports = NodePorts(FakeNode())  # type: ignore[arg-type]
     with pytest.raises(NotFound, match="not in pool"):
         await ports.submit(POOL, Task("count"))
+
+
+class FakeDiscovery:
+    def __init__(self) -> None:
+        self.declared: dict[str, Any] = {}
+
+    def declare(self, by: str, declaration: Any) -> None:
+        self.declared[by] = declaration
+
+    def withdraw(self, by: str) -> bool:
+        return self.declared.pop(by, None) is not None
+
+
+async def test_an_agent_that_wants_to_be_found_is_declared_while_it_runs(autojump_clock: Any) -> None:
+    node: Any = FakeNode()
+    node.discovery = FakeDiscovery()
+    secret, public = Topic("secret"), Topic("public")
+    node.topics = lambda: {secret: b"k" * 32, public: None}
+    agents = Agents(node)
+    skill = Capability("translate", cost=3)
+    async with trio.open_nursery() as nursery:
+        for discoverable in (True, False):
+            agent = Listener(topics=[secret, public], capabilities=[skill], discoverable=discoverable)
+            await nursery.start(agents.run, host(agents, agent))
+        (said,) = node.discovery.declared.values()
+        assert said.capabilities == (skill,)
+        assert said.topics == (public,), "who takes part in a private topic is nobody's business"
+        await agents.stop()
+    assert node.discovery.declared == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,24 +12,20 @@ from node_library_kit import DriverRig, FakeNetwork, ManualWriter, founding, spe
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode
-from converge_p2p.core.errors import NetworkError, NotFound
-from converge_p2p.core.model.capability import Capability
-from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.wire import Operations, encode_message
 from converge_p2p.core.types import PoolId
 from converge_p2p.net import peer_id_of
+from converge_p2p.node.discovery import DiscoveryService
 from converge_p2p.node.mail import Mail
+from converge_p2p.node.replay_journal import ReplayJournal
 from converge_p2p.node.switchboard import (
     PULSE_S,
-    REPUBLISH_RETRY_S,
-    REPUBLISH_S,
     SILENT_S,
-    DescriptorRecords,
     Switchboard,
     gossip_topic,
-    record_key,
 )
+from converge_p2p.store.memory import MemoryStore
 
 ME = who(1)
 PEER, SECOND = peer_id_of(who(2).public_key), peer_id_of(who(3).public_key)
@@ -43,10 +38,12 @@ class Rig:
         self.network: Any = FakeNetwork(ME)
         self.writer = ManualWriter()
         self.counters: Counter[str] = Counter()
-        self.mail = Mail(ME, lambda _message: None)
-        self.board = Switchboard(self.mail, self.writer, self.counters)  # type: ignore[arg-type]
+        self.mail = Mail(ME, lambda _message, /, *, private: None, ReplayJournal(MemoryStore()))
+        self.discovery = DiscoveryService(ME, MemoryStore(), self.counters, self.mail.registry)
+        self.board = Switchboard(self.mail, self.writer, self.discovery, self.counters)  # type: ignore[arg-type]
 
     async def open(self) -> None:
+        await self.mail.start(self.nursery, trusted=True)
         await self.board.open(self.network, self.nursery)
 
     def attach(self) -> DriverRig:
@@ -230,51 +227,6 @@ async def test_closing_tells_the_peers_of_every_pool_and_ends_the_watchers(rig: 
         rig.board.close()
         assert len([item async for item in channel]) == 1
     assert rig.frames(NOT_HERE) == [(PEER, NOT_HERE + pool.driver.pool)]
-
-
-async def test_the_descriptor_waits_for_company_and_is_renewed_and_tried_again(rig: Rig, autojump_clock: Any) -> None:
-    rig.network.put_failure = NetworkError("nobody took it")
-    rig.board.advertise(ME, [Capability("translate")])
-    await trio.sleep(100)
-    assert rig.network.puts == 0, "alone, the record would only be kept here"
-    rig.board.peer_up(PEER)
-    rig.nursery.start_soon(rig.keep_alive, PEER)
-    await trio.sleep(1)
-    assert (rig.network.puts, rig.counters["advertise_failed"]) == (1, 1)
-    rig.network.put_failure = None
-
-    async def company_after(seconds: float) -> None:
-        await trio.sleep(seconds)
-        # somebody is there again, in case that silence was taken for absence
-        rig.board.peer_up(PEER)
-        await trio.sleep(1)
-
-    await company_after(REPUBLISH_RETRY_S)
-    first = AgentDescriptor.from_bytes(rig.network.records[record_key(ME.id)])
-    assert [skill.name for skill in first.capabilities] == ["translate"]
-    assert (await rig.board.lookup(ME.id)).agent_id == ME.id
-    await company_after(REPUBLISH_S)
-    assert rig.network.puts == 3
-    # a new advertisement replaces the old one, which is no longer renewed
-    rig.board.advertise(ME, [Capability("count")])
-    await company_after(0)
-    await company_after(REPUBLISH_S)
-    assert rig.network.puts == 5
-    last = AgentDescriptor.from_bytes(rig.network.records[record_key(ME.id)])
-    assert [skill.name for skill in last.capabilities] == ["count"]
-    with pytest.raises(NotFound):
-        await rig.board.lookup(who(50).id)
-
-
-def test_the_hash_table_takes_genuine_descriptors_under_their_own_id_alone() -> None:
-    now = int(time.time() * 1000)
-    descriptor = AgentDescriptor.create(ME, sequence=7, now_ms=now, addresses=(), capabilities=())
-    data = descriptor.to_bytes()
-    records = DescriptorRecords()
-    assert records.rank(record_key(ME.id), data) == 7
-    assert records.rank(record_key(who(2).id), data) is None
-    assert records.rank(record_key(ME.id), data[:-1] + bytes([data[-1] ^ 1])) is None
-    assert records.rank(record_key(ME.id), b"") is None
 
 
 async def test_a_stranger_that_announces_for_ever_gets_no_more_than_its_quota(rig: Rig) -> None:

@@ -161,12 +161,15 @@ async def test_a_pool_is_heard_of_on_a_topic_alone_and_a_false_announcement_is_n
         await two.join(topic)
         for payload in ({"pool": bytes(32), "genesis": b"x"}, {"pool": b"", "genesis": b""}, "x", None):
             message = Message.create(stranger.id, {"pool_announcement": payload}, topics=(topic,))
-            two._deliver(message)
+            two._deliver(message, private=False)
         assert two.known_pools() == []
         home = await one.home_pool()
         await until(lambda: [pool.id for pool in two.known_pools()] == [home.id], "the pool is announced")
         genesis = two.known_pools()[0].genesis
         two._switchboard.directory.forget(home.id)
         said = {"pool_announcement": {"pool": home.id, "genesis": genesis}}
-        two._deliver(Message.create(stranger.id, said, topics=(topic,)))
+        heard = Message.create(stranger.id, said, topics=(topic,))
+        two._deliver(heard, private=True)
+        assert two.known_pools() == [], "what is said in private is not announced to everybody"
+        two._deliver(heard, private=False)
         assert [pool.id for pool in two.known_pools()] == [home.id]

@@ -142,7 +142,12 @@ def open_sockets() -> int:
 class Proxy:
     """A TCP forwarder that can fall silent without closing anything, as a broken link does."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, tap: bytearray | None = None) -> None:
+        """Args:
+        target_port: where connections are passed on to.
+        tap: takes what the clients send, if given.
+        """
+        self._tap = tap
         self._target_port = target_port
         self._silent = trio.Event()
         self._speaking = trio.CancelScope()
@@ -160,13 +165,15 @@ class Proxy:
         async with client, await trio.open_tcp_stream("127.0.0.1", self._target_port) as server:
             with self._speaking:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pump, client, server)
-                    nursery.start_soon(self._pump, server, client)
+                    nursery.start_soon(self._pump, client, server, True)
+                    nursery.start_soon(self._pump, server, client, False)
             await trio.sleep_forever()
 
-    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, tapped: bool) -> None:
         try:
             async for data in source:
+                if tapped and self._tap is not None:
+                    self._tap += data
                 await sink.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass

@@ -11,14 +11,17 @@ from libp2p.host.ping import PingService
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE, Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import Yamux
-from net_rig import Recorder, linked, seed, start, until
+from net_rig import Proxy, Recorder, linked, seed, start, until
 
 from converge_p2p.core import limits
+from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.net import Network, Transport
-from converge_p2p.net.addresses import split_peer_address
+from converge_p2p.net.addresses import split_peer_address, tcp_port
+from converge_p2p.net.fast.records import RECORD_BYTES_MAX
 from converge_p2p.net.fast.yamux import FastYamux
 from converge_p2p.net.host import close_host
 from converge_p2p.net.names import raw_peer_id
+from converge_p2p.net.private_network import GREETING, NONCE_BYTES, xsalsa20
 
 pytestmark = pytest.mark.network
 
@@ -103,6 +106,49 @@ async def test_everything_works_between_the_two(dialler: Transport, listener: Tr
         for network in (one, two):
             assert network.counters["violations"] == 0
             assert network.counters["gossip_send_dropped"] == 0
+
+
+@pytest.mark.parametrize(("dialler", "listener"), DIALS)
+async def test_a_private_network_is_private_with_both(dialler: Transport, listener: Transport):
+    """Both sides have to encrypt everything with the network's key: one that goes around it is not understood."""
+    first, key = Recorder(), NetworkKey(bytes(range(32)))
+    async with (
+        start(1, first, transport=listener, network_key=key) as one,
+        start(2, transport=dialler, network_key=key) as two,
+    ):
+        await two.connect(one.addresses[0])
+        await linked(one, two)
+        assert muxer_of(one, two) is (FastYamux if listener is Transport.FAST else Yamux)
+        payload = bytes(number % 251 for number in range(300_000))
+        assert two.send(one.peer_id, payload)
+        await until(lambda: first.frames == [(two.peer_id, payload)], "the frame comes")
+        assert await one.request(two.peer_id, payload) == payload[::-1]
+
+
+async def test_a_private_network_shows_nothing_of_itself_on_the_wire():
+    """Decrypted with its key, all that one side sends is a greeting, a handshake, and records of noise."""
+    key, tap = NetworkKey(bytes(range(32))), bytearray()
+    async with (
+        start(1, network_key=key, peers_wanted=0) as one,
+        start(2, network_key=key, peers_wanted=0, listen=()) as two,
+        trio.open_nursery() as nursery,
+    ):
+        proxy = Proxy(tcp_port(split_peer_address(one.addresses[0])[1]), tap)
+        await nursery.start(proxy.run)
+        await two.connect(f"/ip4/127.0.0.1/tcp/{proxy.port}/p2p/{one.peer_id}")
+        await linked(one, two)
+        assert two.send(one.peer_id, bytes(200_000))
+        await until(lambda: len(tap) > 200_000, "it passed the tap")
+        nursery.cancel_scope.cancel()
+    plain = xsalsa20(key.secret, bytes(tap[:NONCE_BYTES])).decrypt(bytes(tap[NONCE_BYTES:]))
+    assert plain.startswith(GREETING)
+    place = plain.index(b"/noise\n") + len(b"/noise\n")
+    lengths = []
+    while len(plain) - place >= 2:
+        lengths.append(int.from_bytes(plain[place : place + 2], "big"))
+        place += 2 + lengths[-1]
+    # three full records and some more; by chance a length is one time in 65,536 what it should be
+    assert lengths.count(RECORD_BYTES_MAX) == 3
 
 
 @pytest.mark.parametrize("library_dials", [True, False])

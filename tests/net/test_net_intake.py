@@ -117,16 +117,29 @@ async def test_b15_a_topic_with_a_name_without_end_is_refused():
         assert not any(len(topic) > limits.GOSSIP_TOPIC_BYTES_MAX for topic in node._gossip.pubsub.peer_topics)
 
 
-async def test_claims_to_provide_content_leave_no_trace():
+async def test_claims_of_one_peer_are_few_and_of_the_right_form_and_for_itself():
     async with pair(dht=True) as (node, _, attacker, _):
-        message = KadMessage(type=KadMessage.ADD_PROVIDER, key=os.urandom(64))
-        provider = message.providerPeers.add(id=raw_peer_id(attacker.peer_id).to_bytes())
-        provider.addrs.append(multiaddr.Multiaddr("/ip4/10.0.0.1/tcp/1").to_bytes())
-        stream = await raw_stream(attacker, node, "/converge/kad/1.0.0")
-        await stream.write(encode_varint(message.ByteSize()) + message.SerializeToString())
-        with pytest.raises(StreamError):
-            await stream.read(1)
-        assert node._dht._kad.provider_store.providers == {}
+        store = node._dht._kad.provider_store
+
+        async def claim(key, peer):
+            message = KadMessage(type=KadMessage.ADD_PROVIDER, key=key)
+            provider = message.providerPeers.add(id=raw_peer_id(peer).to_bytes())
+            provider.addrs.extend(multiaddr.Multiaddr(f"/ip4/10.0.0.1/tcp/{n}").to_bytes() for n in range(50))
+            stream = await raw_stream(attacker, node, "/converge/kad/1.0.0")
+            await stream.write(encode_varint(message.ByteSize()) + message.SerializeToString())
+            # answered when it was dealt with, or reset
+            with suppress(StreamError):
+                await stream.read(1)
+
+        await claim(os.urandom(64), attacker.peer_id)
+        await claim(os.urandom(32), node.peer_id)
+        assert store.providers == {}
+        for _ in range(15):
+            await claim(os.urandom(32), attacker.peer_id)
+        # ten in ten seconds, and two were spent above
+        assert len(store.providers) == 8
+        (kept,) = next(iter(store.providers.values())).values()
+        assert len(kept.addresses) == limits.ADDRESSES_PER_PEER_MAX
         await assert_serves(node)
 
 

@@ -193,7 +193,7 @@ async def test_b16_connection_that_comes_while_another_closes_is_not_forgotten()
         await until(lambda: one.peers() == () and two.peers() == (), "neither side counts it any more")
 
 
-async def test_b17_gossip_goes_on_when_a_peer_returns_at_once():
+async def test_b18_gossip_goes_on_when_a_peer_returns_at_once():
     heard = []
     async with pair(peers_wanted=0) as (one, _, two, _):
         await one.subscribe("t", lambda _, data: heard.append(data))

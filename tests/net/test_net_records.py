@@ -102,3 +102,27 @@ async def test_own_protocol_is_spoken_and_not_that_of_the_public_table():
         protocols = node._host.multiselect.get_protocols()
         assert "/converge/kad/1.0.0" in protocols
         assert not any(str(protocol).startswith("/ipfs/kad") for protocol in protocols)
+
+
+async def test_b7_a_lookup_that_finds_only_what_is_older_keeps_the_own_newest():
+    async with table() as (one, two):
+        await one.put_record("/converge/x", b"1:old")
+        one._dht._kad.value_store.put(b"/converge/x", b"2:new")
+        # stock puts what it found in the place of what it has
+        assert await one.get_record("/converge/x") == b"2:new"
+        assert one._dht._kad.value_store.held(b"/converge/x") == b"2:new"
+        # and whoever asks meanwhile is answered
+        assert await two.get_record("/converge/x") == b"2:new"
+
+
+async def test_a_claim_is_found_by_others_and_names_only_whoever_made_it():
+    async with table() as (one, two):
+        key = bytes(range(32))
+        assert await two.claimants(key, 10) == ()
+        assert await one.claim(key) == 1
+        await until(lambda: two._dht._kad.provider_store.get_providers(key), "the claim is kept")
+        assert await two.claimants(key, 10) == (one.peer_id,)
+        with pytest.raises(LocalError):
+            await one.claim(b"short")
+        with pytest.raises(LocalError):
+            await one.claimants(b"short", 1)

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import attack_agents as agents
 import attack_electors as electors
 import attack_frames as frames
 import attack_links as links
@@ -59,6 +60,8 @@ OUTSIDE: Sequence[Attack] = (
     frames.parked_floods,
     frames.gossiped_operations,
     frames.forged_messages,
+    agents.made_up_agents,
+    agents.forged_agents,
     members.control_socket,
 )
 INSIDE: Sequence[Attack] = (

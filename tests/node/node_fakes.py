@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import trio
@@ -13,17 +16,25 @@ import trio
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import Conflict, LocalError, NetworkError, NotAuthorised, NotFound
 from converge_p2p.core.governance import Democratic, GovernanceModel
-from converge_p2p.core.governance.electorate import Electorate
+from converge_p2p.core.governance.electorate import electorate_of
+from converge_p2p.core.governance.invitation_line import InvitationLine, PoolInvitation
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.agent_index import AgentIndex
+from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec, pool_id
+from converge_p2p.core.model.query import DiscoveryQuery
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
-from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
+from converge_p2p.core.oplog.evidence import EvidenceBody
+from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import sign_operation
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
+from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.motions import Motions, MotionView
 from converge_p2p.node import FrozenView
+from converge_p2p.node.evidence import EvidenceView
+from converge_p2p.runtime.trust import TrustModel
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,43 @@ class FakeHandle:
         return self.pool.task(self.id)
 
 
+@dataclass(frozen=True)
+class FakeEvidence:
+    """Evidence in the real fold; nothing is weighed."""
+
+    known: Evidence
+    sign: Callable[[Any], Any]
+    bodies: dict[OperationId, EvidenceBody] = field(default_factory=dict)
+
+    def about(self, task: TaskId, /) -> list[EvidenceView]:
+        return [
+            EvidenceView(
+                cited.id, cited.author, 1, cited.value, cited.supports, cited.digest, cited.size,
+                self.bodies[cited.id].media, self.bodies[cited.id].summary,
+            )
+            for cited in self.known.about(task)
+        ]  # fmt: skip
+
+    async def cite(
+        self,
+        task: TaskId,
+        /,
+        *,
+        digest: bytes | None = None,
+        size: int = 0,
+        value: ValueHash | None = None,
+        supports: bool = True,
+        media: str = "",
+        summary: str = "",
+    ) -> OperationId | None:
+        assert value is not None
+        assert digest is not None
+        operation = self.sign(EvidenceBody(task, value, supports, digest, size, media, summary))
+        self.bodies[operation.id] = operation.body
+        self.known.add(operation, operation.body)
+        return OperationId(operation.id)
+
+
 class FakeCouncil:
     """Motions of a pool, in the real fold; `members` answers as the electors."""
 
@@ -82,10 +130,11 @@ class FakeCouncil:
         self.epoch = 0
         self._identity, self._pool, self._seq = identity, pool, 0
         self._prev: OperationId | None = None
-        self._motions = Motions()
-        electors = frozenset(spec.electors)
+        self._cited = Evidence()
+        self._motions = Motions(evidence=self._cited)
+        self.evidence = FakeEvidence(self._cited, self._sign)
         rules = compile_rules(spec)
-        self._motions.open_epoch(0, Electorate(electors, rules.epoch, rules.accept))
+        self._motions.open_epoch(0, electorate_of(frozenset(spec.electors), rules, 0))
 
     def _sign(self, body: Any) -> Any:
         operation = sign_operation(
@@ -114,8 +163,17 @@ class FakeCouncil:
         self._motions.add_motion(operation)
         return OperationId(operation.id)
 
-    async def say(self, motion: OperationId, /, choice: int = 1) -> None:
-        self._motions.add_opinion(self._sign(OpinionBody(motion, choice)))
+    async def dispute_rivals(self, task: TaskId, /, rivals: Iterable[ValueHash], reason: str = "") -> OperationId:
+        operation = self._sign(dispute_rivals(task, tuple(rivals), reason))
+        self._motions.add_motion(operation)
+        return OperationId(operation.id)
+
+    async def say(self, motion: OperationId, /, choice: int | None = 1) -> None:
+        chosen = self._motions.preferred(motion, 0) if choice is None else choice
+        assert chosen is not None
+        found = self.motion(motion).motion
+        cited = () if found.task is None else self._cited.to_cite(found.task, ValueHash(found.options[chosen]), 8)
+        self._motions.add_opinion(self._sign(OpinionBody(motion, chosen, cited)))
 
 
 class FakePool:
@@ -242,6 +300,55 @@ class FakePool:
         return register
 
 
+class FakeDiscovery:
+    """What is known of agents, in the real index; nobody is told."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.trust = TrustModel()
+        self.index = AgentIndex()
+        self.own: AgentDescriptor | None = None
+        self.kept = False
+        self.refreshed = 0
+        self._node = node
+
+    def know(self, identity: Identity, **said: Any) -> AgentDescriptor:
+        descriptor = AgentDescriptor.create(identity, sequence=len(self.index) + 1, now_ms=_now_ms(), **said)
+        self.index.put(descriptor, "test", _now_ms())
+        return descriptor
+
+    def find(self, query: DiscoveryQuery) -> list[AgentDescriptor]:
+        threshold, context = query.trust_threshold, query.trust_context
+        return self.index.find(query, _now_ms(), lambda one: self.trust.meets(one.agent_id, threshold, context))
+
+    async def query(self, query: DiscoveryQuery, *, refresh: bool = False) -> list[AgentDescriptor]:
+        self.refreshed += refresh
+        return self.find(query)
+
+    async def lookup(self, agent: AgentId) -> AgentDescriptor:
+        found = self.index.get(agent)
+        if found is None:
+            raise NotFound("no such agent")
+        return found
+
+    def matching(self, prefix: str) -> list[AgentId]:
+        return sorted(one.agent_id for one in self.index if one.agent_id.startswith(prefix))
+
+    async def register(
+        self, capabilities: Any = (), topics: Any = (), name: str = "", *, keep: bool = False
+    ) -> AgentDescriptor:
+        self.own = self.know(self._node.identity, capabilities=capabilities, topics=topics, name=name)
+        self.kept = keep
+        return self.own
+
+    async def unregister(self) -> bool:
+        found, self.own = self.own is not None, None
+        return found
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
 class FakeNode:
     """A node without a network."""
 
@@ -252,7 +359,11 @@ class FakeNode:
         self.pools: dict[PoolId, FakePool] = {}
         self.announced: list[FakeAnnouncement] = []
         self.fake_peers: list[FakePeer] = []
-        self.topics: list[Any] = []
+        self.joined_topics: dict[Any, Any] = {}
+        self.times_joined: Counter[Any] = Counter()
+        self.said: list[tuple[str, Any]] = []
+        self.invitations = FakeInvitations(self)
+        self.discovery = FakeDiscovery(self)
         self.shown: list[tuple[str | None, list[str]]] = []
         self.create_calls: list[dict[str, Any]] = []
         self.announcement_sender, self._announcements = trio.open_memory_channel[FakeAnnouncement](10)
@@ -346,5 +457,54 @@ class FakeNode:
         self.pools[id_] = pool
         return pool
 
-    async def join(self, topic: Any) -> None:
-        self.topics.append(topic)
+    def topics(self) -> dict[Any, Any]:
+        return self.joined_topics
+
+    async def join(self, topic: Any, /, *, key: Any = None) -> FakeTopic:
+        if self.joined_topics.setdefault(topic, key) != key:
+            raise Conflict("this node takes part in it otherwise")
+        self.times_joined[topic] += 1
+        return FakeTopic(self, topic)
+
+
+class FakeTopic:
+    def __init__(self, node: FakeNode, topic: Any) -> None:
+        self.node, self.topic = node, topic
+
+    async def publish(self, payload: Any) -> None:
+        self.node.said.append((self.topic.namespace, payload))
+
+    async def leave(self) -> None:
+        self.node.times_joined[self.topic] -= 1
+        if not self.node.times_joined[self.topic]:
+            del self.node.joined_topics[self.topic]
+
+
+class FakeInvitations:
+    """Writes real lines, and follows every one."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.network_key: Any = None
+        self.asked: list[dict[str, Any]] = []
+        self._node = node
+
+    async def write(self, *, pool: Any = None, topics: Sequence[Any] = (), **terms: Any) -> str:
+        self.asked.append({"pool": None if pool is None else pool.name, **terms})
+        keys = self._node.joined_topics
+        invited = None if pool is None else PoolInvitation(pool.id, ticket=bytes(32))
+        fields = (
+            terms["role"],
+            self._node.addresses,
+            self.network_key,
+            tuple((topic, keys[topic]) for topic in topics),
+        )
+        return InvitationLine(self._node.public_key, 0, *fields, invited).sign(self._node.identity).to_text()
+
+    async def take_part(self, line: InvitationLine) -> list[FakeTopic]:
+        return [await self._node.join(topic, key=key) for topic, key in line.topics]
+
+    async def accept(self, text: str, /, *, capabilities: Sequence[str] = (), timeout_s: float | None = None) -> Any:
+        line = InvitationLine.from_text(text)
+        line.check_for(self.network_key, 0)
+        pool = None if line.pool is None else await self._node.join_pool(line.pool.pool, capabilities=capabilities)
+        return SimpleNamespace(line=line, topics=await self.take_part(line), pool=pool)

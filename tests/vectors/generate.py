@@ -16,6 +16,7 @@ from typing import Any
 
 import admission_story
 import governance_story
+import mail_story
 import pool_story
 import receipt_story
 import secrecy_story
@@ -230,6 +231,7 @@ def descriptors() -> list[dict[str, Any]]:
                 Capability("index"),
             ],
         ),
+        AgentDescriptor.tombstone(alice, sequence=8, now_ms=NOW_MS),
     )
     return [
         {
@@ -238,10 +240,12 @@ def descriptors() -> list[dict[str, Any]]:
             "sequence": one.sequence,
             "issued_ms": one.issued_ms,
             "expires_ms": one.expires_ms,
+            "left": one.left,
             "name": one.name,
             "addresses": list(one.addresses),
             "topics": [topic.to_dict() for topic in one.topics],
             "capabilities": [capability.to_dict() for capability in one.capabilities],
+            "digest": one.digest.hex(),
             "signed": one.signed_bytes().hex(),
             "signature": one.signature.hex(),
             "envelope": one.to_bytes().hex(),
@@ -287,6 +291,7 @@ FILES = {
     "secrecy.json": lambda: secrecy_story.secrecy(to_json),
     "sync.json": lambda: pool_story.sync(to_json),
     "admission.json": lambda: admission_story.admission(to_json),
+    "mail.json": mail_story.mail,
     "receipts.json": lambda: receipt_story.receipts(to_json),
 }
 

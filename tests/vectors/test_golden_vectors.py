@@ -106,6 +106,7 @@ def test_a_descriptor_is_read_as_it_was_written(case: dict[str, Any]) -> None:
     assert fingerprint(PublicKey(descriptor.public_key)) == case["agent_id"]
     assert descriptor.signed_bytes().hex() == case["signed"]
     assert (descriptor.sequence, descriptor.name) == (case["sequence"], case["name"])
+    assert (descriptor.left, descriptor.digest.hex()) == (case["left"], case["digest"])
     assert list(descriptor.addresses) == case["addresses"]
     assert [topic.to_dict() for topic in descriptor.topics] == case["topics"]
     assert list(descriptor.capabilities) == [Capability.from_dict(one) for one in case["capabilities"]]

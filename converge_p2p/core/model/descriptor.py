@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import decode, encode
+from converge_p2p.core.codec import decode, encode, tagged_hash
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError, RemoteViolation
 from converge_p2p.core.identity import SIGNATURE_BYTES, Identity, fingerprint, verify
 from converge_p2p.core.model.attributes import check_bytes, check_integer, check_text
@@ -22,8 +22,10 @@ from converge_p2p.core.model.topic import Topic, check_topics, sorted_topics
 from converge_p2p.core.types import AgentId, PublicKey
 
 DESCRIPTOR_TAG = "descriptor"
+DIGEST_TAG = "descriptor-digest"
 
-_FIELD_COUNT = 8
+_FIELD_COUNT = 9
+_NOTHING: tuple[str, tuple[str, ...], tuple[Topic, ...], tuple[Capability, ...]] = ("", (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class AgentDescriptor:
         sequence: higher replaces lower, 0 to `limits.SEQ_MAX`. The Unix time in milliseconds will do.
         issued_ms: Unix time of its making, milliseconds.
         expires_ms: Unix time after which nobody uses it; at most `limits.DESCRIPTOR_TTL_MS_MAX` later.
+        left: the agent is gone: a *tombstone*, which says nothing else, and replaces what was said before.
         name: for people, or empty. Anybody can take any name: never decide by it.
         addresses: multiaddresses, the preferred first, at most `limits.DESCRIPTOR_ADDRESSES_MAX`.
         topics: sorted by their bytes, without repeats, at most `limits.DESCRIPTOR_TOPICS_MAX`.
@@ -51,6 +54,7 @@ class AgentDescriptor:
     sequence: int
     issued_ms: int
     expires_ms: int
+    left: bool = False
     name: str = ""
     addresses: tuple[str, ...] = ()
     topics: tuple[Topic, ...] = ()
@@ -66,6 +70,10 @@ class AgentDescriptor:
         lifetime_ms = self.expires_ms - self.issued_ms
         if not 0 < lifetime_ms <= limits.DESCRIPTOR_TTL_MS_MAX:
             raise LocalError(f"the descriptor lives {lifetime_ms} ms; expected 1 to {limits.DESCRIPTOR_TTL_MS_MAX}")
+        if type(self.left) is not bool or (
+            self.left and (self.name, self.addresses, self.topics, self.capabilities) != _NOTHING
+        ):
+            raise LocalError("left is true or false, and an agent that left says nothing else")
         check_text("name", self.name)
         if not isinstance(self.addresses, tuple) or len(set(self.addresses)) != len(self.addresses):
             raise LocalError("addresses must be a tuple without repeats")
@@ -113,9 +121,25 @@ class AgentDescriptor:
         """
         skills = tuple(sorted(set(capabilities), key=Capability.to_bytes))
         return cls(
-            identity.public_key, sequence, now_ms, now_ms + ttl_ms, name, tuple(dict.fromkeys(addresses)),
+            identity.public_key, sequence, now_ms, now_ms + ttl_ms, False, name, tuple(dict.fromkeys(addresses)),
             sorted_topics(topics), skills,
         ).sign(identity)  # fmt: skip
+
+    @classmethod
+    def tombstone(
+        cls, identity: Identity, *, sequence: int, now_ms: int, ttl_ms: int = limits.DESCRIPTOR_TTL_MS_MAX
+    ) -> AgentDescriptor:
+        """Make and sign what says that the agent is gone.
+
+        Args:
+            identity, sequence, now_ms: see `create`.
+            ttl_ms: how long it is remembered. Anything less than the default could expire before an older descriptor
+                does, which would then count again.
+
+        Raises:
+            LocalError, LimitExceeded: see the class and `sign`.
+        """
+        return cls(identity.public_key, sequence, now_ms, now_ms + ttl_ms, left=True).sign(identity)
 
     @property
     def agent_id(self) -> AgentId:
@@ -148,6 +172,16 @@ class AgentDescriptor:
         Raises:
             RemoteViolation: reason `descriptor_expired`, `descriptor_from_future` or `descriptor_signature`.
         """
+        self.check_times(now_ms)
+        if not self.verify():
+            raise RemoteViolation("descriptor_signature", f"no valid signature of agent {self.agent_id}")
+
+    def check_times(self, now_ms: int) -> None:
+        """Check whether it counts now, if it is genuine.
+
+        Raises:
+            RemoteViolation: reason `descriptor_expired` or `descriptor_from_future`.
+        """
         if now_ms >= self.expires_ms:
             raise RemoteViolation(
                 "descriptor_expired", f"the descriptor expired at {self.expires_ms}, it is {now_ms} now"
@@ -156,20 +190,36 @@ class AgentDescriptor:
             raise RemoteViolation(
                 "descriptor_from_future", f"the descriptor is from {self.issued_ms}, it is only {now_ms} now"
             )
-        if not self.verify():
-            raise RemoteViolation("descriptor_signature", f"no valid signature of agent {self.agent_id}")
 
     def supersedes(self, other: AgentDescriptor) -> bool:
         """Say whether this one replaces the other, which every node answers alike.
 
-        Of two with one sequence number (the agent signed both) the greater bytes win, so that all keep the same.
+        Of two with one sequence number (the agent signed both) the greater digest wins, so that all keep the same.
 
         Raises:
             LocalError: they are not of the same agent, or one is not signed.
         """
         if other.public_key != self.public_key:
             raise LocalError("descriptors of different agents do not replace each other")
-        return (self.sequence, self.signed_bytes()) > (other.sequence, other.signed_bytes())
+        return self.rank > other.rank
+
+    @property
+    def digest(self) -> bytes:
+        """32-byte hash of the signed bytes.
+
+        Raises:
+            LocalError: the descriptor is not signed.
+        """
+        return tagged_hash(DIGEST_TAG, self.signed_bytes())
+
+    @property
+    def rank(self) -> int:
+        """A number that is higher for what replaces the other: the sequence, then the digest.
+
+        Raises:
+            LocalError: the descriptor is not signed.
+        """
+        return (self.sequence << 256) | int.from_bytes(self.digest, "big")
 
     def signed_bytes(self) -> bytes:
         """Return the canonical bytes that the signature covers (under the domain tag `descriptor`).
@@ -200,7 +250,7 @@ class AgentDescriptor:
         fields = decode(signed)
         if not isinstance(fields, list) or len(fields) != _FIELD_COUNT:
             raise CodecError(f"a descriptor is an array of {_FIELD_COUNT}")
-        key, sequence, issued_ms, expires_ms, name, addresses, topics, capabilities = fields
+        key, sequence, issued_ms, expires_ms, left, name, addresses, topics, capabilities = fields
         if type(key) is not bytes or not all(isinstance(part, list) for part in (addresses, topics, capabilities)):
             raise CodecError("a descriptor needs a key, and lists of addresses, topics and capabilities")
         # counted before they are built: building is what costs
@@ -210,7 +260,7 @@ class AgentDescriptor:
             raise CodecError("a descriptor has too many capabilities, or an address that is not text")
         try:
             descriptor = cls(
-                PublicKey(key), sequence, issued_ms, expires_ms, name, tuple(addresses),
+                PublicKey(key), sequence, issued_ms, expires_ms, left, name, tuple(addresses),
                 tuple(Topic.from_bytes(topic) for topic in topics),
                 tuple(Capability.from_fields(part) for part in capabilities), signature,
             )  # fmt: skip
@@ -221,7 +271,7 @@ class AgentDescriptor:
 
     def _encode(self) -> bytes:
         return encode([
-            self.public_key, self.sequence, self.issued_ms, self.expires_ms, self.name, list(self.addresses),
+            self.public_key, self.sequence, self.issued_ms, self.expires_ms, self.left, self.name, list(self.addresses),
             [topic.to_bytes() for topic in self.topics],
             [capability.to_fields() for capability in self.capabilities],
         ])  # fmt: skip

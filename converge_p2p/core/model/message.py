@@ -5,7 +5,8 @@ carried, who may send it, or which ids were seen (see `replay`).
 Source: the concepts page; `docs/protocol.md`, messages. Signature: Ed25519 over canonical CBOR. Encryption:
 XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) with the header as associated data.
 
-A message is made in steps, and each step returns a new one: `create` → `stamp` → optionally `encrypt_payload` → `sign`.
+A message is made in steps, and each step returns a new one: `create` → `stamp` → optionally `seal` or `encrypt_payload`
+→ `sign`. What is sealed opens with the recipient's private key alone; what is encrypted, with a key that readers share.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from converge_p2p.core.identity import (
 from converge_p2p.core.model.attributes import check_bytes, check_integer
 from converge_p2p.core.model.envelope import pack_envelope, unpack_envelope
 from converge_p2p.core.model.registry import IdentityRegistry
+from converge_p2p.core.model.secrecy import SEAL_BYTES, exchange_key_of, open_bytes, seal_bytes
 from converge_p2p.core.model.topic import Topic, check_topics, sorted_topics
 from converge_p2p.core.types import AgentId, PublicKey, TaskId
 
 MESSAGE_TAG = "message"
 PAYLOAD_TAG = "message-payload"
+SEALED_TAG = "message-sealed"
 MESSAGE_ID_BYTES = 16
 PAYLOAD_KEY_BYTES = 32
 
@@ -57,7 +60,7 @@ class Message:
         recipient: agent id it is for; None is everybody, or everybody on the topics.
         topics: sorted by their bytes, without repeats, at most `limits.MESSAGE_TOPICS_MAX`.
         task_id: the task it is about, or None.
-        sealed: whether `body` is encrypted.
+        sealed: whether `body` is encrypted, to the recipient or with a shared key.
         id: 16 bytes that the sender never uses twice; empty before `stamp`.
         timestamp_ms: Unix time of the sender, milliseconds; 0 before `stamp`.
         expires_ms: Unix time after which nobody takes it; 0 before `stamp`.
@@ -82,6 +85,7 @@ class Message:
     signature: bytes = b""
     # the bytes that came in; `replace` drops them, so they can never belong to other fields
     _received: bytes = field(default=b"", init=False, repr=False, compare=False)
+    _opened: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for what, agent in (("sender", self.sender), ("recipient", self.recipient)):
@@ -136,9 +140,11 @@ class Message:
         """The decoded payload, a new value each time.
 
         Raises:
-            LocalError: it is encrypted.
+            LocalError: it is encrypted, and was not opened.
             CodecError: the sender wrote something that is not a msgpack value.
         """
+        if self._opened is not None:
+            return decode_value(self._opened)
         if self.sealed:
             raise LocalError("the payload is encrypted", hint="use decrypt_payload(key)")
         return decode_value(self.body)
@@ -232,6 +238,39 @@ class Message:
         if not self.verify(keys):
             raise RemoteViolation("message_signature", f"no valid signature of sender {self.sender}")
 
+    def seal(self, key: PublicKey, *, entropy: bytes | None = None) -> Message:
+        """Return it with the payload sealed to its recipient, and bound to everything else in the message.
+
+        Args:
+            key: the recipient's public key.
+            entropy: 32 fresh random bytes; None draws them.
+
+        Raises:
+            LocalError: the key is not the recipient's, or the message is not stamped, already encrypted, or signed.
+            SignatureError: nothing can be sealed to this key.
+        """
+        if self.recipient is None or fingerprint(key) != self.recipient:
+            raise LocalError("a message is sealed to its recipient's key", hint="create it with recipient=agent id")
+        self._check_sealable()
+        check_bytes("MESSAGE_BYTES_MAX", "body", len(self.body) + SEAL_BYTES)
+        sealed = seal_bytes(self.body, exchange_key_of(key), self._header(SEALED_TAG), entropy or random_bytes(32))
+        return replace(self, body=sealed, sealed=True)
+
+    def unseal(self, identity: Identity) -> Message:
+        """Return it with a payload that can be read; signature and bytes stay as they came.
+
+        Raises:
+            LocalError: it is not sealed, or the identity is not its recipient or cannot sign.
+            SignatureError: it is not sealed to this key (perhaps encrypted with a shared one), or was changed.
+        """
+        if not self.sealed or self.recipient != identity.id:
+            raise LocalError("only the recipient of a sealed message can open it")
+        plain = open_bytes(self.body, identity.exchange_secret, self._header(SEALED_TAG))
+        opened = replace(self)
+        object.__setattr__(opened, "_received", self._received)
+        object.__setattr__(opened, "_opened", plain)
+        return opened
+
     def encrypt_payload(self, key: bytes) -> Message:
         """Return it with the payload encrypted and bound to everything else in the message.
 
@@ -314,23 +353,26 @@ class Message:
             self.sealed, self.task_id, self.timestamp_ms, self.expires_ms,
         ])  # fmt: skip
 
-    def _header(self) -> bytes:
+    def _header(self, tag: str = PAYLOAD_TAG) -> bytes:
         # everything but the payload: a ciphertext moved under another header must not decrypt
         header = [
             self.id, _raw_id(self.sender), _raw_id(self.recipient), [topic.to_bytes() for topic in self.topics],
             self.task_id, self.timestamp_ms, self.expires_ms,
         ]  # fmt: skip
-        return domain_bytes(PAYLOAD_TAG, encode(header))
+        return domain_bytes(tag, encode(header))
 
     def _seal(self, key: bytes, nonce: bytes) -> Message:
         _check_length("key", key, PAYLOAD_KEY_BYTES)
+        self._check_sealable()
+        sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(self.body, self._header(), nonce, key)
+        return replace(self, body=nonce + sealed, sealed=True)
+
+    def _check_sealable(self) -> None:
         if self.sealed or self.signed or not self.stamped:
             raise LocalError(
                 "only a stamped, unsigned message with a clear payload can be encrypted",
-                hint="create → stamp → encrypt_payload → sign",
+                hint="create → stamp → seal or encrypt_payload → sign",
             )
-        sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(self.body, self._header(), nonce, key)
-        return replace(self, body=nonce + sealed, sealed=True)
 
 
 def _is_agent_id(agent: object) -> bool:

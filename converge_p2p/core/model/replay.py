@@ -3,24 +3,45 @@
 Knows: ids, senders and times of verified messages. Must not know: clocks (time is an argument) or payloads.
 Source: the sliding window of RFC 4303 section 3.4.3, with times instead of counters: below a low-water mark everything
 is refused, so what was forgotten can never be taken again.
+
+A window outlives its process as two things: its whole state from time to time (`to_bytes`), and a record of each
+message taken since (`Taken`). Whoever has both has a window that refuses everything the lost one would have refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import LocalError, RemoteViolation
-from converge_p2p.core.model.message import Message
+from converge_p2p.core.codec import decode, encode
+from converge_p2p.core.errors import CodecError, LocalError, RemoteViolation
+from converge_p2p.core.model.message import MESSAGE_ID_BYTES, Message
 from converge_p2p.core.types import AgentId
 
 _CROWDED_MS = 1000
+_STATE_VERSION = 1
+_PACKED_BYTES = MESSAGE_ID_BYTES + 16
 
 
 class _Entry(NamedTuple):
     timestamp_ms: int
     expires_ms: int
+
+
+class Taken(NamedTuple):
+    """What has to be remembered of a message that was taken."""
+
+    sender: AgentId
+    id: bytes
+    timestamp_ms: int
+    expires_ms: int
+
+    @classmethod
+    def of(cls, message: Message) -> Taken:
+        """Return the record of a message."""
+        return cls(message.sender, message.id, message.timestamp_ms, message.expires_ms)
 
 
 @dataclass(slots=True)
@@ -81,6 +102,24 @@ class ReplayWindow:
             RemoteViolation: reason `message_replayed`, `message_stale` (below a low-water mark), `message_expired`, or
                 `replay_window_full` (from the future, and there is no room to remember it).
         """
+        self._take(Taken.of(message), now_ms)
+
+    def withdraw(self, message: Message) -> None:
+        """Forget that a message was taken: it was thrown away before anybody saw it, and may be sent again."""
+        sender = self._senders.get(message.sender)
+        if sender is not None and sender.entries.pop(message.id, None) is not None:
+            self._count -= 1
+
+    def restore(self, taken: Iterable[Taken], now_ms: int) -> None:
+        """Remember messages that were taken before this window was made, in the order in which they were taken."""
+        for one in taken:
+            try:
+                self._take(one, now_ms)
+            except RemoteViolation:
+                # remembered already, or refused anyway: too old, expired, or below a mark
+                continue
+
+    def _take(self, message: Taken, now_ms: int) -> None:
         # entries are dropped by the latest time seen: a clock set back must not bring their messages back
         self._latest_ms = max(self._latest_ms, now_ms)
         if message.expires_ms <= self._latest_ms:
@@ -104,6 +143,37 @@ class ReplayWindow:
         self._count += 1
         if len(sender.entries) > self._per_sender_max:
             self._shrink(sender)
+
+    def to_bytes(self) -> bytes:
+        """Return the whole state."""
+        senders = [
+            [bytes.fromhex(agent), sender.floor_ms, b"".join(map(_packed, sender.entries.items()))]
+            for agent, sender in sorted(self._senders.items())
+        ]
+        return encode([_STATE_VERSION, self._floor_ms, self._latest_ms, senders])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ReplayWindow:
+        """Read what `to_bytes` wrote; the bounds are those of `limits`.
+
+        Raises:
+            CodecError: damaged, or of another version.
+        """
+        match decode(data):
+            case [int(version), int(floor_ms), int(latest_ms), list(senders)] if version == _STATE_VERSION:
+                window = cls(floor_ms=floor_ms)
+                window._latest_ms = latest_ms
+            case _:
+                raise CodecError("not the state of a replay window of this version")
+        for item in senders:
+            match item:
+                case [bytes(agent), int(floor_ms), bytes(packed)] if not len(packed) % _PACKED_BYTES:
+                    entries = dict(_unpacked(packed))
+                    window._senders[AgentId(agent.hex())] = _Sender(floor_ms, entries)
+                    window._count += len(entries)
+                case _:
+                    raise CodecError("a sender in the state of a replay window is damaged")
+        return window
 
     def _shrink(self, sender: _Sender) -> None:
         """Forget a sender's expired messages, and its oldest until a quarter of its room is free."""
@@ -153,3 +223,15 @@ class ReplayWindow:
         sender.entries = {
             entry_id: entry for entry_id, entry in sender.entries.items() if entry.expires_ms > self._latest_ms
         }
+
+
+def _packed(item: tuple[bytes, _Entry]) -> bytes:
+    message_id, entry = item
+    return message_id + entry.timestamp_ms.to_bytes(8, "big") + entry.expires_ms.to_bytes(8, "big")
+
+
+def _unpacked(packed: bytes) -> Iterable[tuple[bytes, _Entry]]:
+    for start in range(0, len(packed), _PACKED_BYTES):
+        row = packed[start : start + _PACKED_BYTES]
+        times = row[MESSAGE_ID_BYTES:]
+        yield row[:MESSAGE_ID_BYTES], _Entry(int.from_bytes(times[:8], "big"), int.from_bytes(times[8:], "big"))

@@ -1,4 +1,4 @@
-"""The cryptography of private pools: content keys, how they are sealed to members, and how contents are sealed.
+"""The cryptography of private pools and sealed messages: content keys, and what is sealed to members and to agents.
 
 Knows: bytes, keys, and what each ciphertext is bound to. Must not know: operations, who is a member, or which key a
 pool uses (see `view.keys`). Randomness enters as arguments; the same arguments always give the same bytes.
@@ -34,6 +34,9 @@ COMMITMENT_BYTES: Final = 32
 SEALED_KEY_BYTES: Final = 80
 """An ephemeral public key, the encrypted content key, and its tag."""
 
+SEAL_BYTES: Final = 48
+"""How much longer bytes become that are sealed to one reader: an ephemeral public key, and a tag."""
+
 KEY_NAME_BYTES: Final = 8
 """How much of a commitment a sealed content carries, to say which key opens it."""
 
@@ -47,6 +50,7 @@ _FIELD_PRIME: Final = 2**255 - 19
 
 assert len(SEALED_MARK) + KEY_NAME_BYTES + _NONCE_BYTES + _TAG_BYTES == limits.SEALED_OVERHEAD_BYTES
 assert SEALED_KEY_BYTES == 2 * KEY_BYTES + _TAG_BYTES
+assert SEAL_BYTES == KEY_BYTES + _TAG_BYTES
 
 
 # ---------------------------------------------------------------- content keys
@@ -210,6 +214,51 @@ def open_key(
         opened: bytes = crypto_aead_xchacha20poly1305_ietf_decrypt(box, bound, _KEY_NONCE, wrap)
     except (CryptoError, ValueError, TypeError) as error:
         raise SignatureError("the content key is not sealed to this key, or was changed") from error
+    return opened
+
+
+# ---------------------------------------------------------------- anything, sealed to one reader
+
+
+def seal_bytes(plain: bytes, exchange_key: bytes, header: bytes, entropy: bytes) -> bytes:
+    """Seal bytes to the holder of an X25519 private key.
+
+    Args:
+        plain: any bytes.
+        exchange_key: the reader's X25519 public key.
+        header: what the bytes are bound to, behind a domain tag.
+        entropy: 32 fresh random bytes.
+
+    Returns:
+        `SEAL_BYTES` more than `plain` has: an ephemeral public key, the ciphertext and its tag.
+
+    Raises:
+        LocalError: not 32 bytes of entropy.
+        SignatureError: the reader's key has low order.
+    """
+    _check_length("entropy", entropy)
+    # the header and the text go in, so that entropy that was used twice never gives one key for two texts
+    secret = tagged_hash("seal-ephemeral", entropy, exchange_key, header, plain)
+    public = exchange_public(secret)
+    wrap = tagged_hash("seal-wrap", exchange(secret, exchange_key), public, exchange_key)
+    sealed: bytes = crypto_aead_xchacha20poly1305_ietf_encrypt(plain, header, _KEY_NONCE, wrap)
+    return public + sealed
+
+
+def open_bytes(sealed: bytes, secret: bytes, header: bytes) -> bytes:
+    """Open what `seal_bytes` made.
+
+    Raises:
+        SignatureError: sealed to another key, or under another header, or damaged.
+    """
+    if len(sealed) < SEAL_BYTES:
+        raise SignatureError(f"sealed bytes are at least {SEAL_BYTES}, not {len(sealed)}")
+    public, box = sealed[:KEY_BYTES], sealed[KEY_BYTES:]
+    wrap = tagged_hash("seal-wrap", exchange(secret, public), public, exchange_public(secret))
+    try:
+        opened: bytes = crypto_aead_xchacha20poly1305_ietf_decrypt(box, header, _KEY_NONCE, wrap)
+    except (CryptoError, ValueError, TypeError) as error:
+        raise SignatureError("not sealed to this key, or it was changed") from error
     return opened
 
 

@@ -118,9 +118,12 @@ class OwnChainLearned:
 
     Attributes:
         length: how many operations the own chain has.
+        silent_through: up to this epoch the local identity casts no votes, for it may have forgotten some: the shell
+            keeps this for the next start. -1: it votes.
     """
 
     length: int
+    silent_through: int
 
 
 @dataclass(frozen=True, slots=True)

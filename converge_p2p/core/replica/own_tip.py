@@ -6,16 +6,20 @@ Source: `docs/protocol.md`, restored stores. Amnesia is equivocation: who signs 
 
 An answer carries the last operation itself, whose signature is the own one: so nobody can claim more than there is, and
 what is claimed truly exists and has to be fetched. A liar can only claim less; hence a quorum is asked, which shares an
-honest elector with every quorum that an own vote may have been part of.
+honest elector with every quorum that an own vote may have been part of. A vote that is part of none yet may be held by
+somebody who is away, and found when it is too late: so nothing is voted in the epochs in which it may have been cast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import OwnChainUnsure, RemoteViolation
+from converge_p2p.core.errors import CodecError, OwnChainUnsure, RemoteViolation
+from converge_p2p.core.governance.compile import check_rules
 from converge_p2p.core.governance.rules import Ruleset
+from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.oplog.log import Missing, OperationLog
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
@@ -66,8 +70,11 @@ class OwnTip:
         self._goal = 0
         self._quorum_ms: int | None = None
         self._trusted = False
+        self._spare: tuple[int, bool] = (-1, False)
         self.unsure = False
         """Whether nothing may be signed yet."""
+        self.silent_through = -1
+        """Up to this epoch own votes may have been forgotten."""
 
     # ------------------------------------------------------------ asking
 
@@ -79,6 +86,7 @@ class OwnTip:
     def trust(self) -> None:
         """The operator answers for the store."""
         self._trusted = True
+        self.silent_through = -1
 
     def peer_up(self, peer: PeerId, key: PublicKey | None) -> None:
         """Ask a new peer.
@@ -160,7 +168,19 @@ class OwnTip:
         if self.lacking(now_ms) and not self._trusted:
             return False
         self.unsure = False
+        if not self._trusted:
+            # the epoch after the one in force may have been in force here already, when nobody else knew yet
+            self.silent_through = self._view.epochs.number + 1
         return True
+
+    def may_vote(self) -> bool:
+        """Whether a vote in the epoch in force cannot contradict one that was forgotten, or does no harm if it does."""
+        if self._view.spec is None or self._view.epochs.number > self.silent_through:
+            return True
+        epoch = self._view.epochs.current
+        if self._spare[0] != epoch.number:
+            self._spare = epoch.number, _needs(epoch.spec, epoch.counting.rules, self._key)
+        return self._spare[1]
 
     def check_sure(self, now_ms: int) -> None:
         """See to it that nothing is signed in doubt.
@@ -211,3 +231,19 @@ def _meets(rules: Ruleset, electors: frozenset[PublicKey] | set[PublicKey]) -> b
     """Whether these electors share one with every set that grants, endorses, accepts or makes an epoch."""
     endorse = rules.accept if rules.endorse is None else rules.endorse
     return rules.accept.satisfied_by(electors) and endorse.satisfied_by(electors)
+
+
+def _needs(spec: PoolSpec, rules: Ruleset, key: PublicKey) -> bool:
+    """Whether nothing can be decided without this elector, and nothing twice with it even if it lies.
+
+    All others answered, then. Two quorums share another honest elector, who decides once; only a granter that grants
+    alone has nobody beside it.
+    """
+    others = rules.electors - {key}
+    if _meets(rules, others) or rules.provisional or spec.policy.fast_path:
+        return False
+    try:
+        check_rules(replace(rules, faults=rules.faults + 1, trusted=rules.trusted - {key}))
+    except CodecError:
+        return False
+    return True

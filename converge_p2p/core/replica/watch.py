@@ -79,17 +79,17 @@ class TaskWatch:
         """Whether the task is settled and the application was told."""
         return task in self._closed
 
-    def look(self, register: Register, *, stands: bool) -> None:
+    def look(self, register: Register, *, idle: bool) -> None:
         """Set the timers a changed subject needs, and tell the application if a task looks different.
 
         Args:
             register: the subject.
-            stands: whether this node stands already for what its timer would ask of it: to settle a task's failure, or
-                to found the next epoch.
+            idle: whether this node has nothing to do when its turn comes to settle a task's failure, or to found the
+                next epoch: it stands for that already, or may not sign.
         """
         if register.is_open:
             self._watch_holder(register)
-            if not stands:
+            if not idle:
                 self._watch_turn(register)
         if isinstance(register, TaskRegister) and register.submitted is not None:
             self._show(register)

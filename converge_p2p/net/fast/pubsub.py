@@ -42,6 +42,8 @@ class FastGossipSub(HardenedGossipSub):
             queue = self.pubsub.peer_queues.get(peer)
             if queue is None or self.peer_protocol.get(peer) != PROTOCOL_ID_V12:
                 continue
+            if not all(self.pubsub.access.may_see(peer, topic) for topic in message.topicIDs):
+                continue
             if frame is None:
                 rpc = rpc_pb2.RPC()
                 rpc.control.idontwant.add(messageIDs=[self.pubsub.get_message_id(message)])

@@ -7,6 +7,7 @@ Source: noise protocol framework, revision 34, "The CipherState object"; libp2p 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -26,11 +27,19 @@ _PAD: Final = bytes(4)
 class Sealer:
     """Encrypts one direction. What it returns must be sent, whole and in this order: the nonces count."""
 
-    __slots__ = ("_cipher", "_nonce")
+    __slots__ = ("_cipher", "_nonce", "_outer")
 
-    def __init__(self, key: bytes, nonce: int) -> None:
+    def __init__(self, key: bytes, nonce: int, outer: Callable[[bytes], bytes] | None = None) -> None:
+        """Begin where the handshake ended.
+
+        Args:
+            key: 32 bytes.
+            nonce: number of the next record.
+            outer: encrypts the records once more, as a private network does; called on all that is sent, in order.
+        """
         self._cipher = ChaCha20Poly1305(key)
         self._nonce = nonce
+        self._outer = outer
 
     def seal(self, data: bytes) -> bytes:
         """Return data as records, each behind its length.
@@ -39,11 +48,13 @@ class Sealer:
             LocalError: the nonces are used up, after 2**64 - 1 records.
         """
         if len(data) <= PLAINTEXT_BYTES_MAX:
-            return b"".join(self._record(data))
-        parts: list[bytes] = []
-        for start in range(0, len(data), PLAINTEXT_BYTES_MAX):
-            parts.extend(self._record(data[start : start + PLAINTEXT_BYTES_MAX]))
-        return b"".join(parts)
+            sealed = b"".join(self._record(data))
+        else:
+            parts: list[bytes] = []
+            for start in range(0, len(data), PLAINTEXT_BYTES_MAX):
+                parts.extend(self._record(data[start : start + PLAINTEXT_BYTES_MAX]))
+            sealed = b"".join(parts)
+        return sealed if self._outer is None else self._outer(sealed)
 
     def _record(self, data: bytes) -> tuple[bytes, bytes]:
         nonce = self._nonce
@@ -57,11 +68,19 @@ class Sealer:
 class Opener:
     """Decrypts the other direction. Holds at most one incomplete record."""
 
-    __slots__ = ("_cipher", "_nonce", "_pending")
+    __slots__ = ("_cipher", "_nonce", "_outer", "_pending")
 
-    def __init__(self, key: bytes, nonce: int) -> None:
+    def __init__(self, key: bytes, nonce: int, outer: Callable[[bytes], bytes] | None = None) -> None:
+        """Begin where the handshake ended.
+
+        Args:
+            key: 32 bytes.
+            nonce: number of the next record.
+            outer: decrypts what the peer's `outer` encrypted; called on all that comes, in order.
+        """
         self._cipher = ChaCha20Poly1305(key)
         self._nonce = nonce
+        self._outer = outer
         self._pending = b""
 
     @property
@@ -76,6 +95,8 @@ class Opener:
             RemoteViolation: a record is shorter than its tag, or was not sealed with this key and nonce. Nothing that
                 comes after it can be opened.
         """
+        if self._outer is not None:
+            data = self._outer(data)
         if self._pending:
             data = self._pending + data
         view = memoryview(data)

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 from libp2p.custom_types import TProtocol
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectError
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE, Transport as NoiseTransport
@@ -24,6 +25,9 @@ from converge_p2p.net.fast.records import Opener, Sealer
 from converge_p2p.net.fast.session import FastSession, SocketWire
 from converge_p2p.net.fast.yamux import FastYamux
 from converge_p2p.net.hardening import Counters
+from converge_p2p.net.private_network import GreetedConnection, ProtectedConnection
+
+_KNOWN = (RawConnection, GreetedConnection, ProtectedConnection)
 
 
 class FastNoise(NoiseTransport):  # type: ignore[misc]
@@ -39,15 +43,19 @@ class FastNoise(NoiseTransport):  # type: ignore[misc]
 
 
 def _taken_over(stock: Any, raw: Any) -> Any:
-    """Return a fast session in place of the library's, or the library's if the connection is no plain TCP."""
+    """Return a fast session in place of the library's, or the library's if the connection is not known to be TCP.
+
+    What the fast session writes goes to the socket, past the connection that was negotiated on. So it has to be one of
+    those whose every layer is known: a private network's cipher is taken over as well.
+    """
     socket_stream = getattr(getattr(raw, "stream", None), "stream", None)
-    if type(socket_stream) is not trio.SocketStream:
+    if type(raw) not in _KNOWN or type(socket_stream) is not trio.SocketStream:
         return stock
+    encrypt, decrypt = raw.ciphers() if isinstance(raw, ProtectedConnection) else (None, None)
     protocol = stock.conn.noise_state.noise_protocol
     seal, open_ = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
-    return FastSession(
-        stock, SocketWire(socket_stream), Sealer(bytes(seal.k), seal.n), Opener(bytes(open_.k), open_.n), raw
-    )
+    sealer, opener = Sealer(bytes(seal.k), seal.n, encrypt), Opener(bytes(open_.k), open_.n, decrypt)
+    return FastSession(stock, SocketWire(socket_stream), sealer, opener, raw)
 
 
 class FastUpgrader(TransportUpgrader):  # type: ignore[misc]

@@ -22,6 +22,7 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 @click.option("--faults", type=int, metavar="F", help="How many electors may lie.")
 @click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before a task fails.")
+@click.option("--renew", is_flag=True, help="A new epoch with the terms as they are.")
 @click.option("--reason", default="", metavar="TEXT", help="For the electors.")
 @apply_shared
 @pass_invocation
@@ -37,6 +38,7 @@ def propose(
     faults: int | None,
     claim_ttl: float | None,
     max_retries: int | None,
+    renew: bool,
     reason: str,
 ) -> None:
     """Put a change of the pool to its electors. It comes into force when enough of them say yes (`pool vote`).
@@ -53,6 +55,7 @@ def propose(
         faults=faults,
         claim_ttl_s=claim_ttl,
         max_retries=max_retries,
+        renew=renew,
         reason=reason,
     )
     item = connect(invocation).post(schema.MotionItem, "v1", "pools", reference, "motions", body=body)
@@ -81,11 +84,14 @@ def motions(invocation: Invocation, reference: str) -> None:
 @click.command
 @click.argument("reference", metavar="POOL")
 @click.argument("motion", metavar="MOTION")
-@click.argument("choice", metavar="yes|no|OPTION")
+@click.argument("choice", metavar="yes|no|OPTION|by-evidence")
 @apply_shared
 @pass_invocation
 def vote(invocation: Invocation, reference: str, motion: str, choice: str) -> None:
-    """Say what this elector thinks of a motion. A yes cannot be taken back."""
+    """Say what this elector thinks of a motion. A yes cannot be taken back.
+
+    Among rival results `by-evidence` chooses the one for which most evidence speaks, and names that evidence.
+    """
     item = connect(invocation).post(
         schema.MotionItem, "v1", "pools", reference, "motions", motion, "say", body=schema.SayItem(choice=choice)
     )
@@ -95,13 +101,24 @@ def vote(invocation: Invocation, reference: str, motion: str, choice: str) -> No
 @click.command
 @click.argument("reference", metavar="POOL")
 @click.argument("task", metavar="TASK")
+@click.option("--rival", "rivals", multiple=True, metavar="HASH", help="One of the results to choose from. Repeatable.")
 @click.option("--reason", default="", metavar="TEXT", help="For the electors.")
 @apply_shared
 @pass_invocation
-def dispute(invocation: Invocation, reference: str, task: str, reason: str) -> None:
-    """Ask the electors to find that a settled result is wrong. The task stays as it is settled."""
+def dispute(invocation: Invocation, reference: str, task: str, rivals: tuple[str, ...], reason: str) -> None:
+    """Ask the electors to find that a settled result is wrong, or which of several rivals is right.
+
+    The task stays as it is settled.
+    """
     item = connect(invocation).post(
-        schema.MotionItem, "v1", "pools", reference, "tasks", task, "dispute", body=schema.Dispute(reason=reason)
+        schema.MotionItem,
+        "v1",
+        "pools",
+        reference,
+        "tasks",
+        task,
+        "dispute",
+        body=schema.Dispute(reason=reason, rivals=list(rivals)),
     )
     show(invocation, item, ids=lambda: [item.id], text=lambda: _motion_text(item))
 

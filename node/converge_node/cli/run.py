@@ -14,6 +14,7 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 @click.option("--bootstrap", multiple=True, metavar="MA", help="A peer to find the network through. Repeatable.")
 @click.option("--listen", multiple=True, metavar="MA", help="An address to listen on. Repeatable.")
 @click.option("--announce", multiple=True, metavar="MA", help="An address to tell others. Repeatable.")
+@click.option("--mesh", "psk_file", metavar="KEYFILE", help="The key of the private network to be in (swarm.key).")
 @click.option(
     "--transport",
     type=click.Choice(["fast", "stock"]),
@@ -43,6 +44,7 @@ def run_command(
     bootstrap: tuple[str, ...],
     listen: tuple[str, ...],
     announce: tuple[str, ...],
+    psk_file: str | None,
     transport: str | None,
     topics: tuple[str, ...],
     pools: tuple[str, ...],
@@ -65,6 +67,7 @@ def run_command(
         "network.bootstrap": bootstrap,
         "network.listen": listen,
         "network.announce": announce,
+        "network.psk_file": psk_file,
         "network.transport": transport,
         "node.topics": topics,
         "node.pools": pools,

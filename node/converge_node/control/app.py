@@ -7,10 +7,9 @@ Source: docs/control.md.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -22,16 +21,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from converge_node import schema
-from converge_node.control import motions, views
+from converge_node import agent_schema, mesh_schema, schema
+from converge_node.control import agents, evidence, mesh, motions, views
 from converge_node.control.governance import admission_kind, governance_model
 from converge_node.control.ports import NodeLike, PoolLike
+from converge_node.control.requests import body_of, milliseconds, number, read, seconds
 from converge_node.control.stream import EventStream
 from converge_node.errors import Busy, NotReady, UsageError, http_status_of, known_error
 from converge_node.settings_check import parse_topic
 from converge_p2p import __version__
 from converge_p2p.core import limits
-from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError, NotFound
+from converge_p2p.core.errors import ConvergeError, LocalError, NotFound
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.model.task import TaskState, TaskView
 from converge_p2p.core.types import PublicKey, TaskId
@@ -55,6 +55,7 @@ class ControlState:
         request_stop: begins the shutdown.
         pool_joined: called with each pool that was created or joined through this interface.
         next_command: the command that starts the next node.
+        meshes: topics that were joined.
     """
 
     home: str
@@ -66,6 +67,7 @@ class ControlState:
     stopping: trio.Event = field(default_factory=trio.Event)
     pool_joined: Callable[[PoolLike], None] = lambda _pool: None
     next_command: str = ""
+    meshes: mesh.Meshes = field(default_factory=mesh.Meshes)
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
     streams: int = 0
@@ -119,9 +121,22 @@ class ControlApi:
             route(task + "/pass", "POST", self._let_pass),
             route(task + "/judge", "POST", self._judge),
             route(task + "/dispute", "POST", self._dispute),
+            route(task + "/evidence", "GET", self._evidence),
+            route(task + "/evidence", "POST", self._cite),
             route("/v1/pools/{pool}/motions", "GET", self._motions),
             route("/v1/pools/{pool}/motions", "POST", self._move),
             route("/v1/pools/{pool}/motions/{motion}/say", "POST", self._say),
+            route("/v1/mesh", "GET", self._mesh),
+            route("/v1/topics", "POST", self._join_topic),
+            route("/v1/topics/leave", "POST", self._leave_topic),
+            route("/v1/topics/publish", "POST", self._publish),
+            route("/v1/invitations", "POST", self._write_invitation),
+            route("/v1/join", "POST", self._follow),
+            route("/v1/agents", "GET", self._agents),
+            route("/v1/agents/find", "POST", self._find_agents),
+            route("/v1/agents/publish", "POST", self._publish_agent),
+            route("/v1/agents/revoke", "POST", self._revoke_agent),
+            route("/v1/agents/{agent}", "GET", self._agent),
             route("/v1/shutdown", "POST", self._shutdown),
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
@@ -132,7 +147,7 @@ class ControlApi:
         async def serve(request: Request) -> Response:
             self._state.requests += 1
             try:
-                request.state.body = await _read(request)
+                request.state.body = await read(request)
                 if self._state.requests > limits.CONTROL_REQUESTS_MAX:
                     self._state.refused += 1
                     raise Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later")
@@ -187,6 +202,49 @@ class ControlApi:
         self._state.request_stop()
         return schema.ShutdownItem(stopping=True)
 
+    # ------------------------------------------------------------ topics and invitations
+
+    async def _mesh(self, _request: Request) -> mesh_schema.MeshItem:
+        return mesh.mesh_item(self._state.running())
+
+    async def _join_topic(self, request: Request) -> mesh_schema.TopicItem:
+        return await self._state.meshes.join_topic(self._state.running(), body_of(request, mesh_schema.JoinTopic))
+
+    async def _leave_topic(self, request: Request) -> list[mesh_schema.TopicItem]:
+        return await self._state.meshes.leave_topic(self._state.running(), body_of(request, mesh_schema.LeaveTopic))
+
+    async def _publish(self, request: Request) -> mesh_schema.PublishOnTopic:
+        self._state.running()
+        return await self._state.meshes.publish(body_of(request, mesh_schema.PublishOnTopic))
+
+    async def _write_invitation(self, request: Request) -> mesh_schema.InvitationText:
+        return await mesh.write_invitation(self._state.running(), body_of(request, mesh_schema.WriteInvitation))
+
+    async def _follow(self, request: Request) -> mesh_schema.FollowedItem:
+        body = body_of(request, mesh_schema.FollowInvitation)
+        item, pool = await self._state.meshes.follow(self._state.running(), body)
+        if pool is not None:
+            self._state.pool_joined(pool)
+        return item
+
+    # ------------------------------------------------------------ agents
+
+    async def _agents(self, request: Request) -> list[agent_schema.AgentItem]:
+        limit = number(request.query_params.get("limit", "100"), "limit", 1, limits.QUERY_RESULTS_MAX)
+        return agents.list_agents(self._state.running(), limit)
+
+    async def _find_agents(self, request: Request) -> list[agent_schema.AgentItem]:
+        return await agents.find_agents(self._state.running(), body_of(request, agent_schema.FindAgents))
+
+    async def _publish_agent(self, request: Request) -> agent_schema.AgentItem:
+        return await agents.publish(self._state.running(), body_of(request, agent_schema.PublishAgent))
+
+    async def _revoke_agent(self, _request: Request) -> agent_schema.RevokedItem:
+        return agent_schema.RevokedItem(revoked=await self._state.running().discovery.unregister())
+
+    async def _agent(self, request: Request) -> agent_schema.AgentItem:
+        return await agents.show_agent(self._state.running(), request.path_params["agent"])
+
     # ------------------------------------------------------------ pools
 
     async def _pools(self, _request: Request) -> list[schema.PoolItem]:
@@ -199,11 +257,11 @@ class ControlApi:
         return await views.pool_detail(self._find_pool(request))
 
     async def _create_pool(self, request: Request) -> schema.PoolDetail:
-        node, body = self._state.running(), _body(request, schema.CreatePool)
+        node, body = self._state.running(), body_of(request, schema.CreatePool)
         model = governance_model(body.governance, body.terms, lambda names: views.elector_keys(node, names))
         policy = PoolPolicy()
         if body.claim_ttl_s is not None:
-            policy = replace(policy, claim_ttl_ms=_ms(body.claim_ttl_s))
+            policy = replace(policy, claim_ttl_ms=milliseconds(body.claim_ttl_s))
         if body.max_retries is not None:
             policy = replace(policy, max_retries=body.max_retries)
         policy.check()
@@ -224,7 +282,7 @@ class ControlApi:
         return await views.pool_detail(pool)
 
     async def _join_pool(self, request: Request) -> schema.PoolDetail:
-        node, body = self._state.running(), _body(request, schema.JoinPool)
+        node, body = self._state.running(), body_of(request, schema.JoinPool)
         pool_id = views.find_pool_id(node, request.path_params["pool"])
         pool = await node.join_pool(
             pool_id,
@@ -237,14 +295,14 @@ class ControlApi:
         return await views.pool_detail(pool)
 
     async def _invite(self, request: Request) -> schema.AdmissionText:
-        pool, body = self._find_pool(request), _body(request, schema.InviteRequest)
+        pool, body = self._find_pool(request), body_of(request, schema.InviteRequest)
         joiner = views.elector_keys(self._state.running(), [body.agent])[0] if body.agent else None
         until = pool.council.epoch + body.epochs
         text = pool.invite(joiner=joiner, until_epoch=until, role=body.role, valid_s=body.valid_s)
         return schema.AdmissionText(pool=pool.id.hex(), text=text)
 
     async def _vouch(self, request: Request) -> schema.AdmissionText:
-        pool, body = self._find_pool(request), _body(request, schema.VouchRequest)
+        pool, body = self._find_pool(request), body_of(request, schema.VouchRequest)
         (agent,) = views.elector_keys(self._state.running(), [body.agent])
         return schema.AdmissionText(
             pool=pool.id.hex(), text=pool.vouch(agent, until_epoch=pool.council.epoch + body.epochs)
@@ -258,18 +316,25 @@ class ControlApi:
         return [motions.motion_item(pool, view) for view in pool.council.motions()]
 
     async def _move(self, request: Request) -> schema.MotionItem:
-        pool, body = self._find_pool(request), _body(request, schema.Move)
+        pool, body = self._find_pool(request), body_of(request, schema.Move)
         return motions.motion_item(pool, await motions.move(pool, body, self._keys))
 
     async def _say(self, request: Request) -> schema.MotionItem:
-        pool, body = self._find_pool(request), _body(request, schema.SayItem)
+        pool, body = self._find_pool(request), body_of(request, schema.SayItem)
         view = motions.find_motion(pool, request.path_params["motion"])
         return motions.motion_item(pool, await motions.say(pool, view, body.choice))
 
     async def _dispute(self, request: Request) -> schema.MotionItem:
-        pool, body = self._find_pool(request), _body(request, schema.Dispute)
-        task_id = views.find_task(pool, request.path_params["task"]).id
-        return motions.motion_item(pool, pool.council.motion(await pool.council.dispute(task_id, body.reason)))
+        pool, task_id, body = self._about_task(request, schema.Dispute)
+        return motions.motion_item(pool, await motions.dispute(pool, task_id, body))
+
+    async def _evidence(self, request: Request) -> list[schema.EvidenceItem]:
+        pool = self._find_pool(request)
+        return evidence.evidence_items(pool, views.find_task(pool, request.path_params["task"]).id)
+
+    async def _cite(self, request: Request) -> list[schema.EvidenceItem]:
+        pool, task_id, body = self._about_task(request, schema.CiteEvidence)
+        return await evidence.cite(pool, task_id, body)
 
     def _keys(self, names: Sequence[str]) -> list[PublicKey]:
         marked = views.elector_keys(self._state.running(), names)
@@ -285,8 +350,8 @@ class ControlApi:
         wanted = query.get("state")
         if wanted is not None and wanted not in {state.value for state in TaskState}:
             raise LocalError(f"unknown state {wanted!r}; known are {', '.join(state.value for state in TaskState)}")
-        limit = _number(query.get("limit", "100"), "limit", 1, schema.TASK_LIST_MAX)
-        offset = _number(query.get("offset", "0"), "offset", 0, 2**53)
+        limit = number(query.get("limit", "100"), "limit", 1, schema.TASK_LIST_MAX)
+        offset = number(query.get("offset", "0"), "offset", 0, 2**53)
         objective = query.get("objective")
         found = [
             view for view in pool.tasks() if wanted in (None, view.state.value) and objective in (None, view.objective)
@@ -295,11 +360,11 @@ class ControlApi:
         return schema.TaskList(tasks=shown, total=len(found))
 
     async def _submit(self, request: Request) -> schema.TaskDetail:
-        pool, body = self._find_pool(request), _body(request, schema.SubmitTask)
+        pool, body = self._find_pool(request), body_of(request, schema.SubmitTask)
         return views.task_detail((await pool.submit(views.task_of(body))).view)
 
     async def _submit_home(self, request: Request) -> schema.TaskDetail:
-        node, body = self._state.running(), _body(request, schema.SubmitTask)
+        node, body = self._state.running(), body_of(request, schema.SubmitTask)
         task, before = views.task_of(body), set(node.pools)
         home = await node.home_pool()
         if home.id not in before:
@@ -310,7 +375,7 @@ class ControlApi:
         return views.task_detail(views.find_task(self._find_pool(request), request.path_params["task"]))
 
     def _about_task(self, request: Request, kind: type[_R]) -> tuple[PoolLike, TaskId, _R]:
-        pool, body = self._find_pool(request), _body(request, kind)
+        pool, body = self._find_pool(request), body_of(request, kind)
         return pool, views.find_task(pool, request.path_params["task"]).id, body
 
     async def _cancel(self, request: Request) -> schema.TaskDetail:
@@ -341,7 +406,7 @@ class ControlApi:
         return self._stream(pool, views.find_task(pool, request.path_params["task"]).id, request)
 
     def _stream(self, pool: PoolLike, task_id: TaskId | None, request: Request) -> EventStream:
-        timeout_s = _seconds(request.query_params.get("timeout_s", "inf"))
+        timeout_s = seconds(request.query_params.get("timeout_s", "inf"))
         if self._state.streams >= limits.CONTROL_STREAMS_MAX:
             self._state.refused += 1
             raise Busy(f"{limits.CONTROL_STREAMS_MAX} streams are open", hint="close one first")
@@ -397,58 +462,6 @@ def node_item(state: ControlState) -> schema.NodeItem:
         socket=state.socket,
         next_command=state.next_command,
     )
-
-
-async def _read(request: Request) -> bytes:
-    """Read the body of a request, also where nothing is asked of it: a server that answers and closes while the client
-    still sends makes the client's kernel throw the answer away.
-
-    Raises:
-        LimitExceeded: larger than `limits.CONTROL_REQUEST_BYTES_MAX`; of a body not much larger the rest is read, too.
-    """
-    bound, size, data = limits.CONTROL_REQUEST_BYTES_MAX, 0, bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            size += len(chunk)
-            if size <= bound:
-                data += chunk
-            elif size > 8 * bound:
-                break
-    if size > bound:
-        raise LimitExceeded("CONTROL_REQUEST_BYTES_MAX", f"a request has at most {bound} bytes")
-    return bytes(data)
-
-
-def _body(request: Request, kind: type[_R]) -> _R:
-    """Decode the body that was read.
-
-    Raises:
-        UsageError: not JSON, or not of that shape.
-    """
-    try:
-        return msgspec.json.decode(request.state.body or b"{}", type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise UsageError(f"the request is not as expected: {error}") from error
-
-
-def _number(text: str, name: str, low: int, high: int) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 16 or not low <= int(text) <= high:
-        raise LocalError(f"{name} is {text!r}; expected {low} to {high}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value > 0:
-        raise LocalError(f"timeout_s is {text!r}; expected seconds, more than 0")
-    return value
-
-
-def _ms(seconds: float) -> int:
-    return min(round(seconds * 1000), 2**53)
 
 
 def _json(envelope: dict[str, Any], status: int) -> Response:

@@ -13,12 +13,19 @@ from typing import Any, Protocol
 import trio
 
 from converge_p2p.core.governance import GovernanceModel
+from converge_p2p.core.governance.invitation_line import InvitationLine
+from converge_p2p.core.model.capability import Capability
+from converge_p2p.core.model.descriptor import AgentDescriptor
+from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec
+from converge_p2p.core.model.query import DiscoveryQuery
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import MotionView
+from converge_p2p.runtime.trust import TrustModel
 
 
 class PeerLike(Protocol):
@@ -93,8 +100,52 @@ class FrozenLike(Protocol):
     def seq(self) -> int: ...
 
 
+class CitedLike(Protocol):
+    """That somebody says which content speaks for a result, or against it."""
+
+    @property
+    def id(self) -> OperationId: ...
+    @property
+    def author(self) -> PublicKey: ...
+    @property
+    def weight(self) -> int: ...
+    @property
+    def value(self) -> ValueHash: ...
+    @property
+    def supports(self) -> bool: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def media(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+
+
+class EvidenceLike(Protocol):
+    """What was cited for and against results."""
+
+    def about(self, task: TaskId, /) -> Sequence[CitedLike]: ...
+    async def cite(
+        self,
+        task: TaskId,
+        /,
+        *,
+        digest: bytes | None = None,
+        size: int = 0,
+        value: ValueHash | None = None,
+        supports: bool = True,
+        media: str = ...,
+        summary: str = "",
+    ) -> OperationId | None: ...
+
+
 class CouncilLike(Protocol):
     """What is put to a pool's electors."""
+
+    @property
+    def evidence(self) -> EvidenceLike: ...
 
     @property
     def epoch(self) -> int: ...
@@ -104,7 +155,8 @@ class CouncilLike(Protocol):
         self, *, expel: Iterable[PublicKey] = (), terms: PoolSpec | None = None, reason: str = ""
     ) -> OperationId: ...
     async def dispute(self, task: TaskId, /, reason: str = "") -> OperationId: ...
-    async def say(self, motion: OperationId, /, choice: int = ...) -> None: ...
+    async def dispute_rivals(self, task: TaskId, /, rivals: Iterable[ValueHash], reason: str = "") -> OperationId: ...
+    async def say(self, motion: OperationId, /, choice: int | None = ...) -> None: ...
 
 
 class PoolLike(Protocol):
@@ -156,6 +208,50 @@ class PoolLike(Protocol):
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
 
 
+class InvitationsLike(Protocol):
+    """The invitations of a node."""
+
+    network_key: NetworkKey | None
+
+    def write(
+        self,
+        *,
+        pool: Any = None,
+        topics: Sequence[Topic] = (),
+        joiner: str | None = None,
+        uses: int | None = 1,
+        role: str = ...,
+        epochs: int = 0,
+        valid_s: float | None = None,
+    ) -> Awaitable[str]: ...
+    def take_part(self, line: InvitationLine, /) -> Awaitable[Sequence[Any]]: ...
+    def accept(
+        self, text: str, /, *, capabilities: Sequence[str] = (), timeout_s: float | None = None
+    ) -> Awaitable[Any]: ...
+
+
+class DiscoveryLike(Protocol):
+    """Finding agents, and being found."""
+
+    trust: TrustModel
+
+    @property
+    def own(self) -> AgentDescriptor | None: ...
+    def find(self, query: DiscoveryQuery) -> list[AgentDescriptor]: ...
+    async def query(self, query: DiscoveryQuery, *, refresh: bool = False) -> list[AgentDescriptor]: ...
+    async def lookup(self, agent: AgentId) -> AgentDescriptor: ...
+    def matching(self, prefix: str) -> list[AgentId]: ...
+    async def register(
+        self,
+        capabilities: Iterable[Capability | str] = (),
+        topics: Iterable[Topic | str] = (),
+        name: str = "",
+        *,
+        keep: bool = False,
+    ) -> AgentDescriptor: ...
+    async def unregister(self) -> bool: ...
+
+
 class NodeLike(Protocol):
     """A running node."""
 
@@ -172,6 +268,8 @@ class NodeLike(Protocol):
     def known_pools(self) -> Sequence[AnnouncementLike]: ...
     def watch_pools(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Any]]: ...
     def peers(self) -> Sequence[PeerLike]: ...
+    @property
+    def discovery(self) -> DiscoveryLike: ...
     def status(self) -> StatusLike: ...
     def create_pool(
         self,
@@ -200,4 +298,7 @@ class NodeLike(Protocol):
     ) -> Awaitable[PoolLike]: ...
     def home_pool(self) -> Awaitable[PoolLike]: ...
     def submit(self, task: Task, /) -> Awaitable[SubmittedLike]: ...
-    def join(self, topic: Topic) -> Awaitable[Any]: ...
+    @property
+    def invitations(self) -> InvitationsLike: ...
+    def topics(self) -> Mapping[Topic, TopicKey | None]: ...
+    def join(self, topic: Topic, /, *, key: TopicKey | None = None) -> Awaitable[Any]: ...

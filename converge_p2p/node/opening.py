@@ -1,0 +1,59 @@
+"""What a node is opened with: its identity, its store, and the settings of its network.
+
+Knows: which file is what, and which setting goes before which. Must not know: who uses them. What ends in
+`_now` blocks.
+Source: `docs/operations.md`, files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from converge_p2p.core.identity import Identity
+from converge_p2p.net import NetworkConfig
+from converge_p2p.node.config import NodeConfig
+from converge_p2p.node.home import DATABASE_FILE, KEY_FILE
+from converge_p2p.node.records import NAMESPACE, DescriptorRecords
+from converge_p2p.store.api import NodeStore
+from converge_p2p.store.keyfile import load_or_create_identity
+from converge_p2p.store.memory import MemoryStore
+from converge_p2p.store.sqlite import SqliteStore
+
+
+def load_identity_now(given: Identity | None, home: Path | None) -> Identity:
+    """Return the identity that was given, that of the home, or a new one.
+
+    Raises:
+        StoreError, CodecError: the key file cannot be read.
+    """
+    if given is not None:
+        return given
+    return Identity.generate() if home is None else load_or_create_identity(home / KEY_FILE)
+
+
+def open_store_now(given: NodeStore | None, home: Path | None) -> NodeStore:
+    """Return the store that was given, that of the home, or one in memory.
+
+    Raises:
+        StoreError: the database cannot be opened.
+    """
+    if given is not None:
+        return given
+    return MemoryStore() if home is None else SqliteStore(home / DATABASE_FILE)
+
+
+def network_config(
+    config: NodeConfig, listen: Sequence[str], bootstrap: Sequence[str], announce: Sequence[str]
+) -> NetworkConfig:
+    """Return the settings of the network: what the constructor was given, then what the settings say."""
+    base = config.network or NetworkConfig(listen=())
+    return replace(
+        base,
+        listen=tuple(listen) or base.listen,
+        bootstrap=tuple(bootstrap) or base.bootstrap,
+        announce=tuple(announce) or base.announce,
+        network_key=config.network_key or base.network_key,
+        validators={NAMESPACE: DescriptorRecords(), **base.validators},
+    )

@@ -1,0 +1,147 @@
+"""Commands about agents: publish, revoke, ls, find, show.
+
+Knows: the client and the schema. Must not know: how agents are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from converge_node import agent_schema as schema
+from converge_node.cli.client import connect
+from converge_node.cli.output import facts, short, show, table
+from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+
+
+@click.group
+def agent() -> None:
+    """Publish this agent, and find others by what they can do."""
+
+
+@agent.command("publish")
+@click.option("--capability", "capabilities", multiple=True, metavar="NAME[@M.N][:COST]", help="Repeatable.")
+@click.option("--topic", "topics", multiple=True, metavar="T", help="A topic it is about. Repeatable.")
+@click.option("--name", default="", metavar="TEXT", help="For people; anybody can take any name.")
+@apply_shared
+@pass_invocation
+def publish(invocation: Invocation, capabilities: tuple[str, ...], topics: tuple[str, ...], name: str) -> None:
+    """Let this node's agent be found, also after a restart, in place of what was published before.
+
+    \b
+    converge-node agent publish --capability translate@1.2:5 --topic acme/text
+    """
+    body = schema.PublishAgent(name=name, topics=list(topics), capabilities=list(capabilities))
+    item = connect(invocation).post(schema.AgentItem, "v1", "agents", "publish", body=body)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: _agent_text(item))
+
+
+@agent.command("revoke")
+@apply_shared
+@pass_invocation
+def revoke(invocation: Invocation) -> None:
+    """Take back what was published. Everybody is told."""
+    item = connect(invocation).post(schema.RevokedItem, "v1", "agents", "revoke")
+    show(invocation, item, ids=list, text=lambda: "revoked" if item.revoked else "nothing was published")
+
+
+@agent.command("ls")
+@click.option("--limit", type=int, default=100, show_default=True, metavar="N", help="How many at most.")
+@apply_shared
+@pass_invocation
+def list_agents(invocation: Invocation, limit: int) -> None:
+    """List agents that are known here."""
+    items = connect(invocation).get(list[schema.AgentItem], "v1", "agents", query={"limit": limit})
+    _show_all(invocation, items)
+
+
+@agent.command("find")
+@click.option("--capability", "capabilities", multiple=True, metavar="NAME[@M.N[-M.N]][:COST]", help="Repeatable.")
+@click.option("--topic", "topics", multiple=True, metavar="T", help="A topic they are about. Repeatable.")
+@click.option("--trust", "trust_threshold", type=float, default=0.0, metavar="0..1", help="The least trust in them.")
+@click.option("--trust-context", default="", metavar="TEXT", help="What the trust is for.")
+@click.option("--limit", type=int, default=100, show_default=True, metavar="N", help="How many at most.")
+@click.option("--refresh", is_flag=True, help="Ask the hash table, even if somebody is known here.")
+@apply_shared
+@pass_invocation
+def find(
+    invocation: Invocation,
+    /,
+    capabilities: tuple[str, ...],
+    topics: tuple[str, ...],
+    *,
+    trust_threshold: float,
+    trust_context: str,
+    limit: int,
+    refresh: bool,
+) -> None:
+    """Find agents that can do all this, the cheapest first.
+
+    A version is the least one of its major version; with a second one, everything from the first to below the second.
+
+    \b
+    converge-node agent find --capability translate@1.2:10
+    converge-node agent find --capability translate@1.2-3.0 --topic acme/text --trust 0.6
+    """
+    body = schema.FindAgents(
+        topics=list(topics),
+        capabilities=list(capabilities),
+        trust_threshold=trust_threshold,
+        trust_context=trust_context,
+        limit=limit,
+        refresh=refresh,
+    )
+    _show_all(invocation, connect(invocation).post(list[schema.AgentItem], "v1", "agents", "find", body=body))
+
+
+@agent.command("show")
+@click.argument("reference", metavar="AGENT")
+@apply_shared
+@pass_invocation
+def show_agent(invocation: Invocation, reference: str) -> None:
+    """Show what an agent says of itself, the newest that can be found."""
+    item = connect(invocation).get(schema.AgentItem, "v1", "agents", reference)
+    show(invocation, item, ids=lambda: [item.id], text=lambda: _agent_text(item))
+
+
+def _show_all(invocation: Invocation, items: Sequence[schema.AgentItem]) -> None:
+    rows = [
+        (short(item.id), item.name, " ".join(map(_skill_text, item.capabilities)), f"{item.trust:.2f}", item.expires_at)
+        for item in items
+    ]
+    columns = ("AGENT", "NAME", "CAPABILITIES", "TRUST", "EXPIRES")
+    show(
+        invocation,
+        items,
+        ids=lambda: [item.id for item in items],
+        text=lambda: table(columns, rows, empty="no such agent is known"),
+    )
+
+
+def _skill_text(skill: schema.CapabilityItem) -> str:
+    return f"{skill.name}@{skill.version}:{skill.cost}"
+
+
+def _agent_text(item: schema.AgentItem) -> str:
+    addresses = [("address" if not index else "", address) for index, address in enumerate(item.addresses)]
+    topics = [
+        f"{each['namespace']}@{each['version']}" if each["version"] else each["namespace"] for each in item.topics
+    ]
+    pairs: list[tuple[str, object]] = [
+        ("agent", item.id + (" (this node)" if item.own else "")),
+        ("public key", item.public_key),
+        ("name", item.name or "none given"),
+        ("number", item.sequence),
+        ("said", item.issued_at),
+        ("expires", item.expires_at),
+        ("topics", " ".join(topics) or "none"),
+        ("trust", f"{item.trust:.2f}"),
+        *addresses,
+    ]
+    rows = [(skill.name, skill.version, skill.cost) for skill in item.capabilities]
+    return (
+        facts(pairs)
+        + "\n\n"
+        + table(("CAPABILITY", "VERSION", "COST"), rows, empty="it says of nothing that it can do it")
+    )

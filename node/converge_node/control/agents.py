@@ -1,0 +1,133 @@
+"""Agents at the control interface: publish this one, and find others.
+
+Knows: their requests and answers, and the node through `control.ports`. Must not know: HTTP.
+Source: docs/control.md.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from converge_node import agent_schema as schema
+from converge_node.control.ports import NodeLike
+from converge_node.schema import utc_time
+from converge_node.settings_check import parse_topic
+from converge_p2p.core.errors import Conflict, LocalError, NotFound
+from converge_p2p.core.model.capability import Capability
+from converge_p2p.core.model.descriptor import AgentDescriptor
+from converge_p2p.core.model.query import CapabilityNeed, DiscoveryQuery
+from converge_p2p.core.types import AgentId
+
+PREFIX_DIGITS_MIN: Final = 6
+_HEX: Final = frozenset("0123456789abcdef")
+_CAPABILITY: Final = re.compile(
+    r"([^@:]+)(?:@(\d{1,15})\.(\d{1,15})(?:-(\d{1,15})\.(\d{1,15}))?)?(?::(\d{1,15}))?", re.ASCII
+)
+
+
+def agent_item(node: NodeLike, descriptor: AgentDescriptor) -> schema.AgentItem:
+    """Return a descriptor as the schema shows it."""
+    return schema.AgentItem(
+        id=descriptor.agent_id,
+        public_key=descriptor.public_key.hex(),
+        name=descriptor.name,
+        sequence=descriptor.sequence,
+        issued_at=utc_time(descriptor.issued_ms / 1000),
+        expires_at=utc_time(descriptor.expires_ms / 1000),
+        addresses=list(descriptor.addresses),
+        topics=[topic.to_dict() for topic in descriptor.topics],
+        capabilities=[
+            schema.CapabilityItem(
+                name=skill.name,
+                version=f"{skill.version[0]}.{skill.version[1]}",
+                cost=skill.cost,
+                latency_ms=skill.latency_ms,
+                concurrency=skill.concurrency,
+                attributes=dict(skill.attributes),
+            )
+            for skill in descriptor.capabilities
+        ],
+        trust=node.discovery.trust.score(descriptor.agent_id),
+        own=descriptor.agent_id == node.id,
+    )
+
+
+def list_agents(node: NodeLike, limit: int) -> list[schema.AgentItem]:
+    """Return agents that are known here, sorted by id."""
+    return [agent_item(node, one) for one in node.discovery.find(DiscoveryQuery(limit=limit))]
+
+
+async def find_agents(node: NodeLike, body: schema.FindAgents) -> list[schema.AgentItem]:
+    """Look for agents.
+
+    Raises:
+        LocalError, LimitExceeded: a capability or topic of another form, or too many.
+    """
+    query = DiscoveryQuery(
+        tuple(_need(text) for text in body.capabilities),
+        tuple(parse_topic(text) for text in body.topics),
+        body.trust_threshold,
+        body.trust_context,
+        body.limit,
+    )
+    return [agent_item(node, one) for one in await node.discovery.query(query, refresh=body.refresh)]
+
+
+async def publish(node: NodeLike, body: schema.PublishAgent) -> schema.AgentItem:
+    """Let the node's agent be found, now and after a restart.
+
+    Raises:
+        LocalError, LimitExceeded: a capability or topic of another form, or too much.
+    """
+    said = await node.discovery.register(
+        [_capability(text) for text in body.capabilities],
+        [parse_topic(text) for text in body.topics],
+        body.name,
+        keep=True,
+    )
+    return agent_item(node, said)
+
+
+async def show_agent(node: NodeLike, reference: str) -> schema.AgentItem:
+    """Return the newest that can be found of the agent that an id or unique prefix means.
+
+    Raises:
+        NotFound: none, or it left.
+        Conflict: several.
+        LocalError: not hexadecimal, or too short.
+    """
+    text = reference.lower()
+    if set(text) - _HEX or not PREFIX_DIGITS_MIN <= len(text) <= 64:
+        raise LocalError(f"{reference!r} is not an agent id; expected {PREFIX_DIGITS_MIN} to 64 hexadecimal digits")
+    if len(text) < 64:
+        found = node.discovery.matching(text)
+        if len(found) > 1:
+            raise Conflict(f"{reference} means several agents", hint="give more digits")
+        if not found:
+            raise NotFound(f"no agent {reference} is known here", hint="give its full id to ask the network")
+        text = found[0]
+    return agent_item(node, await node.discovery.lookup(AgentId(text)))
+
+
+def _capability(text: str) -> Capability:
+    name, version, below, cost = _parts(text)
+    if below is not None:
+        raise LocalError(f"{text!r} is a range of versions; publish one, as in translate@1.2")
+    return Capability(name, version or (1, 0), cost or 0)
+
+
+def _need(text: str) -> CapabilityNeed:
+    return CapabilityNeed(*_parts(text))
+
+
+def _parts(text: str) -> tuple[str, tuple[int, int] | None, tuple[int, int] | None, int | None]:
+    match = _CAPABILITY.fullmatch(text)
+    if match is None:
+        raise LocalError(
+            f"{text!r} is not a capability", hint="write for example translate, translate@1.2 or translate@1.2:5"
+        )
+    name, major, minor, below_major, below_minor, cost = match.groups()
+    version = None if major is None else (int(major), int(minor))
+    below = None if below_major is None else (int(below_major), int(below_minor))
+    return name, version, below, None if cost is None else int(cost)

@@ -1,0 +1,183 @@
+"""A private network of processes, made and joined with the command line alone; and with js-libp2p, if it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.network
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(folder: Path, *words: str) -> list[str]:
+    return [sys.executable, str(ROOT / "node"), "--json", "--home", str(folder), *words]
+
+
+def clean() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+
+
+def ask(folder: Path, *words: str) -> tuple[int, Any]:
+    done = subprocess.run(command(folder, *words), capture_output=True, text=True, timeout=60, check=False, env=clean())
+    assert done.stdout, done.stderr
+    document = json.loads(done.stdout)
+    return done.returncode, document["data"] if document["ok"] else document["error"]
+
+
+@contextmanager
+def node(folder: Path, *words: str) -> Iterator[Any]:
+    """Run a node in a process; gives what it says at its start."""
+    process = subprocess.Popen(
+        command(folder, "run", "--listen", "/ip4/127.0.0.1/tcp/0", *words),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean(),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        yield json.loads(line)["data"]
+        process.terminate()
+        _, err = process.communicate(timeout=35)
+        assert process.returncode == 0, err
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_invitation_leads_a_new_process_into_network_topic_and_pool(tmp_path: Path) -> None:
+    swarm, topic_key = str(tmp_path / "swarm.key"), str(tmp_path / "topic.key")
+    assert ask(tmp_path / "x", "mesh", "new", swarm)[0] == 0
+    assert ask(tmp_path / "x", "topic", "new-key", topic_key)[0] == 0
+    first, second = tmp_path / "n1", tmp_path / "n2"
+    with node(first, "--mesh", swarm) as founder:
+        network = ask(first, "mesh", "ls")[1]["network"]
+        assert len(network) == 16
+        assert ask(first, "topic", "join", "acme/secret", "--key-file", topic_key)[0] == 0
+        assert ask(first, "pool", "create", "demo", "--admission", "token")[0] == 0
+        code, written = ask(first, "mesh", "invite", "--pool", "demo", "--topic", "acme/secret")
+        assert code == 0
+        # nobody runs there: it is kept, with the network's key
+        code, followed = ask(second, "join", written["text"])
+        assert (code, followed["running"]) == (0, False)
+        with node(second):
+            assert ask(second, "mesh", "ls")[1]["network"] == network
+            # it joins in the background; to ask again joins too, and changes nothing
+            code, followed = ask(second, "join", written["text"])
+            assert (code, followed["running"], followed["topics"][0]["private"]) == (0, True, True)
+            code, pool = ask(second, "pool", "show", followed["pool"])
+            assert (code, pool["joined"], pool["members"]) == (0, True, 2)
+            assert ask(second, "topic", "ls")[1] == [{"topic": "acme/secret", "private": True}]
+        # the one place is taken, and whoever is in no private network is told so
+        third, stranger = tmp_path / "n3", tmp_path / "n4"
+        assert ask(third, "join", written["text"])[0] == 0
+        with node(third):
+            code, error = ask(third, "join", written["text"])
+            assert (code, error["code"]) == (5, "not_authorised")
+            assert "as often as its issuer allowed" in error["message"]
+        with node(stranger):
+            code, error = ask(stranger, "join", written["text"])
+            assert code != 0
+            assert "not for this network" in error["message"]
+        assert ask(first, "pool", "show", "demo")[1]["members"] == 2
+        assert founder["addresses"]
+
+
+def test_a_wrong_key_file_ends_the_start_with_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "swarm.key").write_text("/key/swarm/psk/1.0.0/\n/base16/\n0011\n")
+    code, error = ask(tmp_path / "n1", "run", "--mesh", str(tmp_path / "swarm.key"))
+    assert (code, error["code"]) == (3, "bad_configuration")
+    assert "2 bytes; expected 32" in error["message"]
+
+
+JS = Path(os.environ.get("CONVERGE_JS_MODULES", ROOT / "tests" / "network" / "js" / "node_modules"))
+"""Where the packages of js-libp2p are installed; without them the last test is left out."""
+
+PEER = """
+Promise.withResolvers ??= function () {
+  let resolve, reject
+  const promise = new Promise((r, j) => { resolve = r; reject = j })
+  return { promise, resolve, reject }
+}
+const { createLibp2p } = await import('libp2p')
+const { tcp } = await import('@libp2p/tcp')
+const { noise } = await import('@chainsafe/libp2p-noise')
+const { yamux } = await import('@chainsafe/libp2p-yamux')
+const { preSharedKey } = await import('@libp2p/pnet')
+const { ping } = await import('@libp2p/ping')
+const { identify } = await import('@libp2p/identify')
+const { multiaddr } = await import('@multiformats/multiaddr')
+const { readFileSync } = await import('fs')
+const [key, address] = process.argv.slice(2)
+const host = await createLibp2p({
+  addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
+  transports: [tcp()], connectionEncrypters: [noise()], streamMuxers: [yamux()],
+  connectionProtector: preSharedKey({ psk: readFileSync(key) }),
+  services: { ping: ping(), identify: identify() },
+})
+if (address === undefined) {
+  host.addEventListener('peer:connect', (event) => console.log('met ' + event.detail.toString()))
+  console.log(host.getMultiaddrs()[0].toString())
+  await new Promise((resolve) => process.stdin.on('close', resolve).resume())
+  process.exit(0)
+}
+try {
+  await host.services.ping.ping(multiaddr(address), { signal: AbortSignal.timeout(15000) })
+  console.log('pong ' + host.peerId.toString())
+} catch (error) {
+  console.log('refused')
+}
+await host.stop()
+process.exit(0)
+"""
+
+
+@pytest.mark.skipif(not (JS / "@libp2p" / "pnet").exists(), reason="js-libp2p with @libp2p/pnet is not installed")
+def test_js_libp2p_joins_with_the_same_key_file_and_not_with_another(tmp_path: Path) -> None:
+    program = JS.parent / "private_network_peer.mjs"
+    program.write_text(PEER)
+    keys = [tmp_path / "swarm.key", tmp_path / "other.key"]
+    for key in keys:
+        assert ask(tmp_path / "x", "mesh", "new", str(key))[0] == 0
+    runtime = shutil.which("node")
+    assert runtime is not None
+    with node(tmp_path / "n1", "--mesh", str(keys[0])) as started:
+        said = [
+            subprocess.run(
+                [runtime, str(program), str(key), started["addresses"][0]],
+                capture_output=True, text=True, timeout=60, check=True, cwd=JS.parent,
+            ).stdout.split()
+            for key in keys
+        ]  # fmt: skip
+    assert [words[0] for words in said] == ["pong", "refused"]
+
+
+@pytest.mark.skipif(not (JS / "@libp2p" / "pnet").exists(), reason="js-libp2p with @libp2p/pnet is not installed")
+def test_a_node_finds_js_libp2p_in_its_private_network(tmp_path: Path) -> None:
+    program = JS.parent / "private_network_peer.mjs"
+    program.write_text(PEER)
+    assert ask(tmp_path / "x", "mesh", "new", str(tmp_path / "swarm.key"))[0] == 0
+    runtime = shutil.which("node")
+    assert runtime is not None
+    peer = subprocess.Popen(
+        [runtime, str(program), str(tmp_path / "swarm.key")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=JS.parent,
+    )  # fmt: skip
+    try:
+        assert peer.stdout is not None
+        address = peer.stdout.readline().strip()
+        assert "/p2p/" in address
+        with node(tmp_path / "n1", "--mesh", str(tmp_path / "swarm.key"), "--bootstrap", address) as started:
+            assert peer.stdout.readline().split() == ["met", started["peer_id"]]
+    finally:
+        peer.kill()
+        peer.communicate()
