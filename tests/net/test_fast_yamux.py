@@ -371,7 +371,7 @@ async def test_fault_of_a_task_of_the_connection_does_not_get_out(rig, monkeypat
 
     monkeypatch.setattr(peer.connection.secured_conn, "_wait_sendable", broken)
     stream = await peer.open()
-    # more than the wire has room for, so that there is something to wait for; the writer may hear of the end
+    # more than the wire has room for, so that there is something to wait for
     with suppress(MuxedStreamReset):
         await stream.write(bytes(200_000))
     await peer.connection.event_closed.wait()
