@@ -138,6 +138,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         self._blame = blame
         self._rates: dict[ID, Allowance] = {}
         self._records: dict[ID, bytes] = {}
+        self._heard_on: dict[ID, INetStream] = {}
 
     # ------------------------------------------------------------ reading
 
@@ -145,6 +146,7 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
         """B1: garbage on the stream ends the host; here it ends the stream."""
         peer = stream.muxed_conn.peer_id
         decoder = VarintFrameDecoder(limits.GOSSIP_RPC_BYTES_MAX)
+        self._heard_on[peer] = stream
         try:
             while self.manager.is_running:
                 data = await stream.read(_READ_BYTES)
@@ -165,6 +167,9 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             await self._refuse_stream(peer, stream, error)
         except Exception as error:  # noqa: BLE001 - the edge: a control message may upset the library in any way
             await self._refuse_stream(peer, stream, error)
+        finally:
+            if self._heard_on.get(peer) is stream:
+                del self._heard_on[peer]
 
     async def _refuse_stream(self, peer: ID, stream: INetStream, error: Exception) -> None:
         self.counters["gossip_streams_refused"] += 1
@@ -278,13 +283,27 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
             # a topic subscribed while the greeting was being written is in neither the greeting nor an announcement
             bounded.push(self.get_hello_packet())
         self.announce(peer_id, self.access.topics_of(peer_id))
+        connection_ended: trio.Event = stream.swarm_conn.event_closed
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_queued, peer_id, stream, bounded, nursery.cancel_scope)
+            await connection_ended.wait()
+            nursery.cancel_scope.cancel()
+        if connection_ended.is_set() and self.peer_queues.get(peer_id) is bounded:
+            # B18: the library looks whether the peer is connected, and it may be again, by another connection: then it
+            # goes on with the streams of the old one, and what is gossiped next is lost
+            self._handle_dead_peer(peer_id)
+
+    async def _write_queued(
+        self, peer_id: ID, stream: INetStream, queue: BoundedRpcQueue, scope: trio.CancelScope
+    ) -> None:
         try:
-            while (data := await bounded.pop()) is not None:
+            while (data := await queue.pop()) is not None:
                 await stream.write(data)
         except Exception as error:  # noqa: BLE001 - the library raises many kinds when a stream breaks
             log.debug("writing gossip to %s failed: %r", peer_id, error)
-            if self.peer_queues.get(peer_id) is bounded:
+            if self.peer_queues.get(peer_id) is queue:
                 self._handle_dead_peer(peer_id)
+        scope.cancel()
 
     def get_hello_packet(self) -> Any:
         """Greet with the topics that anybody may know of: the greeting is written past the queue."""
@@ -317,8 +336,15 @@ class SafePubsub(Pubsub):  # type: ignore[misc]
     def _handle_dead_peer(self, peer_id: ID) -> None:
         self._rates.pop(peer_id, None)
         self._records.pop(peer_id, None)
+        heard_on = self._heard_on.get(peer_id)
+        kept: list[str] = []
+        if heard_on is not None and not heard_on.muxed_conn.is_closed:
+            # B17: said on a connection that lives, and not said again
+            kept = [topic for topic, peers in self.peer_topics.items() if peer_id in peers]
         try:
             super()._handle_dead_peer(peer_id)
+            for topic in kept:
+                self.handle_subscription(peer_id, rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic))
         except Exception:  # noqa: BLE001 - the edge: counted and logged below
             # B1: runs in service tasks, whose failure would end the host
             self.counters["gossip_errors"] += 1

@@ -74,7 +74,7 @@ async def test_b13_a_peer_that_ignores_the_window_is_cut_off():
                 await inject(connection, data)
         await until(lambda: node.peers() == (), "the connection is closed")
         assert node.counters["stream_window_overrun"] == 1
-        assert recorder.links[-1] == ("down", attacker.peer_id)
+        await until(lambda: recorder.links[-1] == ("down", attacker.peer_id), "the replica is told")
         await assert_serves(node)
 
 
@@ -174,6 +174,8 @@ class Expensive(Recorder):
 
 async def test_a_peer_whose_frames_cost_much_is_read_later(monkeypatch):
     monkeypatch.setattr(limits, "PEER_WORK_BURST_S", 0.1)
+    # little enough that a busy machine, where work takes long, still gives the peer more time than it may have
+    monkeypatch.setattr(limits, "PEER_WORK_SHARE_MAX", 0.2)
     async with start(1, Expensive()) as node, start(2, listen=()) as costly:
         await costly.connect(node.addresses[0])
         await linked(costly, node)
@@ -181,6 +183,6 @@ async def test_a_peer_whose_frames_cost_much_is_read_later(monkeypatch):
         for _ in range(20):
             assert costly.send(node.peer_id, b"x")
         await until(lambda: node.counters["sync_frames_received"] == 20, "all frames come in the end")
-        # 0.4 s of work, of which 0.1 s are free and the rest may take half of the time
-        assert trio.current_time() - began >= 0.55
+        # 0.4 s of work, of which 0.1 s are free and the rest may take a fifth of the time
+        assert trio.current_time() - began >= 1.4
         assert node.counters["sync_work_throttled"] > 0

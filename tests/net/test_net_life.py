@@ -193,6 +193,32 @@ async def test_b16_connection_that_comes_while_another_closes_is_not_forgotten()
         await until(lambda: one.peers() == () and two.peers() == (), "neither side counts it any more")
 
 
+async def test_b18_gossip_goes_on_when_a_peer_returns_at_once():
+    heard = []
+    async with pair(peers_wanted=0) as (one, _, two, _):
+        await one.subscribe("t", lambda _, data: heard.append(data))
+        await two.subscribe("t", lambda _, data: heard.append(data))
+        sides = [(one._gossip, raw_peer_id(two.peer_id)), (two._gossip, raw_peer_id(one.peer_id))]
+        await until(lambda: all(peer in side.router.mesh["t"] for side, peer in sides), "the mesh stands")
+        before = [side.pubsub.peer_queues[peer] for side, peer in sides]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.disconnect, two.peer_id)
+            await until(lambda: one.peers() == () and two.peers() == (), "both sides have noticed")
+            # the library tells of the end a tenth of a second after it
+            await two.connect(one.addresses[0])
+        await linked(one, two)
+        queues = [side.pubsub.peer_queues for side, _ in sides]
+        fresh = zip(queues, sides, before, strict=True)
+        await until(
+            lambda fresh=list(fresh): all(q.get(peer) not in (None, old) for q, (_, peer), old in fresh),
+            "both sides write to the new connection",
+        )
+        await until(lambda: all(peer in side.router.mesh["t"] for side, peer in sides), "the mesh stands again")
+        await one.publish("t", b"to two")
+        await two.publish("t", b"to one")
+        await until(lambda: sorted(heard) == [b"to one", b"to two"], "nothing is lost")
+
+
 async def test_b16_connection_to_a_peer_that_does_not_read_is_closed():
     async with trio.open_nursery() as nursery:
         async with start(1, peers_wanted=0) as one, start(2, peers_wanted=0) as two:
