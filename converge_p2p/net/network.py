@@ -336,6 +336,10 @@ class Network:
         if member_key is not None:
             self._membership.topics_changed()
 
+    def retire(self, topic: str) -> None:
+        """Take no more members into a topic that has a member key. Those who proved theirs go on until the end."""
+        self._access.retire(topic)
+
     async def unsubscribe(self, topic: str) -> None:
         """Leave a topic; does nothing if it is not subscribed."""
         await self._gossip.unsubscribe(topic)

@@ -42,7 +42,7 @@ class TopicAccess:
         self._members: dict[str, set[object]] = {}
 
     def __len__(self) -> int:
-        """Return how many private topics there are."""
+        """Return how many private topics take members."""
         return len(self._keys)
 
     def guard(self, topic: str, member_key: bytes) -> None:
@@ -54,10 +54,14 @@ class TopicAccess:
         """
         if not is_private(topic) or len(member_key) != MEMBER_KEY_BYTES:
             raise LocalError(f"a private topic is called {PRIVATE_PREFIX}… and has a key of {MEMBER_KEY_BYTES} bytes")
-        if topic not in self._keys and len(self._keys) >= limits.PRIVATE_TOPICS_MAX:
+        if topic not in self._members and len(self._members) >= limits.PRIVATE_TOPICS_MAX:
             raise LimitExceeded("PRIVATE_TOPICS_MAX", f"at most {limits.PRIVATE_TOPICS_MAX} private topics at once")
         self._keys[topic] = member_key
         self._members[topic] = set()
+
+    def retire(self, topic: str) -> None:
+        """Its key was replaced: whoever proved that it is a member stays one, and nobody becomes one any more."""
+        self._keys.pop(topic, None)
 
     def unguard(self, topic: str) -> None:
         """Take part in a private topic no more. Its name stays private."""
@@ -73,8 +77,8 @@ class TopicAccess:
         return [topic for topic, members in self._members.items() if peer in members]
 
     def admit(self, peer: object, topics: Iterable[str]) -> list[str]:
-        """A peer proved that it is a member; return the topics that are still guarded."""
-        admitted = [topic for topic in topics if topic in self._members]
+        """A peer proved that it is a member; return the topics that still take members."""
+        admitted = [topic for topic in topics if topic in self._keys]
         for topic in admitted:
             self._members[topic].add(peer)
         return admitted

@@ -210,6 +210,7 @@ class Topics:
             if len(joined.private) >= limits.TOPIC_KEYS_MAX:
                 raise LimitExceeded("TOPIC_KEYS_MAX", "older keys of the topic are still in use", hint="wait a minute")
             old = joined.private[-1]
+            network.retire(private_name(old))
             await self._add_key(network, topic, joined, key, self._handlers)
         assert self._nursery is not None
         self._nursery.start_soon(self._retire, topic, old, overlap_s)

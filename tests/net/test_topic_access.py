@@ -92,6 +92,17 @@ def test_a_topic_that_was_left_stays_private_and_begins_anew_without_members():
     assert not policy.may_see("peer", ONE)
 
 
+def test_a_topic_whose_key_was_replaced_keeps_its_members_and_takes_none():
+    here = access(ONE, TWO)
+    here.admit("member", [ONE])
+    here.retire(ONE)
+    assert here.may_see("member", ONE)
+    assert here.admit("former", [ONE, TWO]) == [TWO]
+    assert not here.may_see("former", ONE)
+    assert here.recognised(context(), tags(access(ONE), context())) == []
+    assert access(ONE).recognised(context(), tags(here, context())) == []
+
+
 def test_what_can_be_guarded_is_bounded_and_named():
     policy = access(*(f"{PRIVATE_PREFIX}{number}" for number in range(limits.PRIVATE_TOPICS_MAX)))
     with pytest.raises(LimitExceeded):
