@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from converge_p2p.core import limits
 from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.types import AgentId, PeerId, PublicKey
+
+
+class Transport(StrEnum):
+    """Whose code carries the connections. Both speak the same protocols, with each other, too."""
+
+    FAST = "fast"
+    """This project's noise session, multiplexer and gossip reader: several times cheaper."""
+    STOCK = "stock"
+    """The transport library's, with its faults repaired."""
 
 
 class NetworkHandler(Protocol):
@@ -64,6 +74,7 @@ class NetworkConfig:
         peers_max: connections held at most.
         peers_wanted: below this number, addresses heard from peers are dialled.
         validators: record validators of the hash table, by namespace without slashes.
+        transport: whose code carries the connections.
         dht: whether to take part in the hash table.
         dial_timeout_s: for one address.
         retry_first_s: first pause after a failed dial; it doubles up to `retry_max_s`, with jitter.
@@ -85,6 +96,7 @@ class NetworkConfig:
     peers_max: int = limits.PEERS_MAX
     peers_wanted: int = 8
     validators: Mapping[str, RecordValidator] = field(default_factory=dict)
+    transport: Transport = Transport.FAST
     dht: bool = True
     dial_timeout_s: float = 15.0
     retry_first_s: float = 1.0

@@ -41,7 +41,7 @@ from converge_p2p.net.names import embedded_key, peer_name
 from converge_p2p.net.topic_access import TopicAccess, is_private
 
 MESH_PROTOCOLS = (TProtocol("/meshsub/1.1.0"), TProtocol("/meshsub/1.0.0"))
-"""1.2 adds an answer to every message, which doubles the cost of small ones."""
+"""In the library 1.2 answers every message of any size; `fast.pubsub` speaks it without that."""
 
 OnMessage = Callable[[PeerId, bytes], None]
 Validate = Callable[[PeerId, bytes], bool]
@@ -352,6 +352,9 @@ class Gossip:
         counters: Counters,
         blame: Callable[[PeerId], None] = lambda _peer: None,
         access: TopicAccess | None = None,
+        *,
+        router: type[HardenedGossipSub] = HardenedGossipSub,
+        protocols: Sequence[TProtocol] = MESH_PROTOCOLS,
     ) -> None:
         """Build router and reader.
 
@@ -361,9 +364,11 @@ class Gossip:
             counters: where drops and refusals are counted.
             blame: called with a peer that broke the protocol.
             access: who may know of private topics.
+            router: who decides whom a message is sent to.
+            protocols: the versions that the router speaks, the best one first.
         """
-        self.router = HardenedGossipSub(
-            list(MESH_PROTOCOLS),
+        self.router = router(
+            list(protocols),
             degree=6,
             degree_low=4,
             degree_high=12,

@@ -33,6 +33,11 @@ def reduced_control(control: Any, topics: Container[str]) -> Any:
     for iwant in control.iwant:
         reduced.iwant.add(messageIDs=iwant.messageIDs[:room])
         room -= len(iwant.messageIDs[:room])
+    for idontwant in control.idontwant:
+        # these are kept for a while, so that their length counts, too
+        known = [each for each in idontwant.messageIDs[:room] if len(each) <= limits.GOSSIP_ID_BYTES_MAX]
+        reduced.idontwant.add(messageIDs=known)
+        room -= len(idontwant.messageIDs[:room])
     # one of each suffices for a topic: the last
     for topic in {graft.topicID: None for graft in control.graft if graft.topicID in topics}:
         reduced.graft.add(topicID=topic)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -21,9 +21,11 @@ from multiaddr import Multiaddr
 from multiaddr.utils import get_thin_waist_addresses
 
 from converge_p2p.core.errors import NetworkError
+from converge_p2p.core.types import PeerId
 from converge_p2p.net.addresses import host_of, is_loopback, is_unspecified, tcp_port
-from converge_p2p.net.config import NetworkConfig
+from converge_p2p.net.config import NetworkConfig, Transport
 from converge_p2p.net.dht import PROTOCOL as DHT_PROTOCOL
+from converge_p2p.net.fast.upgrade import FastNoise, FastUpgrader
 from converge_p2p.net.hardening import (
     Counters,
     close_only_what_is_there,
@@ -38,15 +40,25 @@ from converge_p2p.net.private_network import guard_network
 _CLOSE_TIMEOUT_S = 3.0
 
 
-def build_host(config: NetworkConfig, seed: bytes, listen: Sequence[Multiaddr], counters: Counters) -> Any:
+def build_host(
+    config: NetworkConfig,
+    seed: bytes,
+    listen: Sequence[Multiaddr],
+    counters: Counters,
+    blame: Callable[[PeerId], None] = lambda _peer: None,
+) -> Any:
     """Build a host with every repair applied. Opens nothing yet.
+
+    With the fast transport, B13 does not arise: its own multiplexer enforces windows. What is offered on the wire is
+    the same with both.
 
     B2: the library also offers an unencrypted transport by default, over which anybody is let in as anybody whose
     public key he knows; here noise is the only one.
     B11: a link that goes silent is never noticed by default; here the library's pings close it.
     """
     key_pair = create_identity_from_seed(seed)
-    noise = NoiseTransport(key_pair, noise_privkey=create_x25519_key_pair().private_key)
+    fast = config.transport is Transport.FAST
+    noise = (FastNoise if fast else NoiseTransport)(key_pair, noise_privkey=create_x25519_key_pair().private_key)
     connections = ConnectionConfig(
         max_connections=config.peers_max,
         # no floor: inbound slots are (maximum - minimum), and the floor only drives the automatic dialling
@@ -77,7 +89,10 @@ def build_host(config: NetworkConfig, seed: bytes, listen: Sequence[Multiaddr], 
     guard_network(host, config.network_key, counters)
     contain_stream_failures(host, counters)
     bound_negotiation()
-    enforce_windows(host, counters)
+    if fast:
+        host.get_network().upgrader = FastUpgrader(noise, counters, blame)
+    else:
+        enforce_windows(host, counters)
     free_inbound_slots(host, counters, config.peers_max, Handshakes(counters).one)
     own_the_dialling(host, frozenset({DHT_PROTOCOL}))
     close_only_what_is_there(host)

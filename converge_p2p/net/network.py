@@ -23,11 +23,12 @@ from converge_p2p.core.types import PeerId
 from converge_p2p.net.addresses import AddressBook, observed_address, parse_listen, split_peer_address
 from converge_p2p.net.bootstrap import Connector
 from converge_p2p.net.conduct import Conduct
-from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo
+from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo, Transport
 from converge_p2p.net.dht import Dht
 from converge_p2p.net.direct import DirectRequests
 from converge_p2p.net.exchange import PeerExchange
-from converge_p2p.net.gossip import Gossip, OnMessage, Validate
+from converge_p2p.net.fast.pubsub import FAST_MESH_PROTOCOLS, FastGossipSub
+from converge_p2p.net.gossip import MESH_PROTOCOLS, Gossip, HardenedGossipSub, OnMessage, Validate
 from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly, log
 from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners, transport_addresses
 from converge_p2p.net.names import is_ed25519, peer_name, public_key_of, raw_peer_id
@@ -87,14 +88,23 @@ class Network:
         self._listen = [parse_listen(text) for text in config.listen]
         self._stop = trio.Event()
         self._conduct = Conduct()
-        host = self._host = build_host(config, seed, self._listen, self.counters)
+        host = self._host = build_host(config, seed, self._listen, self.counters, self.blame)
         self.peer_id: PeerId = peer_name(host.get_id())
         self._book = AddressBook()
         self._connector = Connector(host, self._book, config, self.counters, self._is_banned)
         self._sync = SyncStreams(host, handler, config, self.counters, self.blame)
         self._direct = DirectRequests(host, handler, config, self.counters)
         self._access = TopicAccess()
-        self._gossip = Gossip(host, config.gossip_heartbeat_s, self.counters, self.blame, self._access)
+        fast = config.transport is Transport.FAST
+        self._gossip = Gossip(
+            host,
+            config.gossip_heartbeat_s,
+            self.counters,
+            self.blame,
+            self._access,
+            router=FastGossipSub if fast else HardenedGossipSub,
+            protocols=FAST_MESH_PROTOCOLS if fast else MESH_PROTOCOLS,
+        )
         self._membership = TopicMembership(host, self._access, config, self.counters, self._gossip.pubsub.announce)
         self._dht = Dht(host, config.validators, self.counters) if config.dht else None
         self._exchange = PeerExchange(

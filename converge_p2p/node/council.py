@@ -13,14 +13,15 @@ from converge_p2p.core.errors import LocalError, NotFound
 from converge_p2p.core.governance.rename import with_key_replaced
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.oplog.bodies import Body, Kind
-from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, move_change
+from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CoordinationCommand
-from converge_p2p.core.types import OperationId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.motions import MotionView
 from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.evidence import PoolEvidence
 from converge_p2p.node.fanout import Fanout
 
 
@@ -30,6 +31,7 @@ class Council:
     Attributes:
         moved: every motion that becomes known here, for `watch`.
         installed: the number of every epoch that comes into force here.
+        evidence: what was cited for and against results.
     """
 
     def __init__(self, driver: PoolDriver, terms: Callable[[], PoolSpec]) -> None:
@@ -44,6 +46,7 @@ class Council:
         self._terms = terms
         self.moved: Fanout[MotionView] = Fanout()
         self.installed: Fanout[int] = Fanout()
+        self.evidence = PoolEvidence(driver)
 
     # ------------------------------------------------------------ reading
 
@@ -135,19 +138,35 @@ class Council:
         """
         return await self._put(dispute_result(task, reason))
 
+    async def dispute_rivals(self, task: TaskId, rivals: Iterable[ValueHash], reason: str = "") -> OperationId:
+        """Ask the electors which of several results of a task is right.
+
+        The task stays as it is settled, if it is. In an empirical pool an elector's choice counts only on evidence.
+
+        Args:
+            task: the task.
+            rivals: hashes of 2 to `limits.MOTION_OPTIONS_MAX` results (see `TaskView.reported`).
+            reason: for people.
+
+        Raises:
+            NotFound: no such task.
+            CodecError: fewer than two results, or too many.
+        """
+        return await self._put(dispute_rivals(task, tuple(rivals), reason))
+
     async def _put(self, motion: MotionBody) -> OperationId:
         operations = await self._driver.record(ev.Move(motion))
         return operations[0]
 
-    async def say(self, motion: OperationId, choice: int = YES) -> None:
+    async def say(self, motion: OperationId, choice: int | None = YES) -> None:
         """Say what this elector thinks of a motion. A yes cannot be taken back.
 
         Args:
             motion: its id.
-            choice: 0 no, 1 yes; of rival results the index of one.
+            choice: 0 no, 1 yes; of rival results the index of one, or None for that with most evidence.
 
         Raises:
-            NotFound: no such motion here.
+            NotFound: no such motion here; or a choice among results has to rest on evidence, and there is none.
             NotAuthorised: this node is no elector.
             Conflict: the motion was made for an epoch that is over.
         """

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from converge_p2p.core.errors import TaskCancelled, TaskFailed
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.task import Outcome, TaskView
-from converge_p2p.core.types import AgentId, TaskId, ValueHash
+from converge_p2p.core.types import AgentId, OperationId, TaskId, ValueHash
 from converge_p2p.core.view.receipt import Receipt
+from converge_p2p.node.evidence import DEFAULT_MEDIA
 
 if TYPE_CHECKING:
     from converge_p2p.node.handles import PoolHandle
@@ -80,6 +81,20 @@ class TaskHandle:
     async def judge(self, approve: bool, reason: str = "", *, value: ValueHash | None = None) -> None:
         """As the task's evaluator, approve or deny the result that was reported (`view.unjudged`)."""
         await self.pool.judge(self.id, approve, reason, value=value)
+
+    async def cite(
+        self,
+        content: bytes,
+        *,
+        value: ValueHash | None = None,
+        supports: bool = True,
+        media: str = DEFAULT_MEDIA,
+        summary: str = "",
+    ) -> OperationId | None:
+        """Say that a content speaks for a result, or against it. See `Council.evidence`."""
+        return await self.pool.council.evidence.cite(
+            self.id, content, value=value, supports=supports, media=media, summary=summary
+        )
 
     async def veto(self, reason: str = "") -> None:
         """Deny the result that was settled (`view.awaiting`), as one of the pool's vetoers."""

@@ -25,6 +25,7 @@ from converge_p2p.core.oplog.bodies import (
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.testing.forgery import Forger
+from converge_p2p.testing.science import false_choice, false_evidence
 
 RETRY_MS = 4
 TRIES_MAX = 50
@@ -155,6 +156,8 @@ class Liar(Forger):
             ReportBody(task, number, TaskValue(Outcome.CANCELLED, someone, b"\x80"), named),
             self._false_votes(task, number, someone),
             JoinBody(("anything",)),
+            false_evidence(self, task),
+            *([] if (choice := false_choice(self)) is None else [choice]),
         ]
 
     def _false_votes(self, task: TaskId, number: int, someone: PublicKey) -> VoteBody:

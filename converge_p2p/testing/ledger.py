@@ -8,7 +8,7 @@ Source: `docs/protocol.md`, invariants; the numbers are those of that list.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import YES, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
@@ -127,6 +128,9 @@ class Ledger:
         self._contents: dict[ValueHash, TaskValue] = {}
         self._promises: dict[OperationId, Promise] = {}
         self._held: dict[OperationId, Mapping[PublicKey, int]] = {}
+        self._vouched: dict[ValueHash, list[Mapping[PublicKey, int]]] = defaultdict(list)
+        self._cited: dict[tuple[TaskId, ValueHash], set[PublicKey]] = defaultdict(set)
+        """Who cited evidence for a value."""
         self._said: dict[OperationId, dict[int, set[PublicKey]]] = defaultdict(lambda: defaultdict(set))
         self._shown: dict[TaskId, tuple[object, ...]] = {}
         self._winners: dict[tuple[TaskId, Token], int] = {}
@@ -170,6 +174,8 @@ class Ledger:
                 if subject.number:
                     self._contents[value.hash] = value
                     self._advance()
+            case EvidenceBody(task, value, True):
+                self._cited[task, value].add(author)
             case OpinionBody(motion, choice) if choice == YES:
                 self._said[motion][epoch].add(author)
             case VoteBody(ballots):
@@ -229,17 +235,25 @@ class Ledger:
 
     # ------------------------------------------------------------ epochs
 
-    def promises(self, operation: Operation) -> bool:
-        """Whether an operation holds a promise for the next epoch."""
-        body = operation.body
-        return isinstance(body, VoteBody) and any(
-            ballot.phase is Phase.GRANT and self._epoch_subjects.get(ballot.task) == operation.epoch + 1
-            for ballot in body.ballots
-        )
+    def changes(self, operation: Operation) -> bool:
+        """Whether an operation holds votes on the next epoch."""
+        return any(self._on_next_epoch(operation))
+
+    def _on_next_epoch(self, operation: Operation) -> Iterator[Ballot]:
+        body, following = operation.body, operation.epoch + 1
+        for ballot in body.ballots if isinstance(body, VoteBody) else ():
+            if self._epoch_subjects.get(ballot.task) == following:
+                yield ballot
 
     def held_at(self, operation: Operation, held: Mapping[PublicKey, int]) -> None:
-        """What an honest elector held durably of each author when it signed a promise."""
-        self._held[operation.id] = held
+        """What an honest elector held durably of each author when it promised, endorsed or accepted an epoch."""
+        # of its own chain more may be on disk: what was signed in the same turn after it
+        held = {**held, operation.author: min(held.get(operation.author, 0), operation.seq + 1)}
+        for ballot in self._on_next_epoch(operation):
+            if ballot.phase is Phase.GRANT:
+                self._held[operation.id] = held
+            else:
+                self._vouched[ValueHash(ballot.ref)].append(held)
 
     def _advance(self) -> None:
         """Install every epoch that is certified and whose value is known."""
@@ -254,11 +268,11 @@ class Ledger:
                 epoch = EpochValue.from_bytes(content.result)
             except CodecError as error:
                 raise InvariantViolated(4, f"epoch {number} is certified and makes no sense: {error}") from error
-            self._check_epoch(number, epoch)
+            self._check_epoch(number, value, epoch)
             self.epochs.append(CountedEpoch(epoch.spec, value, epoch.cuts))
             self._recount(number)
 
-    def _check_epoch(self, number: int, epoch: EpochValue) -> None:
+    def _check_epoch(self, number: int, value: ValueHash, epoch: EpochValue) -> None:
         """Check what a certified epoch rests on: the one before, a carried motion, and a quorum of promises."""
         before = self.epochs[-1]
         if epoch.number != number or epoch.before != before.hash:
@@ -271,11 +285,16 @@ class Ledger:
             raise InvariantViolated(9, f"epoch {number} does not rest on a quorum of promises")
         for cut in epoch.cuts:
             held = max((self._held[name].get(cut.author, 0) for name in honest), default=0)
+            seen = max((held.get(cut.author, 0) for held in self._vouched[value]), default=0)
             # where the author forked, what an elector holds is no single chain
             forked = any(len(branch) > 1 for branch in self.chains[cut.author].values())
             if cut.length < held and not forked:
                 raise InvariantViolated(
                     5, f"epoch {number} cuts {short(cut.author)} at {cut.length}, an elector that promised held {held}"
+                )
+            if cut.length > seen and not forked:
+                raise InvariantViolated(
+                    6, f"epoch {number} cuts {short(cut.author)} at {cut.length}, its honest voters held only {seen}"
                 )
 
     def _recount(self, epoch: int) -> None:
@@ -358,6 +377,11 @@ class Ledger:
                 reports = self._held_reports(name, subject, first)
                 if not any(report.value == value and report.worker == report.author for report in reports):
                     raise InvariantViolated(9, f"{short(name)}: the result is credited to somebody else")
+                own = [report for report in reports if report.value == value]
+                worked = {report.worker for report in own if report.outcome is Outcome.COMPLETED}
+                need = 0 if subject.number else self.epochs[first.epoch].spec.model.evidence
+                if worked and need and len(self._cited[name, value] - worked) < need:
+                    raise InvariantViolated(9, f"{short(name)}: settled without the evidence that the terms ask for")
 
     def _held_reports(self, name: TaskId, subject: Subject, token: Token) -> list[Reported]:
         certified = self.certified(name, subject, token)

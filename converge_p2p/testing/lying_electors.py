@@ -67,6 +67,7 @@ class LyingElector(Forger):
         super().__init__(world, machine)
         self._lies = self.world.scenario.elector_lies
         self._planned = False
+        self._inflating = False
         self._told = 0
 
     def begin(self) -> None:
@@ -77,6 +78,10 @@ class LyingElector(Forger):
 
     def stirred(self) -> None:
         """Something happened at the machine: maybe lie in a moment."""
+        if "cuts" in self._lies and not self._inflating and self.able and self._inflatable() is not None:
+            # before the own replica promises: whatever comes first in the chain is the elector's word
+            self._inflating = True
+            self.machine.later(self.rng.randint(0, 3), self._inflate)
         if self._planned or self._told >= LIES_MAX or self.rng.random() >= REACTS:
             return
         self._planned = True
@@ -93,6 +98,9 @@ class LyingElector(Forger):
                 self._votes(lie)
             case "found":
                 self._found()
+            case "cuts":
+                # told when the next epoch is claimed, not now and then
+                pass
             case "wild":
                 self._wild()
             case "sync":
@@ -163,6 +171,9 @@ class LyingElector(Forger):
 
     def _held(self, register: Register, claim: OperationId) -> tuple[Cut, ...]:
         """What is held of those that a motion expels: the truth, nothing, or much more."""
+        return self._said_held(register, claim, ("true", "true", "nothing", "more"))
+
+    def _said_held(self, register: Register, claim: OperationId, lies: tuple[str, ...]) -> tuple[Cut, ...]:
         if not isinstance(register, EpochRegister):
             return ()
         change = register.motions.get(OperationId(register.claims[claim].ref))
@@ -171,13 +182,38 @@ class LyingElector(Forger):
             entry = self.replica.log.entry(author)
             length = 0 if entry is None else entry.length
             head = None if entry is None else entry.head
-            lie = self.rng.choice(("true", "true", "nothing", "more"))
+            lie = self.rng.choice(lies)
             if lie == "nothing":
                 length, head = 0, None
             elif lie == "more":
                 length, head = length + self.rng.randint(1, 9), OperationId(self.rng.randbytes(32))
             cuts.append(Cut(author, length, head if length else None))
         return tuple(cuts)
+
+    def _inflatable(self) -> tuple[int, list[OperationId]] | None:
+        """A round of the next epoch in which nothing was promised yet, and the claims there that remove somebody."""
+        change, key = self.replica.view.next_change, self.machine.identity.public_key
+        if not change.claims or key not in self.replica.view.electors or not change.is_open:
+            return None
+        motions = change.motions
+        removing = [
+            claim
+            for claim in sorted(change.claims)
+            if (asked := motions.get(OperationId(change.claims[claim].ref))) is not None and asked.expelled
+        ]
+        top, own = change.top, change.top_granted.get(key)
+        number = 0 if top is None else top.round
+        return None if not removing or (own is not None and own.round >= number) else (number, removing)
+
+    def _inflate(self) -> None:
+        """Promise the next epoch, and say that much more is held of whom it removes than there is."""
+        self._inflating = False
+        found = self._inflatable() if self.able else None
+        if found is not None:
+            change, (number, claims) = self.replica.view.next_change, found
+            claim = self.rng.choice(claims)
+            held = self._said_held(change, claim, ("more",))
+            self._show([self.sign(VoteBody((Ballot(Phase.GRANT, change.id, number, claim, held=held),)))])
 
     def _show(self, operations: list[Operation]) -> None:
         if "withhold" in self._lies:

@@ -21,6 +21,7 @@ from converge_p2p.core.types import PeerId, PublicKey, TaskId
 from converge_p2p.testing.faults import Clock, Disk
 from converge_p2p.testing.ledger import InvariantViolated
 from converge_p2p.testing.scenario import PLANS
+from converge_p2p.testing.science import Science
 
 if TYPE_CHECKING:
     from converge_p2p.testing.world import World
@@ -65,6 +66,7 @@ class Machine:
         self._timer_number = 0
         self._work: dict[TaskId, int] = {}
         self._attempts = 0
+        self.science = Science(self)
 
     # ------------------------------------------------------------ life and death
 
@@ -176,7 +178,7 @@ class Machine:
         self.writing -= 1
         for signed in operations:
             operation = decode_operation(signed, self.world.pool, trusted=True)
-            if not self.liar and self.world.ledger.promises(operation):
+            if not self.liar and self.world.ledger.changes(operation):
                 self.world.ledger.held_at(operation, self._durable(position))
             self.world.ledger.signed(operation)
         self.feed(ev.Persisted(token))
@@ -207,6 +209,8 @@ class Machine:
         world = self.world
         if world.quiet:
             return
+        if isinstance(notice, ev.TaskChanged | ev.EpochInstalled):
+            self.science.stirred()
         match notice:
             case ev.TaskChanged(task, state):
                 if state.terminal:

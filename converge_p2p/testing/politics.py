@@ -146,6 +146,8 @@ class Politics:
         if replica is None or world.quiet or not replica.is_elector:
             return
         motion = replica.view.motions.get(name)
+        if motion is not None and motion.task is not None:
+            machine.science.asked(motion)
         if motion is None or motion.task is not None or motion.epoch != replica.epoch:
             return
         spec = replica.view.spec

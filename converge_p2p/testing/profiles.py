@@ -239,6 +239,19 @@ def _schism(seed: int, mode: str, rng: random.Random) -> Scenario:
     )
 
 
+def _purge(seed: int, mode: str, rng: random.Random) -> Scenario:
+    """Members are removed, and as many electors as may lie about what they hold of them."""
+    return replace(
+        _treason(seed, mode, rng),
+        partitions=rng.choice((0, 1, 3)),
+        epochs=rng.randint(1, 3),
+        rivals=rng.choice((0.0, 0.3)),
+        kinds=("expel", "expel", "expel", "policy"),
+        elector_lies=("cuts", *(lie for lie in ELECTOR_LIES if lie != "cuts" and rng.random() < 0.3)),
+        agree=1.0,
+    )
+
+
 _DRAWS = {
     "swarm": _swarm,
     "duel": _duel,
@@ -246,6 +259,7 @@ _DRAWS = {
     "succession": _succession,
     "treason": _treason,
     "schism": _schism,
+    "purge": _purge,
 }
-_MIXED = {"swarm": 6, "duel": 1, "betrayal": 1, "succession": 3, "treason": 3, "schism": 1}
+_MIXED = {"swarm": 6, "duel": 1, "betrayal": 1, "succession": 3, "treason": 3, "schism": 1, "purge": 1}
 PROFILES = ("mixed", *_DRAWS)

@@ -209,8 +209,8 @@ class _Rewriter:
                     names.extend(self._ballot_references(ballot))
             case ClaimBody(ref=motion) if motion:
                 names.append(OperationId(motion))
-            case OpinionBody(motion):
-                names.append(motion)
+            case OpinionBody(motion, _, evidence):
+                names.extend((motion, *evidence))
         return names
 
     def _ballot_references(self, ballot: Ballot) -> list[OperationId]:
@@ -269,8 +269,8 @@ class _Rewriter:
                 return VoteBody(tuple(self._ballot(ballot) for ballot in ballots))
             case ClaimBody(ref=motion) if motion:
                 return replace(body, ref=self._new(OperationId(motion)))
-            case OpinionBody(motion, choice):
-                return OpinionBody(self._new(motion), choice)
+            case OpinionBody(motion, choice, evidence):
+                return OpinionBody(self._new(motion), choice, tuple(sorted(self._new(name) for name in evidence)))
             case _:
                 return body
 

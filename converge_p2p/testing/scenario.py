@@ -23,10 +23,11 @@ PLANS = ("finish", "late", "retry", "fail", "give_back", "never")
 LIES = ("twice", "fork_report", "fork", "junk", "short", "over_lock", "uncertified")
 """Of workers: two values in one round, in one chain or on two; forks; what is not theirs to sign; a report that names
 too few promises; one against the lock it names; one without a claim certificate."""
-ELECTOR_LIES = ("double", "locks", "withhold", "unsealed", "found", "wild", "sync", "spam")
+ELECTOR_LIES = ("double", "locks", "withhold", "unsealed", "found", "wild", "sync", "spam", "cuts")
 """Of electors: votes for whatever there is, in any round, in one chain or on two; locks left out, invented or stale;
 votes that only some are shown; votes after the promise of the next epoch; epoch values that do not follow from their
-promises, and two of them; rounds and epochs far away; lies about the frontier; floods."""
+promises, and two of them; rounds and epochs far away; lies about the frontier; floods; promises that say much more is
+held of a removed author than there is."""
 MODES = ("safety", "liveness")
 ELECTORS_MAX = 15
 FAULTS_MAX = 2

@@ -105,7 +105,9 @@ def _drawn(
             return _bicameral(rng, base, electors, faults)
         case GovernanceKind.EMPIRICAL:
             weights = tuple(rng.choice((1, 1, 2, 3)) for _ in electors)
-            model = ModelTerms(weights=rng.choice(((), weights)), speculative=rng.choice((1, 2, 3)))
+            # somebody beside the worker has to be there to cite
+            evidence = rng.choice((0, 0, 1)) if count > 1 else 0
+            model = ModelTerms(weights=rng.choice(((), weights)), speculative=rng.choice((1, 2, 3)), evidence=evidence)
             return _with(base, kind, electors, model, faults=faults)
         case GovernanceKind.CUSTOM:
             formula = _nested(rng, list(electors), faults)

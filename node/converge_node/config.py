@@ -27,6 +27,7 @@ ENVIRONMENT_PREFIX: Final = "CONVERGE_NODE_"
 SHUTDOWN_TIMEOUT_S_MAX: Final = 30.0
 
 GovernanceName = Literal["democratic", "dictatorial"]
+TransportName = Literal["fast", "stock"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
@@ -72,6 +73,10 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     psk_file: Annotated[
         str, Meta(description="Key file (swarm.key) of the private network to be in; empty is a public network.")
     ] = ""
+    transport: Annotated[
+        TransportName,
+        Meta(description="Whose code carries connections: fast is this project's, stock the library's; they mix."),
+    ] = "fast"
 
 
 class TasksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ what a node is doing that is not ready yet, or no longer.
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import os
@@ -22,7 +23,7 @@ import msgspec
 import trio
 
 from converge_node import schema
-from converge_node.config import Settings, example_file
+from converge_node.config import Settings, TransportName, example_file
 from converge_node.control.app import ControlApi, ControlState, node_item
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
@@ -57,6 +58,7 @@ class NodeArguments:
     Attributes:
         home: folder of its stores; None keeps everything in memory.
         network_key: of the private network it is in.
+        transport: whose code carries connections.
     """
 
     identity: Identity
@@ -64,6 +66,7 @@ class NodeArguments:
     listen: Sequence[str]
     announce: Sequence[str]
     bootstrap: Sequence[str]
+    transport: TransportName
     network_key: NetworkKey | None = None
 
 
@@ -87,15 +90,21 @@ class RunOptions:
 
 def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
     """Return the library's node. Imports libp2p, which takes a second or two."""
+    from converge_p2p.net import NetworkConfig, Transport
     from converge_p2p.node import Node, NodeConfig
 
+    # what imported modules hold stays as long as the process: a full collection that visits it takes twice as long
+    gc.freeze()
     return Node(
         home=arguments.home,
         identity=arguments.identity,
         listen=arguments.listen,
         announce=arguments.announce,
         bootstrap=arguments.bootstrap,
-        config=NodeConfig(network_key=arguments.network_key),
+        config=NodeConfig(
+            network=NetworkConfig(listen=(), transport=Transport(arguments.transport)),
+            network_key=arguments.network_key,
+        ),
     )
 
 
@@ -178,6 +187,7 @@ class _Run:
             announce=self._config.network.announce,
             bootstrap=(*self._config.network.bootstrap, *_named(followed)),
             network_key=network_key_of(self._config.network.psk_file, self._paths),
+            transport=self._config.network.transport,
         )
         opening = self._open_node(arguments)
         adopt_library_logs(self._config.log)

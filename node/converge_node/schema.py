@@ -7,23 +7,18 @@ Source: docs/control.md. Every answer stands in an envelope `{v, ok, data}` or
 
 from __future__ import annotations
 
-import base64
-import binascii
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
-from converge_p2p.core import limits
-from converge_p2p.core.errors import CodecError, ConvergeError
+from converge_node.json_values import from_json_value as from_json_value, to_json_value as to_json_value
+from converge_p2p.core.errors import ConvergeError
 
 VERSION: Final = 1
 TASK_LIST_MAX: Final = 1000
 """Tasks in one answer."""
-
-_BYTES: Final = "$bytes"
-_ESCAPE: Final = "$escape"
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
@@ -192,6 +187,26 @@ class MotionItem(_Answer, frozen=True):
     opinions: list[OpinionItem] = []
 
 
+class EvidenceItem(_Answer, frozen=True):
+    """That somebody says which content speaks for a result, or against it.
+
+    Attributes:
+        author: agent id; `weight` is what it weighs if it is an elector.
+        value: hash of the result.
+        digest: SHA-256 of the content.
+    """
+
+    id: str
+    author: str
+    weight: Count
+    value: str
+    supports: bool
+    digest: str
+    size: Count
+    media: str
+    summary: str = ""
+
+
 class StatusItem(_Answer, frozen=True):
     """The node at a glance."""
 
@@ -237,7 +252,7 @@ class TaskItem(_Answer, frozen=True):
 
 
 class ReportedItem(_Answer, frozen=True):
-    """A result that waits for the verdict of the task's evaluator.
+    """A result that was reported, and is not settled.
 
     Attributes:
         value: its hash.
@@ -256,6 +271,7 @@ class TaskDetail(TaskItem, frozen=True):
         awaiting: the result that the pool's vetoers may still deny.
         evaluator: who judges results, `agent:…`, `rule:…`, or empty.
         unjudged: results that wait for its verdict.
+        reported: results that were reported, by whomever, while none is settled.
     """
 
     inputs: Any = None
@@ -263,6 +279,7 @@ class TaskDetail(TaskItem, frozen=True):
     awaiting: Any = None
     evaluator: str = ""
     unjudged: list[ReportedItem] = []
+    reported: list[ReportedItem] = []
     required_capabilities: list[str] = []
     claim_ttl_s: float | None = None
     max_retries: int | None = None
@@ -303,6 +320,7 @@ class GovernanceTerms(_Request, frozen=True):
     silence_denies: bool = False
     weights: dict[str, int] = {}
     speculative: Count | None = None
+    evidence: Count = 0
     model: str = ""
 
 
@@ -392,13 +410,18 @@ class Move(_Request, frozen=True):
 
 
 class Dispute(_Request, frozen=True):
-    """Ask the electors to find that a settled result is wrong."""
+    """Ask the electors to find that a settled result is wrong; or, with `rivals`, which of several results is right.
+
+    Attributes:
+        rivals: hashes of results.
+    """
 
     reason: str = ""
+    rivals: list[str] = []
 
 
 class SayItem(_Request, frozen=True):
-    """What this elector says to a motion: yes, no, or one of its options."""
+    """What this elector says to a motion: yes, no, one of its options, or `by-evidence`."""
 
     choice: str
 
@@ -417,6 +440,17 @@ class JudgeTask(_Request, frozen=True):
     value: str = ""
 
 
+class CiteEvidence(_Request, frozen=True):
+    """Say that a content speaks for a result, or against it. `value` is its hash; empty is the only one known."""
+
+    digest: str
+    size: Count
+    value: str = ""
+    supports: bool = True
+    media: str = "application/octet-stream"
+    summary: str = ""
+
+
 def success(data: Any) -> dict[str, Any]:
     """Return the envelope of an answer."""
     return {"v": VERSION, "ok": True, "data": data}
@@ -425,44 +459,6 @@ def success(data: Any) -> dict[str, Any]:
 def failure(error: ConvergeError) -> dict[str, Any]:
     """Return the envelope of an error."""
     return {"v": VERSION, "ok": False, "error": ErrorItem(code=error.code, message=str(error), hint=error.hint)}
-
-
-def to_json_value(value: Any) -> Any:
-    """Return a user's value in JSON's types: bytes become {"$bytes": "<base64>"}; nothing else changes.
-
-    A map that could be taken for such a marker is wrapped in {"$escape": …}, so that `from_json_value` gives back
-    exactly the value.
-    """
-    if isinstance(value, bytes):
-        return {_BYTES: base64.b64encode(value).decode("ascii")}
-    if isinstance(value, list | tuple):
-        return [to_json_value(item) for item in value]
-    if isinstance(value, dict):
-        plain = {name: to_json_value(item) for name, item in value.items()}
-        return {_ESCAPE: plain} if len(value) == 1 and next(iter(value)) in (_BYTES, _ESCAPE) else plain
-    return value
-
-
-def from_json_value(value: Any, depth: int = 2 * limits.CBOR_DEPTH_MAX) -> Any:
-    """Return the user's value that `to_json_value` wrote.
-
-    Raises:
-        CodecError: a byte string that is not base64, or nesting deeper than a task may hold.
-    """
-    if depth == 0:
-        raise CodecError(f"nested deeper than {limits.CBOR_DEPTH_MAX} levels")
-    if isinstance(value, list):
-        return [from_json_value(item, depth - 1) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if set(value) == {_BYTES}:
-        try:
-            return base64.b64decode(value[_BYTES], validate=True)
-        except (binascii.Error, TypeError, ValueError) as error:
-            raise CodecError(f'{{"{_BYTES}": …}} must hold base64 text') from error
-    if set(value) == {_ESCAPE} and isinstance(value[_ESCAPE], dict):
-        return {name: from_json_value(item, depth - 1) for name, item in value[_ESCAPE].items()}
-    return {name: from_json_value(item, depth - 1) for name, item in value.items()}
 
 
 def utc_time(unix_s: float) -> str:

@@ -47,9 +47,10 @@ EXAMPLES = int(os.environ.get("CONVERGE_EXAMPLES", "250"))
 class Script:
     """Random operations of a pool: sensible ones, senseless ones, forks."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, policy: PoolPolicy | None = None) -> None:
         self.random = random.Random(seed)
-        self.pool = Pool(electors=self.random.choice((1, 3)), workers=3, policy=PoolPolicy(max_retries=1))
+        policy = policy or PoolPolicy(max_retries=1)
+        self.pool = Pool(electors=self.random.choice((1, 3)), workers=3, policy=policy)
         self.people = list(self.pool.people)
         self.made: list[Operation] = list(self.pool.base)
         self.claims: list[Operation] = []

@@ -6,14 +6,15 @@ import pytest
 from pool_kit import Author, Pool, ballots_in, claim, feed, lock, now, release, report, settle_writes, timers, value_of
 
 from converge_p2p.core import limits
-from converge_p2p.core.model.pool import AssignmentRule, PoolPolicy
-from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, JoinBody, LeaveBody, Phase, Purpose
+from converge_p2p.core.model.pool import AssignmentRule, GovernanceKind, ModelTerms, PoolPolicy
+from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, JoinBody, LeaveBody, Phase, Purpose, Token
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import OperationId
 from converge_p2p.core.view.tasks import TaskRegister
 
+R0 = Token(0, 0)
 QUICK = PoolPolicy(hold_off_ms=0, grant_timer_ms=100, claim_ttl_ms=1000, max_retries=1)
 
 
@@ -364,3 +365,16 @@ def test_whoever_failed_before_comes_after_a_newcomer_where_trust_decides() -> N
     case.give(release(case.worker, other, 0, failed=True))
     mine, newcomer = claim(case.worker, case.task), claim(case.rival, case.task)
     assert chosen(case, mine, newcomer) == newcomer.id
+
+
+def test_a_witness_goes_along_with_its_leader_to_the_next_rounds_and_nobody_else_makes_it() -> None:
+    people = [Author(number + 1, Pool().id).key for number in range(2)]
+    model = ModelTerms(leader=people[0], successor=people[1])
+    case = Case(electors=5, faults=1, governance=GovernanceKind.DICTATORIAL, model=model)
+    standing = claim(case.worker, case.task)
+    assert case.give(standing, *case.grants(0, standing, (0, 1, 3)))
+    assert case.elector.view.registers[case.task].certified_id(R0) == standing.id
+    assert case.give(*case.grants(1, standing, (3,))) == [], "another witness leads nobody"
+    for number in (1, 2):
+        (ballot,) = case.give(*case.grants(number, standing, (0,)))
+        assert (ballot.phase, ballot.round, ballot.ref) == (Phase.GRANT, number, standing.id)

@@ -238,7 +238,9 @@ def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: Gov
     rules = replace(live.mesh.replicas[0].view.counting.rules, model=model)
     electorate = electorate_of(frozenset(rules.electors), rules, 0)
     assert electorate.resolve is not None
-    answer = electorate.resolve(b"t" * 32, (b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors)
+    answer = electorate.resolve(
+        b"t" * 32, (b"no", b"yes"), ((live.key(0), 0), (live.key(1), 1)), electorate.electors, ()
+    )
     assert answer == (1 if found else None)
 
 

@@ -216,7 +216,9 @@ def test_a_model_of_its_own_decides_disputes_and_never_changes(pool: Pool) -> No
         options: tuple[bytes, ...],
         ballots: tuple[tuple[PublicKey, int], ...],
         electors: frozenset[PublicKey],
+        evidence: object,
     ) -> int | None:
+        assert evidence == ()
         asked.append((subject, options, ballots, electors))
         said = dict(ballots)
         return said.get(min(electors))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from pool_kit import Author, Pool, claim, feed, lock, release, report, value_of
 
-from converge_p2p.core.model.pool import PoolPolicy
+from converge_p2p.core.model.pool import GovernanceKind, ModelTerms, PoolPolicy
 from converge_p2p.core.model.task import Outcome, TaskState
 from converge_p2p.core.oplog.bodies import JoinBody, LeaveBody, Phase, Purpose, Token
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import TaskId
+from converge_p2p.core.view.register import NOBODY
 from converge_p2p.core.view.tasks import TaskRegister
 
 R0, R1 = Token(0, 0), Token(0, 1)
@@ -20,7 +21,7 @@ class Case:
 
     def __init__(self, **terms: object) -> None:
         self.pool = Pool(**terms)  # type: ignore[arg-type]
-        self.worker, self.rival = self.pool.workers
+        self.worker, self.rival = self.pool.workers[:2]
         self.task, submit = self.pool.submit()
         self.replica = self.pool.replica()
         self.add(*self.pool.base, submit)
@@ -355,3 +356,28 @@ def test_what_a_fork_takes_back_leaves_the_content_of_a_value_in_every_order(cas
     other.add(fork, *told, *accepts)
     assert case.register.value == other.register.value == value
     assert case.state is other.state is TaskState.COMPLETED
+
+
+def test_where_several_may_work_it_is_everybodys_turn_within_so_many_rounds() -> None:
+    case = Case(workers=5, governance=GovernanceKind.EMPIRICAL, model=ModelTerms(speculative=2))
+    case.add(*(claim(worker, case.task) for worker in case.pool.workers for _ in range(2)))
+    turns = []
+    for number in range(3):
+        case.add(*case.pool.votes(Phase.GRANT, case.task, number, NOBODY))
+        turns.append({one.author for one in case.register.workers()})
+    assert all(len(turn) == 2 for turn in turns)
+    assert set.union(*turns) == {worker.key for worker in case.pool.workers}
+
+
+def test_where_a_round_names_nobody_a_later_claim_makes_no_valid_proposal_invalid() -> None:
+    case = Case(governance=GovernanceKind.EMPIRICAL, model=ModelTerms(speculative=2))
+    submitter = case.pool.electors[0]
+    case.add(claim(submitter, case.task, Purpose.CANCEL))
+    grants = case.pool.votes(Phase.GRANT, case.task, 0, NOBODY)
+    case.add(*grants)
+    cancelled = report(submitter, case.task, 0, value_of(submitter, "enough", Outcome.CANCELLED), grants)
+    assert case.is_valid(cancelled)
+    for purpose in (Purpose.WORK, Purpose.FAIL):
+        case.add(claim(submitter, case.task, purpose))
+        assert case.is_valid(cancelled)
+    assert not case.is_valid(report(case.worker, case.task, 0, value_of(case.worker, 1, Outcome.CANCELLED), grants))

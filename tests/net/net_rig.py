@@ -11,9 +11,14 @@ from typing import Any
 import trio
 
 from converge_p2p.core.types import PeerId
-from converge_p2p.net import Network, NetworkConfig, open_network
+from converge_p2p.net import Network, NetworkConfig, Transport, open_network
+from converge_p2p.net.fast.session import FastSession
+from converge_p2p.net.fast.yamux import FastYamux
 
 LOCAL = "/ip4/127.0.0.1/tcp/0"
+
+default_transport = Transport.FAST
+"""What `quick` chooses; the fixture `transport` changes it."""
 
 
 class Recorder:
@@ -44,6 +49,7 @@ def quick(**changes: Any) -> NetworkConfig:
     """Settings with short times."""
     settings: dict[str, Any] = {
         "listen": (LOCAL,),
+        "transport": default_transport,
         "dht": False,
         "dial_timeout_s": 3.0,
         "retry_first_s": 0.1,
@@ -52,6 +58,21 @@ def quick(**changes: Any) -> NetworkConfig:
         "gossip_heartbeat_s": 0.5,
     }
     return NetworkConfig(**{**settings, **changes})
+
+
+async def inject(connection: Any, frames: bytes) -> None:
+    """Send frames on a multiplexed connection that its multiplexer knows nothing of."""
+    if isinstance(connection, FastYamux):
+        await connection.secured_conn.write(frames)
+    else:
+        await connection._write_frame(frames)
+
+
+def socket_of(connection: Any) -> Any:
+    """The TCP socket below a multiplexed connection."""
+    session = connection.secured_conn
+    raw = session._raw if isinstance(session, FastSession) else session.conn.read_writer.read_write_closer
+    return raw.stream.stream.socket
 
 
 def seed(number: int) -> bytes:

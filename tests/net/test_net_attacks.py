@@ -22,7 +22,7 @@ from converge_p2p.net.addresses import split_peer_address, tcp_port
 from converge_p2p.net.framing import encode_varint
 from converge_p2p.net.names import raw_peer_id
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("transport")]
 
 
 @pytest.fixture(autouse=True)

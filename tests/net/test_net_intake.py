@@ -13,7 +13,7 @@ import trio
 from libp2p.kad_dht.pb.kademlia_pb2 import Message as KadMessage
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.pubsub.pb import rpc_pb2
-from net_rig import Recorder, assert_serves, linked, pair, start, until
+from net_rig import Recorder, assert_serves, inject, linked, pair, start, until
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import NetworkError
@@ -22,7 +22,7 @@ from converge_p2p.net.addresses import split_peer_address, tcp_port
 from converge_p2p.net.framing import encode_varint
 from converge_p2p.net.names import raw_peer_id
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("transport")]
 
 MULTISTREAM = b"\x13/multistream/1.0.0\n"
 
@@ -71,7 +71,7 @@ async def test_b13_a_peer_that_ignores_the_window_is_cut_off():
         data = struct.pack(">BBHII", 0, 0, 0, stream.muxed_stream.stream_id, len(part)) + part
         with suppress(Exception):
             for _ in range(50):
-                await connection._write_frame(data)
+                await inject(connection, data)
         await until(lambda: node.peers() == (), "the connection is closed")
         assert node.counters["stream_window_overrun"] == 1
         assert recorder.links[-1] == ("down", attacker.peer_id)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from libp2p.abc import INotifee
 from libp2p.network.exceptions import SwarmException
-from net_rig import LOCAL, Proxy, Recorder, free_port, linked, open_sockets, pair, quick, seed, start, until
+from net_rig import LOCAL, Proxy, Recorder, free_port, linked, open_sockets, pair, quick, seed, socket_of, start, until
 
 from converge_p2p.core.errors import ConfigError, NetworkError
 from converge_p2p.core.identity import Identity
@@ -16,7 +16,7 @@ from converge_p2p.net import dht, exchange, open_network, peer_id_of
 from converge_p2p.net.addresses import split_peer_address, tcp_port
 from converge_p2p.net.names import raw_peer_id
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("transport")]
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +202,7 @@ async def test_b16_connection_to_a_peer_that_does_not_read_is_closed():
             await linked(one, two)
             proxy.fall_silent()
             (connection,) = two._host.get_network().get_connections(raw_peer_id(one.peer_id))
-            raw = connection.muxed_conn.secured_conn.conn.read_writer.read_write_closer.stream.stream.socket
+            raw = socket_of(connection.muxed_conn)
             full = 0
             while full < 3:
                 try:

@@ -10,7 +10,7 @@ from converge_p2p.core.errors import NetworkError
 from converge_p2p.net.addresses import split_peer_address, tcp_port
 from converge_p2p.net.names import raw_peer_id
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("transport")]
 
 
 @pytest.fixture(autouse=True)

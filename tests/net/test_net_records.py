@@ -12,7 +12,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError
 from converge_p2p.net.names import raw_peer_id
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("transport")]
 
 
 class Numbered:

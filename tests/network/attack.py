@@ -41,6 +41,7 @@ OUTSIDE: Sequence[Attack] = (
     links.connects_and_disconnects,
     links.stream_floods,
     links.window_overrun,
+    links.multiplexer_floods,
     links.library_protocols,
     links.provider_records,
     links.gossip_garbage,
@@ -194,7 +195,8 @@ async def campaign(
 
 SHOWN_COUNTERS = (
     "violations", "peers_banned", "handshakes_given_up", "inbound_connection_failed", "inbound_stream_refused",
-    "stream_window_overrun", "gossip_streams_refused", "rejected", "announcements_refused", "sync_work_throttled",
+    "stream_window_overrun", "yamux_bad_header", "yamux_frame_too_long", "yamux_ping_flood", "yamux_stream_flood",
+    "yamux_stray_flood", "gossip_streams_refused", "rejected", "announcements_refused", "sync_work_throttled",
     "gossip_work_throttled", "handler_errors", "stream_handler_errors",
 )  # fmt: skip
 

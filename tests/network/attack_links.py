@@ -181,6 +181,25 @@ async def window_overrun(ground: Ground) -> int:
     return 3000 * ground.scale
 
 
+async def multiplexer_floods(ground: Ground) -> int:
+    """Frames that no multiplexer sends, and floods of those that one does."""
+    pings, strays = struct.pack(_HEADER, 0, 2, 1, 0, 1), struct.pack(_HEADER, 0, 0, 0, 999_999, 0)
+    opening = b"".join(struct.pack(_HEADER, 0, 1, 1, 100_001 + 2 * number, 0) for number in range(20_000))
+    samples = [b"\xff" * 12, struct.pack(_HEADER, 0, 0, 1, 100_001, 2**32 - 1), struct.pack(_HEADER, 0, 1, 1, 0, 0)]
+    samples += [pings * 20_000, strays * 100_000, opening, b"\0\0\0\0half"]
+    count = 0
+    for address in ground.addresses:
+        for sample in samples * ground.scale:
+            async with Attacker.open(ground.fresh()) as attacker:
+                peer = await attacker.link(address)
+                connection = attacker.connection(peer)
+                with trio.move_on_after(5), suppress(Exception):
+                    await connection._write_frame(sample)
+                    await attacker.until(lambda peer=peer: peer not in attacker.up)
+                count += len(sample) // 12
+    return count
+
+
 @asynccontextmanager
 async def _mute_host(ground: Ground) -> AsyncIterator[Any]:
     """A host that speaks none of the project's protocols."""

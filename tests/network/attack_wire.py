@@ -30,7 +30,7 @@ from converge_p2p.core.replica.wire import (
     encode_message,
 )
 from converge_p2p.core.types import OperationId, PeerId, PoolId
-from converge_p2p.net import Network, NetworkConfig, open_network
+from converge_p2p.net import Network, NetworkConfig, Transport, open_network
 from converge_p2p.net.addresses import split_peer_address
 from converge_p2p.net.names import raw_peer_id
 
@@ -54,7 +54,15 @@ class Attacker:
     async def open(cls, number: int, **changes: Any) -> AsyncIterator[Attacker]:
         """Run it; nobody is dialled on its behalf, and it cannot be dialled."""
         attacker = cls(number)
-        settings = {"listen": (), "dht": False, "peers_wanted": 0, "dial_timeout_s": 10.0, **changes}
+        # the library's own multiplexer, which sends whatever frames it is given
+        settings = {
+            "listen": (),
+            "transport": Transport.STOCK,
+            "dht": False,
+            "peers_wanted": 0,
+            "dial_timeout_s": 10.0,
+            **changes,
+        }
         config = NetworkConfig(**settings)
         async with open_network(config, seed=attacker.identity.seed, handler=attacker) as attacker.network:
             yield attacker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ import trio
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import Conflict, LocalError, NetworkError, NotAuthorised, NotFound
 from converge_p2p.core.governance import Democratic, GovernanceModel
-from converge_p2p.core.governance.electorate import Electorate
+from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.invitation_line import InvitationLine, PoolInvitation
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity
@@ -25,12 +25,15 @@ from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.query import DiscoveryQuery
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, TaskView, task_id
-from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
+from converge_p2p.core.oplog.evidence import EvidenceBody
+from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import sign_operation
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
+from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.motions import Motions, MotionView
 from converge_p2p.node import FrozenView
+from converge_p2p.node.evidence import EvidenceView
 from converge_p2p.runtime.trust import TrustModel
 
 
@@ -83,6 +86,43 @@ class FakeHandle:
         return self.pool.task(self.id)
 
 
+@dataclass(frozen=True)
+class FakeEvidence:
+    """Evidence in the real fold; nothing is weighed."""
+
+    known: Evidence
+    sign: Callable[[Any], Any]
+    bodies: dict[OperationId, EvidenceBody] = field(default_factory=dict)
+
+    def about(self, task: TaskId, /) -> list[EvidenceView]:
+        return [
+            EvidenceView(
+                cited.id, cited.author, 1, cited.value, cited.supports, cited.digest, cited.size,
+                self.bodies[cited.id].media, self.bodies[cited.id].summary,
+            )
+            for cited in self.known.about(task)
+        ]  # fmt: skip
+
+    async def cite(
+        self,
+        task: TaskId,
+        /,
+        *,
+        digest: bytes | None = None,
+        size: int = 0,
+        value: ValueHash | None = None,
+        supports: bool = True,
+        media: str = "",
+        summary: str = "",
+    ) -> OperationId | None:
+        assert value is not None
+        assert digest is not None
+        operation = self.sign(EvidenceBody(task, value, supports, digest, size, media, summary))
+        self.bodies[operation.id] = operation.body
+        self.known.add(operation, operation.body)
+        return OperationId(operation.id)
+
+
 class FakeCouncil:
     """Motions of a pool, in the real fold; `members` answers as the electors."""
 
@@ -90,10 +130,11 @@ class FakeCouncil:
         self.epoch = 0
         self._identity, self._pool, self._seq = identity, pool, 0
         self._prev: OperationId | None = None
-        self._motions = Motions()
-        electors = frozenset(spec.electors)
+        self._cited = Evidence()
+        self._motions = Motions(evidence=self._cited)
+        self.evidence = FakeEvidence(self._cited, self._sign)
         rules = compile_rules(spec)
-        self._motions.open_epoch(0, Electorate(electors, rules.epoch, rules.accept))
+        self._motions.open_epoch(0, electorate_of(frozenset(spec.electors), rules, 0))
 
     def _sign(self, body: Any) -> Any:
         operation = sign_operation(
@@ -122,8 +163,17 @@ class FakeCouncil:
         self._motions.add_motion(operation)
         return OperationId(operation.id)
 
-    async def say(self, motion: OperationId, /, choice: int = 1) -> None:
-        self._motions.add_opinion(self._sign(OpinionBody(motion, choice)))
+    async def dispute_rivals(self, task: TaskId, /, rivals: Iterable[ValueHash], reason: str = "") -> OperationId:
+        operation = self._sign(dispute_rivals(task, tuple(rivals), reason))
+        self._motions.add_motion(operation)
+        return OperationId(operation.id)
+
+    async def say(self, motion: OperationId, /, choice: int | None = 1) -> None:
+        chosen = self._motions.preferred(motion, 0) if choice is None else choice
+        assert chosen is not None
+        found = self.motion(motion).motion
+        cited = () if found.task is None else self._cited.to_cite(found.task, ValueHash(found.options[chosen]), 8)
+        self._motions.add_opinion(self._sign(OpinionBody(motion, chosen, cited)))
 
 
 class FakePool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -642,3 +643,58 @@ async def test_a_settled_result_is_disputed_before_the_electors(bench_of: Callab
         pool.settle(handle.id, Outcome.COMPLETED, {"n": 1})
         code, item = await bench.json("task", "dispute", "demo", handle.id.hex()[:10], "--reason", "it is two")
         assert (code, item["kind"], item["task"]) == (0, "reject_result", handle.id.hex())
+
+
+async def test_rival_results_are_put_to_the_electors_who_choose_by_evidence_that_a_file_is_hashed_for(
+    bench_of: Callable[[], Any], tmp_path: Path
+) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        handle = await pool.submit(Task("count", {}, key="a"))
+        task = handle.id.hex()
+        values = [TaskValue(Outcome.COMPLETED, OTHER.public_key, encode_value(number)) for number in (1, 2)]
+        pool.change(replace(pool.task(handle.id), reported=tuple(values)))
+        data = (await bench.json("task", "show", "demo", task))[1]
+        assert data["reported"] == [
+            {"value": value.hash.hex(), "by": OTHER.id, "result": number}
+            for number, value in zip((1, 2), values, strict=True)
+        ]
+        table = tmp_path / "table.csv"
+        table.write_bytes(b"a,2\n")
+        chosen = values[1].hash.hex()
+        words = ("task", "cite", "demo", task, str(table), "--value", chosen, "--media", "text/csv", "--summary", "all")
+        code, cited = await bench.json(*words)
+        assert code == 0
+        assert [(item["digest"], item["size"], item["supports"], item["summary"]) for item in cited] == [
+            (hashlib.sha256(b"a,2\n").hexdigest(), 4, True, "all")
+        ]
+        against = ("task", "cite", "demo", task, "--digest", "ab" * 32, "--size", "9", "--against", "--value", chosen)
+        assert [item["supports"] for item in (await bench.json(*against))[1]].count(False) == 1
+        code, listed = await bench.json("task", "evidence", "demo", task)
+        assert (code, {item["value"] for item in listed}) == (0, {chosen})
+        assert "against" in (await bench.run("task", "evidence", "demo", task))[1]
+        rivals = [word for value in values for word in ("--rival", value.hash.hex())]
+        code, motion = await bench.json("task", "dispute", "demo", task, *rivals, "--reason", "which?")
+        assert (code, motion["kind"], sorted(motion["options"])) == (
+            0, "rival_reports", sorted(value.hash.hex() for value in values)
+        )  # fmt: skip
+        code, said = await bench.json("pool", "vote", "demo", motion["id"], "by-evidence")
+        assert (code, said["decided"]) == (0, chosen)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cite", "demo", "TASK"],
+        ["cite", "demo", "TASK", "--digest", "xyz"],
+        ["cite", "demo", "TASK", "--digest", "ab" * 32, "--value", "12"],
+        ["cite", "demo", "TASK", "nowhere.csv"],
+        ["dispute", "demo", "TASK", "--rival", "12"],
+        ["dispute", "demo", "TASK", "--rival", "ab" * 32],
+    ],
+)
+async def test_evidence_that_says_nothing_sensible_is_refused(bench_of: Callable[[], Any], words: list[str]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        task = (await pool.submit(Task("count", {}, key="a"))).id.hex()
+        assert (await bench.run("task", *(task if word == "TASK" else word for word in words)))[0] == 2

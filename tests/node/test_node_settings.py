@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from converge_node.config import Config, all_keys, example_file, load_settings
+from converge_node.run import NodeArguments, open_real_node
 from converge_node.settings_check import HandlerSpec, parse_handler
 from converge_p2p.core.errors import ConfigError
+from converge_p2p.core.identity import Identity
 
 PEER = "/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWQYV9dGMFoRzNStwpXztXaBUjtPqi6aU76ZgUriHhKust"
 
@@ -56,6 +58,7 @@ def test_a_flag_that_was_not_given_overrides_nothing(tmp_path: Path) -> None:
         ("[shutdown]\ntimeout_s = nan\n", "line 2: shutdown.timeout_s"),
         ("[shutdown]\ntimeout_s = 31\n", "line 2: shutdown.timeout_s: expected `float` <= 30"),
         ("[network]\nlisten = []\n", "line 2: network.listen: expected `array` of length >= 1"),
+        ('[network]\ntransport = "slow"\n', "line 2: network.transport: 'slow' is none of fast, stock"),
         ('[network]\nlisten = ["127.0.0.1:4001"]\n', "line 2: network.listen: '127.0.0.1:4001' is not a multiaddr"),
         ('[network]\nlisten = ["/ip4/0.0.0.0/tcp/70000"]\n', "names no TCP port from 0 to 65535"),
         ('[network]\nbootstrap = ["/ip4/192.0.2.1/tcp/1"]\n', "does not say which peer is there"),
@@ -123,3 +126,10 @@ def test_a_handler_names_objective_function_and_concurrency() -> None:
     for wrong in ("index", "=m:f", "x=m", "x=m:f@", "x=m:f@0", "x=m:f@257", "x=m:f@99999999999", "x=m.:f"):
         with pytest.raises(ConfigError):
             parse_handler(wrong)
+
+
+@pytest.mark.parametrize("transport", ["fast", "stock"])
+def test_the_transport_that_is_asked_for_reaches_the_network(transport: str) -> None:
+    settings = load_settings(None, environment={"CONVERGE_NODE_NETWORK__TRANSPORT": transport})
+    arguments = NodeArguments(Identity.from_seed(bytes(32)), None, (), (), (), settings.config.network.transport)
+    assert vars(open_real_node(arguments))["_net_config"].transport == transport

@@ -64,6 +64,9 @@ class Stage:
                     for signed in operations:
                         operation = decode_operation(signed, self.pool)
                         self.said[who].append(operation)
+                        if self.ledger.changes(operation):
+                            log = self.replicas[who].log
+                            self.ledger.held_at(operation, {author: log.length(author) for author in log.chains})
                         self.ledger.signed(operation)
                     effects += self.replicas[who].handle(ev.Persisted(token), ev.Now(self.now_ms, self.now_ms))
                 case ev.SetTimer(key, at_ms):

@@ -20,6 +20,7 @@ SEEDS_MAX = 2000
 SETTLED_TWICE = 3
 CERTIFIED_TWICE = 2
 EPOCH_TWICE = 4
+CUT_TOO_LATE = 6
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,7 @@ EPOCH_TWICE = 4
         ("lock_rule", "betrayal", 8, {SETTLED_TWICE}),
         ("fence_accepts", "betrayal", 8, {SETTLED_TWICE}),
         ("endorse_phase", "betrayal", 0, {SETTLED_TWICE}),
+        ("check_cuts", "purge", 15, {CUT_TOO_LATE}),
         ("count_members", "swarm", 0, {CERTIFIED_TWICE, SETTLED_TWICE, EPOCH_TWICE, 1, 9}),
     ],
 )

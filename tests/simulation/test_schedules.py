@@ -1,4 +1,4 @@
-"""Scripted schedules for rules that random seeds seldom miss: without the rule two decisions, with it one.
+"""Scripted schedules for rules that random seeds seldom miss: without the rule an invariant breaks, with it none.
 
 Each schedule is the shortest that breaks without its rule; who hears what and when is written down.
 """
@@ -13,7 +13,7 @@ from stage import W1, W2, A, B, C, L, Stage
 
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.task import Outcome, TaskValue
-from converge_p2p.core.oplog.bodies import ClaimBody, Phase, Purpose, ReleaseBody, ReportBody
+from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, Cut, Phase, Purpose, ReleaseBody, ReportBody, VoteBody
 from converge_p2p.core.oplog.motions import YES, move_change
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.events import TimerKind
@@ -23,7 +23,7 @@ from converge_p2p.testing.ledger import InvariantViolated
 
 pytestmark = pytest.mark.simulation
 
-SETTLED_TWICE, CERTIFIED_TWICE = 3, 4
+SETTLED_TWICE, CERTIFIED_TWICE, CUT_TOO_LATE = 3, 4, 6
 NONCES = 12
 
 
@@ -269,6 +269,25 @@ def two_epochs_in_one_round(stage: Stage) -> None:
     _two_in_one_round(stage, stage.change(), claim.id, L, values)
 
 
+def a_cut_where_nobody_holds_anything(stage: Stage) -> None:
+    """W2 is expelled; the elector that lies promises early, and says that it holds a thousand operations of W2."""
+    stage.event(A, ev.Move(move_change((stage.people[W2].public_key,), None, "because")))
+    motion = stage.said[A][-2].id
+    for who in (B, C):
+        stage.tell(A, who)
+        stage.event(who, ev.Say(motion, YES))
+    stage.meet(A, B, C)
+    stage.fire(A, TimerKind.CLOSE, stage.change())
+    claim = next(operation for operation in stage.said[A] if isinstance(operation.body, ClaimBody))
+    held = (Cut(stage.people[W2].public_key, 1000, OperationId(bytes(32))),)
+    stage.sign(L, VoteBody((Ballot(Phase.GRANT, stage.change(), 0, claim.id, held=held),)))
+    stage.tell(L, A, B, C)
+    stage.tell(A, B)
+    stage.tell(B, A)
+    stage.meet(A, B, C)
+    assert {replica.epoch for replica in stage.replicas.values()} == {1}
+
+
 SCHEDULES: list[tuple[str, Callable[[Stage], None], int, int]] = [
     ("check_named_grants", short_report, 0, SETTLED_TWICE),
     ("claims_need_promises", short_report, 0, SETTLED_TWICE),
@@ -283,11 +302,12 @@ SCHEDULES: list[tuple[str, Callable[[Stage], None], int, int]] = [
     ("epoch_rounds", epoch_accepted_below_a_promise, 0, CERTIFIED_TWICE),
     ("epoch_locks", epoch_against_a_lock, 0, CERTIFIED_TWICE),
     ("epoch_endorse", two_epochs_in_one_round, 1, CERTIFIED_TWICE),
+    ("check_cuts", a_cut_where_nobody_holds_anything, 1, CUT_TOO_LATE),
 ]
 
 
 @pytest.mark.parametrize(("rule", "schedule", "faults", "invariant"), SCHEDULES, ids=[item[0] for item in SCHEDULES])
-def test_without_the_rule_the_schedule_decides_twice(
+def test_without_the_rule_the_schedule_breaks_an_invariant(
     rule: str, schedule: Callable[[Stage], None], faults: int, invariant: int
 ) -> None:
     # which of two values ranks higher depends on their hashes, so with two in one round some pools are spared

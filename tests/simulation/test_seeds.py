@@ -17,6 +17,8 @@ import pytest
 
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import GovernanceKind
+from converge_p2p.core.oplog.bodies import Token
+from converge_p2p.core.view.register import Register
 from converge_p2p.testing.profiles import PROFILES, draw_scenario
 from converge_p2p.testing.scenario import Options
 from converge_p2p.testing.sim import first_failure, main, options_of, replay_command, run_seed, run_seeds
@@ -66,6 +68,24 @@ def test_every_model_holds(kind: GovernanceKind) -> None:
 def test_a_seed_that_once_failed_holds(case: dict[str, object]) -> None:
     outcome = run_seed(int(str(case["seed"])), Options(mode=str(case["mode"]), profile=str(case["profile"])))
     assert outcome.violation == "", case["reason"]
+
+
+def test_the_top_round_that_a_register_remembers_is_always_the_one_found_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered, asked = Register.top.fget, 0
+    assert remembered is not None
+
+    def checked(register: Register) -> Token | None:
+        nonlocal asked
+        asked += 1
+        found = register._find_top(register.now)
+        assert remembered(register) == found
+        return found
+
+    monkeypatch.setattr(Register, "top", property(checked))
+    outcomes = [run_seed(seed, Options(profile=profile)) for profile in PROFILES[1:] for seed in range(300, 306)]
+    assert [outcome.violation for outcome in outcomes if outcome.violation] == []
+    assert asked
+    assert sum(outcome.epochs for outcome in outcomes) > len(outcomes) // 4
 
 
 def test_the_same_seed_is_the_same_run() -> None:

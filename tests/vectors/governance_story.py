@@ -44,6 +44,7 @@ def _accepted() -> dict[str, PoolSpec]:
         ),
         "veto": _pool(Kind.VETO, 3, model=ModelTerms(vetoers=(KEYS[6],), veto_window_ms=5000)),
         "weights, one liar": _pool(Kind.EMPIRICAL, 4, faults=1, model=ModelTerms(weights=(5, 3, 3, 3), speculative=2)),
+        "evidence is needed": _pool(Kind.EMPIRICAL, 3, model=ModelTerms(speculative=1, evidence=2)),
         "own formula": _pool(Kind.CUSTOM, 4, model=ModelTerms(formula=encode_formula(own))),
         "unsafe, and provisional": _pool(Kind.DEMOCRATIC, 4, quorum=2, model=ModelTerms(provisional=True)),
     }

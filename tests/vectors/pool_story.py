@@ -51,6 +51,7 @@ from converge_p2p.core.oplog.coordination import (
     Scope,
     bid_commitment,
 )
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex
 from converge_p2p.core.oplog.key_bodies import PrekeyBody, offer_bodies
 from converge_p2p.core.oplog.log import Chain, Missing, OperationLog
@@ -195,6 +196,13 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     tell("rotate: the first operation of its successor", dora, succeed)
     words = recovery(pool, carol.identity.public_key, length, key=spare, new=erin.identity.public_key)
     tell("rotate: a recovery", erin, words)
+    digest = hashlib.sha256(b"tokens\n12\n").digest()
+    counted = tell(
+        "evidence: for a result", bob, EvidenceBody(task, value.hash, True, digest, 10, "text/csv", "counted by hand")
+    )
+    tell("evidence: against a result", alice, EvidenceBody(task, other.hash, False, digest, 10, "text/csv"))
+    which = rivals.body.rivals.index(value.hash)  # type: ignore[union-attr]
+    tell("opinion: a value, with the evidence that it rests on", bob, OpinionBody(rivals.id, which, (counted.id,)))
     return pool, told
 
 

@@ -13,6 +13,7 @@ from pool_story import CONTENT_SECRET, OFFER_ENTROPY, PREKEY_SECRET, Signer, con
 from converge_p2p.core.model.keyring import Keyring
 from converge_p2p.core.model.secrecy import exchange_key_of, exchange_public
 from converge_p2p.core.oplog.bodies import ClaimBody, ReportBody, SubmitBody, encode_body
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody
 from converge_p2p.core.oplog.sealing import ContentSealer
 
@@ -27,12 +28,12 @@ def secrecy(to_json: Any) -> dict[str, Any]:
     seals = ContentSealer(ring)
     bodies = []
     for name, operation in told:
-        if name not in ("submit", "report", "claim to cancel"):
+        if name not in ("submit", "report", "claim to cancel", "evidence: for a result"):
             continue
         body = operation.body
         if isinstance(body, SubmitBody):
             body = SubmitBody(replace(body.spec, key=ring.blind(body.spec.key), topic=b"t"))
-        assert isinstance(body, SubmitBody | ReportBody | ClaimBody)
+        assert isinstance(body, SubmitBody | ReportBody | ClaimBody | EvidenceBody)
         sealed = seals.seal_body(body, operation.author, operation.seq, key)
         assert seals.open_body(sealed, operation.author, operation.seq) == body
         bodies.append(

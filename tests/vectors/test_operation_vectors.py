@@ -47,6 +47,7 @@ def test_every_kind_of_operation_is_there() -> None:
         *range(11),
         12,
         13,
+        15,
         *range(16, 19),
         *range(20, 30),
     }

@@ -24,7 +24,7 @@ _USED = {
     GovernanceKind.DEMOCRATIC: frozenset[str](),
     GovernanceKind.BICAMERAL: frozenset({"chambers", "chamber_quorums", "tie_breaker"}),
     GovernanceKind.VETO: frozenset({"vetoers", "veto_window_ms", "silence_denies"}),
-    GovernanceKind.EMPIRICAL: frozenset({"weights", "speculative"}),
+    GovernanceKind.EMPIRICAL: frozenset({"weights", "speculative", "evidence"}),
     GovernanceKind.CUSTOM: frozenset({"formula", "custom"}),
 }
 
@@ -71,6 +71,8 @@ def _compile(spec: PoolSpec, model: GovernanceModel) -> Ruleset:
         trusted=frozenset(terms.trusted),
         deciders=deciders,
         speculative=terms.speculative,
+        cites=spec.governance is GovernanceKind.EMPIRICAL,
+        evidence=terms.evidence,
         veto=veto,
         model=model,
     )

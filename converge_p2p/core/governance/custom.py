@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, LocalError
@@ -23,6 +23,26 @@ KeyOf: TypeAlias = Callable[[str], PublicKey]
 """Finds the public key that a name means."""
 
 
+class CitedEvidence(NamedTuple):
+    """That somebody says which content speaks for a result, or against it.
+
+    Attributes:
+        author: who says so; any member.
+        value: the result: among rival reports one of the options.
+        supports: it speaks for the result; otherwise against it.
+        digest: SHA-256 of the content.
+        size: of the content, in bytes.
+        weight: of the author, if it is an elector; else 0.
+    """
+
+    author: PublicKey
+    value: Choice
+    supports: bool
+    digest: bytes
+    size: int
+    weight: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class DisputeContext:
     """What a model is asked to resolve.
@@ -35,6 +55,7 @@ class DisputeContext:
         formula: who together decide in this pool.
         epoch: whose electors these are.
         subject: what it is about.
+        evidence: what was cited about it so far, in an order that all nodes share. It grows like the ballots do.
     """
 
     options: tuple[Choice, ...]
@@ -44,10 +65,20 @@ class DisputeContext:
     formula: Threshold
     epoch: int = 0
     subject: bytes = b""
+    evidence: tuple[CitedEvidence, ...] = ()
 
     def voters_for(self, option: Choice) -> frozenset[PublicKey]:
         """Return the electors that chose an option so far."""
         return frozenset(elector for elector in self.electors if self.ballots.get(elector) == option)
+
+    def weight_of_evidence(self, option: Choice) -> int:
+        """Return what the electors weigh that cite evidence for an option, less what those weigh that do against it.
+
+        Each counts once, however much it cites. More evidence may change it: an answer that goes by it alone is not
+        stable.
+        """
+        said = {(item.author, item.supports, item.weight) for item in self.evidence if item.value == option}
+        return sum(weight if supports else -weight for _, supports, weight in said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +105,8 @@ class GovernanceModel:
 
     What settles tasks is always the formula, so that the intersection check can vouch for it. `resolve_dispute`
     answers questions that are put to the electors. A model must be *stable*: once it returned an outcome, further
-    ballots never change it. `check_model` looks for a case where it is not, and `register_model` refuses such a model.
+    ballots and further evidence never change it. `check_model` looks for a case where it is not, and `register_model`
+    refuses such a model.
     """
 
     __slots__ = ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.governance.check import must_share_honest
-from converge_p2p.core.governance.custom import Choice, DisputeContext, GovernanceModel, keep_model
+from converge_p2p.core.governance.custom import Choice, CitedEvidence, DisputeContext, GovernanceModel, keep_model
 from converge_p2p.core.governance.formula import Threshold
 from converge_p2p.core.types import PublicKey
 
@@ -53,7 +53,7 @@ def check_model(
 
     * *intersection*: two sets that satisfy its formula share no honest elector;
     * *determinism*: the same ballots give two answers, or the order in which they came matters;
-    * *stability*: more ballots change an outcome;
+    * *stability*: more ballots, or more evidence, change an outcome;
     * *agreement*: two nodes that hold different ballots of one vote, in which at most f electors voted twice, get
       different outcomes.
 
@@ -78,7 +78,7 @@ def check_model(
     except Exception as error:  # noqa: BLE001 - whatever a user's model raises is a finding
         return ModelReport((f"formula: it raised {type(error).__name__}: {error}",), 0)
     for number in range(tries):
-        case = _Case(model, electors, formula, _Draw(seed, number))
+        case = _Case(model, electors, formula, _Draw(seed, number), seed=seed, case=number)
         for problem in case.problems(faults, trusted):
             found.setdefault(problem.partition(":")[0], problem)
     return ModelReport(tuple(found.values()), tries)
@@ -124,6 +124,10 @@ def _sample(size: int) -> tuple[PublicKey, ...]:
     return tuple(sorted(PublicKey(tagged_hash("model-check", bytes([size, number]))) for number in range(size)))
 
 
+def _weights(formula: Threshold) -> dict[PublicKey, int]:
+    return {part: weight for weight, part in formula.parts if not isinstance(part, Threshold)}
+
+
 class _Draw:
     """Choices that follow from a seed."""
 
@@ -147,7 +151,14 @@ class _Case:
     """One vote, and what a model says to it as the ballots come in."""
 
     def __init__(
-        self, model: GovernanceModel, electors: tuple[PublicKey, ...], formula: Threshold, draw: _Draw
+        self,
+        model: GovernanceModel,
+        electors: tuple[PublicKey, ...],
+        formula: Threshold,
+        draw: _Draw,
+        *,
+        seed: int,
+        case: int,
     ) -> None:
         self._model = model
         self._electors = electors
@@ -160,6 +171,16 @@ class _Case:
             elector: self._options[favourite if draw.below(4) < bias else draw.below(len(self._options))]
             for elector in electors
         }
+        self._evidence = tuple(self._cited(_Draw(seed, -1 - number - len(electors) * case)) for number in range(3))
+
+    def _cited(self, draw: _Draw) -> CitedEvidence:
+        """Some evidence, of an elector or of somebody else, for some option or against it."""
+        author = (*self._electors, PublicKey(tagged_hash("model-check", b"stranger")))[
+            draw.below(len(self._electors) + 1)
+        ]
+        weight = 0 if author not in self._electors else _weights(self._formula).get(author, 1)
+        option = self._options[draw.below(len(self._options))]
+        return CitedEvidence(author, option, draw.below(4) > 0, tagged_hash("model-check", author), 1, weight)
 
     def problems(self, faults: int, trusted: frozenset[PublicKey]) -> Iterator[str]:
         """Yield what is wrong with the model, each with its kind before a colon."""
@@ -169,8 +190,8 @@ class _Case:
         except Exception as error:  # noqa: BLE001 - whatever a user's model raises is a finding
             yield f"failure: it raised {type(error).__name__}: {error}"
 
-    def _ask(self, ballots: Mapping[PublicKey, Choice]) -> Choice | None:
-        weights = {part: weight for weight, part in self._formula.parts if not isinstance(part, Threshold)}
+    def _ask(self, ballots: Mapping[PublicKey, Choice], evidence: tuple[CitedEvidence, ...] = ()) -> Choice | None:
+        weights = _weights(self._formula)
         return self._model.resolve_dispute(
             DisputeContext(
                 options=self._options,
@@ -179,6 +200,7 @@ class _Case:
                 weights={elector: weights.get(elector, 1) for elector in self._electors},
                 formula=self._formula,
                 subject=b"model-check",
+                evidence=evidence,
             )
         )
 
@@ -199,6 +221,13 @@ class _Case:
                 yield f"stability: {before!r} became {outcome!r} when ballot {len(seen)} of {self._count()} came"
                 return
             before = outcome
+        for count in range(1, len(self._evidence) + 1):
+            outcome = self._ask(seen, self._evidence[:count])
+            if outcome is None or outcome in self._options:
+                if before is not None and outcome != before:
+                    yield f"stability: {before!r} became {outcome!r} when evidence came to ballots of {self._count()}"
+                    return
+                before = outcome
 
     def _apart(self, faults: int, trusted: frozenset[PublicKey]) -> Iterator[str]:
         """Two nodes hold some ballots each; of those that may lie they hold different ones."""
@@ -207,7 +236,8 @@ class _Case:
         for number in range(2):
             told = self._options[number]
             held = {elector: choice for elector, choice in self._ballots.items() if self._draw.below(4)}
-            outcomes.append(self._ask({**held, **dict.fromkeys(liars, told)}))
+            known = self._evidence[: self._draw.below(len(self._evidence) + 1)]
+            outcomes.append(self._ask({**held, **dict.fromkeys(liars, told)}, known))
         if None not in outcomes and outcomes[0] != outcomes[1]:
             yield (
                 f"agreement: two nodes with different ballots of {self._count()} got {outcomes[0]!r} and "

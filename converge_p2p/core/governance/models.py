@@ -175,11 +175,13 @@ class Empirical(_Common):
         weights: of electors, integers from 1; who is not named weighs 1.
         speculative: how many workers may work on one task at a time.
         quorum: weight that decides; 0 takes the smallest that is safe, above (W+F)/2.
+        evidence: how many others than the worker must cite evidence for a result before electors endorse it.
     """
 
     weights: Mapping[str, int] = field(default_factory=dict)
     speculative: int = SPECULATIVE
     quorum: int = 0
+    evidence: int = 0
 
     kind = GovernanceKind.EMPIRICAL
 
@@ -190,6 +192,7 @@ class Empirical(_Common):
         terms = ModelTerms(
             weights=tuple(weights.get(elector, 1) for elector in everybody),
             speculative=self.speculative,
+            evidence=self.evidence,
             trusted=self._trusted(key_of),
             provisional=self.provisional,
         )

@@ -6,10 +6,10 @@ Source: `docs/protocol.md`, governance; Paxos (Lamport 1998) for who must meet w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from converge_p2p.core.governance.custom import Choice, DisputeContext, GovernanceModel
+from converge_p2p.core.governance.custom import Choice, CitedEvidence, DisputeContext, GovernanceModel
 from converge_p2p.core.governance.formula import Threshold
 from converge_p2p.core.types import PublicKey
 
@@ -43,6 +43,8 @@ class Ruleset:
         deciders: the leader, then the successor, where the other electors only record: they vote for nothing but what a
             decider voted for. Empty where every elector judges.
         speculative: how many workers may work on one task at a time, under grants that name no claimant; 0: one, named.
+        cites: a choice among rival reports counts only on evidence that is known; electors prefer what has most.
+        evidence: how many others than the worker must cite evidence for a result before it is endorsed.
         veto: who may deny a settlement; None is nobody.
         provisional: the formulas failed the intersection check, and the founder took them all the same.
         model: answers disputes.
@@ -56,6 +58,8 @@ class Ruleset:
     trusted: frozenset[PublicKey] = frozenset()
     deciders: tuple[PublicKey, ...] = ()
     speculative: int = 0
+    cites: bool = False
+    evidence: int = 0
     veto: VetoTerms | None = None
     provisional: bool = False
     model: GovernanceModel = field(default_factory=GovernanceModel)
@@ -65,8 +69,20 @@ class Ruleset:
         """Everybody who is counted anywhere."""
         return self.grant.electors | self.accept.electors | self.epoch.electors
 
+    @property
+    def weights(self) -> dict[PublicKey, int]:
+        """What each elector weighs, 1 where the model has no weights."""
+        given = {part: weight for weight, part in self.accept.parts if not isinstance(part, Threshold)}
+        return {elector: given.get(elector, 1) for elector in sorted(self.accept.electors)}
+
     def resolve_dispute(
-        self, options: tuple[Choice, ...], ballots: Mapping[PublicKey, Choice], *, epoch: int, subject: bytes
+        self,
+        options: tuple[Choice, ...],
+        ballots: Mapping[PublicKey, Choice],
+        *,
+        epoch: int,
+        subject: bytes,
+        evidence: Iterable[CitedEvidence] = (),
     ) -> Choice | None:
         """Return how the model answers a dispute; None as long as it is open.
 
@@ -75,17 +91,19 @@ class Ruleset:
             ballots: what each elector chose so far; others are ignored.
             epoch: whose electors these are.
             subject: what it is about.
+            evidence: what was cited about it so far; the weights are filled in.
         """
-        electors = tuple(sorted(self.accept.electors))
-        weights = {part: weight for weight, part in self.accept.parts if not isinstance(part, Threshold)}
+        weights = self.weights
+        electors = tuple(weights)
         context = DisputeContext(
             options=options,
             ballots={elector: ballots[elector] for elector in electors if elector in ballots},
             electors=electors,
-            weights={elector: weights.get(elector, 1) for elector in electors},
+            weights=weights,
             formula=self.accept,
             epoch=epoch,
             subject=subject,
+            evidence=tuple(item._replace(weight=weights.get(item.author, 0)) for item in evidence),
         )
         return self.model.resolve_dispute(context)
 
@@ -111,6 +129,7 @@ class ProtocolRules:
         epoch_endorse: the epoch register has an endorse phase.
         epoch_locks: a proposal for the next epoch repeats the value of the highest lock among its promises.
         epoch_rounds: an elector endorses and accepts an epoch only in rounds not below its highest promise for it.
+        check_cuts: an elector endorses an epoch only if it holds what its promises say is held of the removed authors.
     """
 
     lock_rule: bool = True
@@ -127,6 +146,7 @@ class ProtocolRules:
     epoch_endorse: bool = True
     epoch_locks: bool = True
     epoch_rounds: bool = True
+    check_cuts: bool = True
 
 
 ALL_RULES = ProtocolRules()

@@ -89,6 +89,10 @@ class PoolPolicy:
                 raise CodecError(f"pool policy {name} is {getattr(self, name)}; expected {low} to {high}")
 
 
+_TERMS = 14
+"""Fields that the terms of every model have."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelTerms:
     """What the governance model needs beside electors, quorum and faults. A model refuses what it does not use.
@@ -108,6 +112,7 @@ class ModelTerms:
         formula: custom: canonical bytes of the formula (see `governance.formula`).
         custom: custom: name under which the model is registered.
         provisional: the founder takes terms that fail the intersection check; decisions are then marked as such.
+        evidence: empirical: how many others than the worker must cite evidence for a result before it is endorsed.
     """
 
     leader: bytes = b""
@@ -124,6 +129,7 @@ class ModelTerms:
     formula: bytes = b""
     custom: str = ""
     provisional: bool = False
+    evidence: int = 0
 
     def check(self, electors: tuple[PublicKey, ...]) -> None:
         """Check every bound that does not depend on the governance model.
@@ -155,6 +161,7 @@ class ModelTerms:
             ("vetoers", len(self.vetoers), limits.VETOERS_MAX),
             ("veto_window_ms", self.veto_window_ms, limits.VETO_WINDOW_MS_MAX),
             ("speculative", self.speculative, limits.SPECULATIVE_MAX),
+            ("evidence", self.evidence, limits.EVIDENCE_NEED_MAX),
             ("formula bytes", len(self.formula), limits.FORMULA_BYTES_MAX),
             ("custom name bytes", len(self.custom.encode()), limits.NAME_BYTES_MAX),
         ):
@@ -167,6 +174,7 @@ class ModelTerms:
             self.leader, self.successor, [list(chamber) for chamber in self.chambers], list(self.chamber_quorums),
             self.tie_breaker, list(self.vetoers), self.veto_window_ms, self.silence_denies, list(self.weights),
             self.speculative, list(self.trusted), self.formula, self.custom, self.provisional,
+            *([self.evidence] if self.evidence else []),
         ]  # fmt: skip
 
     @classmethod
@@ -176,6 +184,12 @@ class ModelTerms:
         Raises:
             CodecError: not of that shape.
         """
+        # what came later stands at the end, and only where it is used, so that older terms keep their bytes
+        evidence = 0
+        if type(body) is list and len(body) == _TERMS + 1:
+            *body, evidence = body
+            if type(evidence) is not int or evidence < 1:
+                raise CodecError("governance terms say how much evidence is needed, or nothing about it")
         check_shape(
             "governance terms",
             body,
@@ -202,7 +216,7 @@ class ModelTerms:
         check_items("quorums and weights", [*quorums, *weights], int)
         return cls(
             leader, successor, tuple(map(tuple, chambers)), tuple(quorums), tie_breaker, tuple(vetoers), window_ms,
-            silence, tuple(weights), speculative, tuple(trusted), formula, custom, provisional,
+            silence, tuple(weights), speculative, tuple(trusted), formula, custom, provisional, evidence,
         )  # fmt: skip
 
 

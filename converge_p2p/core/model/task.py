@@ -305,6 +305,7 @@ class TaskView:
         progress: what the holder said last, if ASSIGNED and it said something.
         awaiting: the result it was settled on, while the pool's vetoers may still deny it.
         unjudged: results of whoever holds it that wait for a verdict of its evaluator.
+        reported: completed results that were reported, by whomever, while none is settled.
         sealed: something of it is sealed with a content key that is not held here, or does not open: the objective is
             then "sealed", inputs and result are empty.
     """
@@ -324,6 +325,7 @@ class TaskView:
     progress: Progress | None = None
     awaiting: TaskValue | None = None
     unjudged: tuple[TaskValue, ...] = ()
+    reported: tuple[TaskValue, ...] = ()
     sealed: bool = False
 
     @property

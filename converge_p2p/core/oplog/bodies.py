@@ -17,6 +17,8 @@ from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
 from converge_p2p.core.oplog import coordination_codec, key_bodies, motions, succession
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
+from converge_p2p.core.oplog.cuts import Cut as Cut, read_cuts as read_cuts
+from converge_p2p.core.oplog.evidence import EvidenceBody, decode_evidence, encode_evidence
 from converge_p2p.core.oplog.fields import (
     HASH_BYTES,
     check_shape as _shape,
@@ -47,6 +49,7 @@ class Kind(IntEnum):
     VETO = 10
     CONTENT_KEY = 12
     PREKEY = 13
+    EVIDENCE = 15
     VERDICT = 16
     ROTATE = 17
     RECOVERY = 18
@@ -101,19 +104,6 @@ class Purpose(IntEnum):
     EPOCH = 3
     PASS = 4
     DENY = 5
-
-
-class Cut(NamedTuple):
-    """How much of an author somebody holds; in an epoch, where the data of a removed author ends.
-
-    Attributes:
-        length: its operations from this number on are not held, or have no effect.
-        head: id of the last operation before, None if length is 0.
-    """
-
-    author: PublicKey
-    length: int
-    head: OperationId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +242,17 @@ Body = (
     | ContentKeyBody
     | PrekeyBody
     | VerdictBody
+    | EvidenceBody
     | SuccessionBody
     | CoordinationBody
     | ActBody
 )
 
-VOTES = (VoteBody, OpinionBody, VetoBody)
-"""Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused."""
+VOTES = (VoteBody, OpinionBody, VetoBody, EvidenceBody)
+"""Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused.
+
+Evidence is among them because votes rest on it.
+"""
 
 
 def kind_of(body: Body) -> Kind:
@@ -297,6 +291,8 @@ def encode_body(body: Body) -> list[Any]:
             return key_bodies.encode_key_body(body)
         case VerdictBody():
             return encode_verdict(body)
+        case EvidenceBody():
+            return encode_evidence(body)
         case ActBody(delegation, inner):
             return [delegation, int(kind_of(inner)), encode_body(inner)]
         case _:
@@ -433,30 +429,6 @@ def _act(body: list[Any]) -> ActBody:
     return ActBody(OperationId(_hash("a delegation", delegation)), inner)
 
 
-def read_cuts(items: Any) -> tuple[Cut, ...]:
-    """Read an array of `[author, length, head]`, sorted, one for each author.
-
-    Raises:
-        CodecError: not of that shape, or too many.
-    """
-    if type(items) is not list or len(items) > limits.MOTION_EXPELLED_MAX:
-        raise CodecError(f"at most {limits.MOTION_EXPELLED_MAX} authors are cut at a time")
-    cuts = []
-    for item in items:
-        match item:
-            case [bytes() as author, int() as length, None | bytes() as head] if (
-                type(length) is int and 0 <= length <= limits.SEQ_MAX and (head is None) == (length == 0)
-            ):
-                name = None if head is None else OperationId(_hash("the head of a cut", head))
-                cuts.append(Cut(PublicKey(_hash("the author of a cut", author)), length, name))
-            case _:
-                raise CodecError("a cut is an array of author, length and head")
-    authors = [cut.author for cut in cuts]
-    if authors != sorted(set(authors)):
-        raise CodecError("cuts are sorted by author, one for each")
-    return tuple(cuts)
-
-
 _KINDS: dict[type, Kind] = {
     Genesis: Kind.GENESIS,
     JoinBody: Kind.JOIN,
@@ -472,6 +444,7 @@ _KINDS: dict[type, Kind] = {
     ContentKeyBody: Kind.CONTENT_KEY,
     PrekeyBody: Kind.PREKEY,
     VerdictBody: Kind.VERDICT,
+    EvidenceBody: Kind.EVIDENCE,
     ActBody: Kind.ACT,
     **{body: Kind(number) for body, number in succession.KIND_NUMBERS.items()},
     **{body: Kind(number) for body, number in coordination_codec.KIND_NUMBERS.items()},
@@ -491,6 +464,7 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.CONTENT_KEY: key_bodies.decode_content_key,
     Kind.PREKEY: key_bodies.decode_prekey,
     Kind.VERDICT: decode_verdict,
+    Kind.EVIDENCE: decode_evidence,
     Kind.ROTATE: decode_rotate,
     Kind.RECOVERY: decode_recovery,
     Kind.ACT: _act,

@@ -429,6 +429,19 @@ class OperationLog:
         chain = self.chains.get(author)
         return Cut(author, 0, None) if chain is None else Cut(author, len(chain), chain.head)
 
+    def vouches(self, cut: Cut) -> bool:
+        """Whether this log holds as much of an author as somebody says: the very operation that is named as the last.
+
+        Of an author that forked below it nothing has an effect from there on, and not everything is kept; so whatever
+        is said of it beyond the fork is as good as true.
+        """
+        chain = self.chains.get(cut.author)
+        if cut.head is None or chain is None:
+            return cut.head is None
+        if cut.length <= len(chain):
+            return chain.ids[cut.length - 1] == cut.head
+        return chain.forked and chain.frozen_at is not None and chain.frozen_at < cut.length
+
     def decoded(self, author: PublicKey) -> list[Operation]:
         """The operations of an author's chain."""
         chain = self.chains.get(author)

@@ -18,6 +18,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.oplog.evidence import decode_citations, encode_citations
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 
 _HASH_BYTES = 32
@@ -92,10 +93,12 @@ class OpinionBody:
     Attributes:
         motion: id of the motion's operation.
         choice: `NO` or `YES`, or for rival reports the index of a value.
+        evidence: what the choice rests on: up to `limits.CITATIONS_MAX` ids of evidence operations, sorted.
     """
 
     motion: OperationId
     choice: int
+    evidence: tuple[OperationId, ...] = ()
 
 
 def move_change(expelled: tuple[PublicKey, ...] = (), terms: PoolSpec | None = None, reason: str = "") -> MotionBody:
@@ -133,7 +136,7 @@ def encode_motion(body: MotionBody) -> list[Any]:
 
 def encode_opinion(body: OpinionBody) -> list[Any]:
     """Return the array form of an opinion."""
-    return [body.motion, body.choice]
+    return [body.motion, body.choice, *encode_citations(body.evidence)]
 
 
 def decode_motion(body: list[Any]) -> MotionBody:
@@ -172,14 +175,15 @@ def decode_opinion(body: list[Any]) -> OpinionBody:
     Raises:
         CodecError: wrong shape, or out of bounds.
     """
-    if [type(item) for item in body] != [bytes, int]:
+    evidence = decode_citations(body, 2)
+    motion, choice = body[:2]
+    if type(motion) is not bytes or type(choice) is not int:
         raise CodecError("an opinion body is an array of bytes, int")
-    motion, choice = body
     if len(motion) != _HASH_BYTES:
         raise CodecError(f"the motion of an opinion is a byte string of {_HASH_BYTES}")
     if not 0 <= choice < limits.MOTION_OPTIONS_MAX:
         raise CodecError(f"the choice of an opinion is 0 to {limits.MOTION_OPTIONS_MAX - 1}")
-    return OpinionBody(OperationId(motion), choice)
+    return OpinionBody(OperationId(motion), choice, evidence)
 
 
 def _checked(motion: MotionKind, subject: bytes, payload: bytes, reason: str) -> MotionBody:

@@ -4,10 +4,10 @@ Knows: the fields of each body. Must not know: which key is the right one (see `
 Source: `docs/protocol.md`, private pools; `docs/decisions/0007-sealed-contents.md`.
 
 Sealed: objective, inputs and topic of a submit (together), the result of a report, every reason, question
-and options of a poll, the terms of a negotiation. Clear: everything that relays, electors and the fold judge by. A
-sealed content is bound to what it belongs to: a submit's to its author and key, a result to task, outcome and worker (a
-locked value travels in reports of others, and electors vote on the hash of the sealed bytes), the rest to author and
-number of its operation.
+and options of a poll, the terms of a negotiation, what kind of content evidence cites and its summary. Clear: all
+that relays, electors and the fold judge by. A sealed content is bound to what it belongs to: a submit's to its author
+and key, a result to task, outcome and worker (a locked value travels in reports of others, and electors vote on the
+hash of the sealed bytes), the rest to author and number of its operation.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from converge_p2p.core.oplog.bodies import (
     kind_of,
 )
 from converge_p2p.core.oplog.coordination import AnswerBody, PollOpenBody, PollVoteBody, ProposeBody
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import MotionBody
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import PublicKey, TaskId
@@ -96,6 +97,10 @@ class ContentSealer:
                     self._seal_option(option, [*context, index + 1], key) for index, option in enumerate(body.options)
                 )
                 return replace(body, question=self.seal_text(body.question, [*context, 0], key), options=options)
+            case EvidenceBody():
+                context = [int(Kind.EVIDENCE), author, seq]
+                summary = self.seal_text(body.summary, [*context, 1], key) if body.summary else ""
+                return replace(body, media=self._seal_option(body.media, [*context, 0], key), summary=summary)
             case VetoBody() if body.reason:
                 return replace(body, reason=self.seal_text(body.reason, veto_context(author, body.task), key))
             case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() | VerdictBody() if body.reason:
@@ -112,7 +117,7 @@ class ContentSealer:
                 return inner
 
     def _seal_option(self, option: str, context: list[Any], key: ContentKey) -> str:
-        _bounded("NAME_BYTES_MAX", "an option", len(option.encode()), SEALED_OPTION_BYTES_MAX)
+        _bounded("NAME_BYTES_MAX", "a name or an option", len(option.encode()), SEALED_OPTION_BYTES_MAX)
         return self.seal_text(option, context, key)
 
     def open_body(self, body: Body, author: PublicKey, seq: int) -> Body:
@@ -140,6 +145,10 @@ class ContentSealer:
                     self.open_text(option, [*context, index + 1]) for index, option in enumerate(body.options)
                 )
                 return replace(body, question=self.open_text(body.question, [*context, 0]), options=options)
+            case EvidenceBody():
+                context = [int(Kind.EVIDENCE), author, seq]
+                summary = self.open_text(body.summary, [*context, 1]) if body.summary else ""
+                return replace(body, media=self.open_text(body.media, [*context, 0]), summary=summary)
             case VetoBody() if body.reason:
                 return replace(body, reason=self.open_text(body.reason, veto_context(author, body.task)))
             case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() | VerdictBody() if body.reason:
@@ -257,6 +266,8 @@ def check_sealed(body: Body) -> None:
             sealed = is_sealed(value.result) or verdict_of(value.result) is not None
         case ProposeBody():
             sealed = is_sealed(body.terms)
+        case EvidenceBody():
+            sealed = is_sealed(_text_bytes(body.media)) and _sealed_reason(body.summary)
         case PollOpenBody():
             sealed = all(is_sealed(_text_bytes(text)) for text in (body.question, *body.options))
         case ClaimBody() | ReleaseBody() | MotionBody() | AnswerBody() | VetoBody() | VerdictBody():

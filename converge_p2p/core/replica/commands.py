@@ -28,7 +28,7 @@ from converge_p2p.core.oplog.bodies import (
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody, SuccessionBody, is_signed
 from converge_p2p.core.oplog.verdicts import VerdictBody
-from converge_p2p.core.replica import events as ev
+from converge_p2p.core.replica import events as ev, evidence_commands
 from converge_p2p.core.replica.coordination import CoordinationCommand, CoordinationCommands
 from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
@@ -104,6 +104,8 @@ class Commands:
                 return self._veto(command)
             case ev.Judge():
                 return self._judge(command)
+            case ev.Cite():
+                return evidence_commands.cite(self._view, self._key, command)
             case ev.Say(motion, choice):
                 return self._say(motion, choice)
             case _:
@@ -195,22 +197,20 @@ class Commands:
         assert self._view.spec is not None
         return self._view.spec
 
-    def _say(self, name: OperationId, choice: int) -> OpinionBody | None:
+    def _say(self, name: OperationId, choice: int | None) -> OpinionBody | None:
         motion = self._view.motions.get(name)
         if motion is None:
             raise NotFound(f"no motion {name.hex()[:12]} in this pool")
         if self._key not in self._view.electors:
             raise NotAuthorised("only electors have a say in motions")
-        if not 0 <= choice < len(motion.options):
+        if choice is not None and not 0 <= choice < len(motion.options):
             raise LocalError(f"the motion has {len(motion.options)} options, numbered from 0")
         epoch = self._view.epochs.number
         if motion.task is None and motion.epoch != epoch:
             raise Conflict(
                 f"the motion was moved in epoch {motion.epoch}, and epoch {epoch} has begun", hint="move it again"
             )
-        if choice in self._view.motions.opinion(name, epoch, self._key):
-            return None
-        return OpinionBody(name, choice)
+        return evidence_commands.choose(self._view, self._key, name, choice)
 
     def echo(self, name: OperationId) -> OpinionBody | None:
         """The opinion of a witness, who says yes to a change as soon as a decider does; None if it has none to give."""

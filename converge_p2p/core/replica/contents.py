@@ -27,6 +27,7 @@ from converge_p2p.core.oplog.bodies import (
     SubmitBody,
     VetoBody,
 )
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.oplog.sealing import (
     SEALED_OBJECTIVE,
@@ -101,6 +102,8 @@ class Contents:
         assert self._sealer is not None, "who has a key has a ring"
         if isinstance(body, ClaimBody | ReleaseBody | VetoBody | VerdictBody):
             body = replace(body, reason=cut_reason(body.reason))
+        if isinstance(body, EvidenceBody):
+            body = replace(body, summary=cut_reason(body.summary))
         if isinstance(body, ActBody) and isinstance(body.inner, SubmitBody):
             given = self._view.coordination.delegations.get(body.delegation)
             if given is None:
@@ -207,12 +210,14 @@ class Contents:
         value, hidden = self._shown(view.id, view.value)
         awaiting, hidden_awaiting = self._shown(view.id, view.awaiting)
         unjudged = [self._shown(view.id, one) for one in view.unjudged]
+        reported = [self._shown(view.id, one) for one in view.reported]
         return replace(
             view,
             spec=spec,
             value=value,
             awaiting=awaiting,
             unjudged=tuple(one for one, _ in unjudged if one is not None),
+            reported=tuple(one for one, _ in reported if one is not None),
             sealed=sealed or hidden or hidden_awaiting or any(shut for _, shut in unjudged),
         )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from converge_p2p.core import limits
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.oplog.bodies import Ballot, Cut, Lock, Phase, Purpose, Token
+from converge_p2p.core.replica.holdings import Holdings
 from converge_p2p.core.replica.ranking import best_claim, eligible, last_held
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.changes import EpochRegister
@@ -115,17 +116,19 @@ class Wait:
 class Elector:
     """The votes of the local identity in one pool. It remembers them also while it is no elector."""
 
-    def __init__(self, key: PublicKey, view: View, held: Callable[[PublicKey], Cut]) -> None:
+    def __init__(self, key: PublicKey, view: View, held: Callable[[PublicKey], Cut], holdings: Holdings) -> None:
         """Begin without votes.
 
         Args:
             key: the local identity.
             view: the fold.
             held: how much of an author's chain is held here.
+            holdings: whether as much is held here as others say.
         """
         self._key = key
         self._view = view
         self._held = held
+        self._holdings = holdings
         self.promises: dict[TaskId, Promises] = {}
         self._latency_ms = 0
         """How long certificates take lately, from the own grant: rises at once, falls slowly."""
@@ -214,18 +217,27 @@ class Elector:
                 # a grant of this same turn has to tell of this accept: its lock is what keeps later rounds to the value
                 (mine.accepted if phase is Phase.ACCEPT else mine.endorsed)[token] = value
 
-    @staticmethod
-    def _first_valid(register: Register, token: Token, votes: RoundVotes) -> ValueHash | None:
+    def _first_valid(self, register: Register, token: Token, votes: RoundVotes) -> ValueHash | None:
         holder, certified = register.certified_claim(token), register.certified_id(token)
         if certified is None and register.counting(token.epoch).protocol.claims_need_promises:
             return None
+        rivals: list[ValueHash] = []
         for report in votes.reports.values():
             # reports of others are passed over before they cost anything; only a lying granter has two holders
             if holder is not None and report.author != holder.author and _granter(register, token) is None:
                 continue
-            if register.valid(token, report):
-                return report.value
-        return None
+            if register.valid(token, report) and self._holdings.supports(register, token, report.grants):
+                if not isinstance(register, TaskRegister) or not register.counting(token.epoch).rules.cites:
+                    return report.value
+                rivals.append(report.value)
+        # where several report, the one for which most evidence speaks; of equal ones the first that came
+        return self._most_evident(register, token, rivals) if isinstance(register, TaskRegister) else None
+
+    @staticmethod
+    def _most_evident(register: TaskRegister, token: Token, rivals: list[ValueHash]) -> ValueHash | None:
+        if len(rivals) < 2:
+            return rivals[0] if rivals else None
+        return max(rivals, key=lambda value: register.preference(value, token.epoch))
 
     # ------------------------------------------------------------ grant
 
@@ -349,6 +361,8 @@ class Elector:
         if current.round == limits.ROUND_MAX:
             return None
         following = Token(current.epoch, current.round + 1)
+        if self._is_led_to(register, following):
+            return following
         if isinstance(register, TaskRegister) and register.denied(current) and not register.denied_by_agent(current):
             # what a rule denies no log shows, so that it counts like a holder that ran out of time: if enough say so
             patience.expired = current
@@ -359,6 +373,17 @@ class Elector:
         if stalled and register.certified_id(current) is None:
             return following
         return following if self._round_is_over(register, current) else None
+
+    def _is_led_to(self, register: Register, token: Token) -> bool:
+        """Whether a decider granted a round that this witness did not: it goes along, for it judges nothing.
+
+        Were it to wait for its own timers, a leader whose clock is quick would be some rounds ahead for ever, and where
+        every witness is needed nothing would be settled.
+        """
+        deciders = register.counting(token.epoch).rules.deciders
+        if not deciders or self._key in deciders:
+            return False
+        return any(grant.elector in deciders for grant in self._round(register, token).grants.values())
 
     def _round_is_over(self, register: Register, token: Token) -> bool:
         """Whether the log itself shows that nothing more can come of a round, or that it may be superseded."""

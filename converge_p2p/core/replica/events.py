@@ -247,11 +247,11 @@ class Say:
     """Command of an elector: its opinion on a motion. A yes cannot be taken back.
 
     Attributes:
-        choice: `NO`, `YES`, or the index of an option.
+        choice: `NO`, `YES`, or the index of an option; among rival reports None is what most evidence speaks for.
     """
 
     motion: OperationId
-    choice: int
+    choice: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,13 +298,35 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
+class Cite:
+    """Command: say that a content speaks for a result of a task, or against it.
+
+    Attributes:
+        digest: SHA-256 of the content.
+        size: of the content, in bytes.
+        media: what kind of content it is, 1 to `limits.NAME_BYTES_MAX` bytes, such as `text/csv`.
+        summary: for people.
+        value: hash of the result; None is the only one that is known.
+        supports: False says that it speaks against the result.
+    """
+
+    task: TaskId
+    digest: bytes
+    size: int
+    media: str
+    summary: str = ""
+    value: ValueHash | None = None
+    supports: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Succeed:
     """Command: hand over to a key, commit to a recovery key, or, first of all, take the place of another key."""
 
     body: SuccessionBody
 
 
-Command = Succeed | Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto | Judge
+Command = Succeed | Found | Submit | Claim | Release | Report | Cancel | Join | Leave | Move | Say | Veto | Judge | Cite
 Event = (
     Restored
     | TrustStore

@@ -27,6 +27,7 @@ from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.duty import claim_of_duty, duty_of
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
+from converge_p2p.core.replica.holdings import Holdings
 from converge_p2p.core.replica.judging import Judging
 from converge_p2p.core.replica.own_tip import OwnTip
 from converge_p2p.core.replica.pen import Pen
@@ -71,8 +72,9 @@ class Replica:
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
         self.contents = PrivateContents(identity, self.view, entropy, self._put, self._set_timer)
-        self._elector = Elector(identity.public_key, self.view, self.log.prefix)
-        self._proposer = Proposer(identity.public_key, self._emit, self.contents)
+        self._holdings = Holdings(self.log)
+        self._elector = Elector(identity.public_key, self.view, self.log.prefix, self._holdings)
+        self._proposer = Proposer(identity.public_key, self._emit, self.contents, self._holdings)
         self._sessions = Sessions(self.log, self._send, self._wake_sync)
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
         self._judging = Judging(identity.public_key, self.view, self._emit)
@@ -197,9 +199,10 @@ class Replica:
         if self._tip.learned(self._now.mono_ms):
             self._emit(ev.OwnChainLearned(self._pen.length, self._tip.silent_through))
             self._touch_open()
-        if self.contents.has_news():
+        if self.contents.has_news() or self._holdings.arrived():
             self._touch_open()
         dirty, self._dirty = self._dirty, {}
+        votes = self.is_elector
         for name in dirty:
             register = self.view.subject(name)
             if register is not None and not self._watch.closed(name):
@@ -207,7 +210,7 @@ class Replica:
                     self._propose(register)
                 self._judging.look(register)
                 self._watch.look(register, idle=self._tip.unsure or self._proposer.stands(name, duty_of(register)))
-                if self.is_elector:
+                if votes:
                     self._voting.look_at(name)
         if not self._tip.unsure:
             for vote in self._voting.cast(self._now.mono_ms) if self._tip.may_vote() else ():
@@ -269,8 +272,7 @@ class Replica:
         mine = operation.author == self.identity.public_key
         if mine and self._in_flight:
             raise RemoteViolation("own_chain", "an operation in our name while our own are being written")
-        inserted = self.log.insert(operation)
-        self._absorb(inserted, peer)
+        self._absorb(self.log.insert(operation), peer)
         self._pen.saw(operation.hlc, self._now.wall_ms)
 
     def _absorb(self, inserted: Inserted, peer: PeerId | None) -> None:
@@ -313,7 +315,7 @@ class Replica:
         body, author = operation.body, operation.author
         if author == self.identity.public_key:
             self._note_own(operation)
-        was_member = self.view.members.has(author) if isinstance(body, JoinBody | LeaveBody) else False
+        was_member = self.view.members.has(author) if isinstance(body, (JoinBody, LeaveBody)) else False
         self._touch(*self.view.apply(operation))
         self.contents.applied(operation)
         match body:

@@ -13,7 +13,7 @@ key is that of another epoch or generation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode, tagged_hash
@@ -33,6 +33,7 @@ from converge_p2p.core.types import PublicKey
 from converge_p2p.core.view.fold import View
 
 _OFFER = ev.TimerKey(ev.TimerKind.OFFER)
+_OfMembers: TypeAlias = Genesis | JoinBody | LeaveBody | PrekeyBody | SuccessionBody
 
 
 class _Due(NamedTuple):
@@ -155,7 +156,7 @@ class PrivateContents(Contents):
             if isinstance(body, ContentKeyBody) and self.on:
                 self._stale = True
                 self._news = self._take(operation, body) or self._news
-            elif isinstance(body, Genesis | JoinBody | LeaveBody | PrekeyBody | SuccessionBody):
+            elif isinstance(body, _OfMembers):
                 self._stale = True
 
     def has_news(self) -> bool:

@@ -13,6 +13,7 @@ from converge_p2p.core.codec import encode_value
 from converge_p2p.core.model.task import Outcome, TaskValue
 from converge_p2p.core.oplog.bodies import Body, ClaimBody, Purpose, ReleaseBody, ReportBody, Token
 from converge_p2p.core.replica.events import ClaimLost, ClaimWon, Notice
+from converge_p2p.core.replica.holdings import Holdings
 from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
@@ -24,8 +25,11 @@ from converge_p2p.core.view.vetoes import VetoRegister
 class Proposer:
     """Claims and reports of the local identity in one pool."""
 
-    def __init__(self, key: PublicKey, emit: Callable[[Notice], None], contents: PrivateContents) -> None:
+    def __init__(
+        self, key: PublicKey, emit: Callable[[Notice], None], contents: PrivateContents, holdings: Holdings
+    ) -> None:
         self._key = key
+        self._holdings = holdings
         self._contents = contents
         self._emit = emit
         self.finished: dict[TaskId, TaskValue] = {}
@@ -80,7 +84,7 @@ class Proposer:
             self._denied(register, token)
         if token is None or claim is None:
             # an open round alone takes nothing away: only a certificate for somebody else does
-            if register.holder is not None:
+            if task in self._won and register.holder is not None:
                 self._lost(task, "somebody else holds the claim now")
             return None
         if token in self._reported.get(task, ()):
@@ -97,7 +101,8 @@ class Proposer:
         """Just enough promises for the round's claim, each elector's once.
 
         A lock that nobody can justify would make the proposal void, so promises with one are left out; a true one is
-        justified as soon as the endorsements behind it are here.
+        justified as soon as the endorsements behind it are here. So are those that say they hold of a removed author
+        what is not held here: nobody who does not hold it endorses that.
         """
         votes, chosen = register.rounds[token], dict[OperationId, Grant]()
         certified, electors = register.certified_id(token), set[PublicKey]()
@@ -105,6 +110,8 @@ class Proposer:
         for vote in sorted(votes.grants):
             grant = votes.grants[vote]
             if grant.claim != certified or grant.elector in electors or not register.usable(token, grant, protocol):
+                continue
+            if not self._holdings.covers(register, (grant,)):
                 continue
             electors.add(grant.elector)
             chosen[vote] = grant

@@ -64,7 +64,8 @@ def eligible(view: View, register: Register, claim: StandingClaim) -> bool:
             entitled = claim.author == submitted.author or claim.author in view.electors
             return entitled and register.exhausted()
         case Purpose.WORK:
-            able = set(submitted.spec.required_capabilities) <= set(view.members.capabilities(claim.author))
+            wanted = submitted.spec.required_capabilities
+            able = not wanted or set(wanted) <= set(view.members.capabilities(claim.author))
             return able and not register.exhausted()
         case Purpose.EPOCH | Purpose.PASS | Purpose.DENY:
             return False

@@ -9,7 +9,7 @@ revocation, an act or a freeze changes which acts count.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, assert_never
+from typing import Any, TypeAlias, assert_never
 
 from converge_p2p.core.oplog.bodies import ActBody, ClaimBody, Purpose, SubmitBody
 from converge_p2p.core.oplog.coordination import (
@@ -36,6 +36,9 @@ from converge_p2p.core.view.negotiation import Negotiations
 from converge_p2p.core.view.polls import Polls
 from converge_p2p.core.view.register import StandingClaim
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
+
+Coordinated: TypeAlias = CoordinationBody | ActBody
+"""What is folded here."""
 
 
 class Coordination:
@@ -68,7 +71,7 @@ class Coordination:
 
     # ------------------------------------------------------------ applying
 
-    def apply(self, operation: Operation, body: CoordinationBody | ActBody) -> tuple[TaskId, ...]:
+    def apply(self, operation: Operation, body: Coordinated) -> tuple[TaskId, ...]:
         """Apply an operation of a member; called in the order of its author's chain.
 
         Returns:
@@ -95,7 +98,7 @@ class Coordination:
                 assert_never(body)
         return ()
 
-    def void(self, operation: Operation, body: CoordinationBody | ActBody) -> tuple[TaskId, ...]:
+    def void(self, operation: Operation, body: Coordinated) -> tuple[TaskId, ...]:
         """Take an operation back whose author forked; returns the tasks it concerned."""
         match body:
             case (

@@ -141,6 +141,8 @@ class Epochs:
         self.protocol = protocol
         self._pool = pool
         self._epochs: list[Epoch] = []
+        self.number = -1
+        """The number of the last one; -1 before the founding."""
         self._subjects: dict[TaskId, int] = {}
         self._electors: dict[PublicKey, int] = {}
         self._vetoers: dict[PublicKey, int] = {}
@@ -163,11 +165,6 @@ class Epochs:
     def current(self) -> Epoch:
         """The last one. Only after the founding."""
         return self._epochs[-1]
-
-    @property
-    def number(self) -> int:
-        """The number of the last one; -1 before the founding."""
-        return len(self._epochs) - 1
 
     def add(
         self,
@@ -203,6 +200,7 @@ class Epochs:
         )
         self.veto_changed |= bool(self._epochs) and self.current.counting.rules.veto != rules.veto
         self._epochs.append(epoch)
+        self.number = number
         if key_commit:
             self.certified_keys[number] = key_commit
         if cuts:

@@ -7,17 +7,16 @@ never by "the state right now", so that acceptance does not depend on the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from converge_p2p.core.errors import CodecError
-from converge_p2p.core.governance.admission import AdmissionContext, admits, check_admission
+from converge_p2p.core.governance.admission import check_admission
 from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.models import ALL_RULES, ProtocolRules, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import TaskView, task_id
 from converge_p2p.core.oplog.bodies import (
     VOTES,
-    ActBody,
     Ballot,
     ClaimBody,
     Cut,
@@ -33,16 +32,18 @@ from converge_p2p.core.oplog.bodies import (
     VetoBody,
     VoteBody,
 )
-from converge_p2p.core.oplog.coordination import CoordinationBody
+from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.oplog.succession import RecoverBody, RecoveryBody, SucceedBody, SuccessionBody
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.admitting import may_join
 from converge_p2p.core.view.changes import Change, EpochRegister
-from converge_p2p.core.view.coordination import Coordination
+from converge_p2p.core.view.coordination import Coordinated, Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
+from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
@@ -65,7 +66,8 @@ class View:
         self.successions = Successions(pool)
         self.members = Members(self.successions)
         self.keys = KeyFold()
-        self.motions = Motions()
+        self.evidence = Evidence()
+        self.motions = Motions(evidence=self.evidence)
         self.epochs = Epochs(pool, protocol)
         self.registers: dict[TaskId, TaskRegister] = {}
         self.changes: dict[TaskId, EpochRegister] = {}
@@ -207,8 +209,8 @@ class View:
                 return self._apply_votes(operation, body)
             case OpinionBody():
                 return self._apply_opinion(operation)
-            case VetoBody():
-                return self.vetoes.hear(operation, body)
+            case VetoBody() | EvidenceBody():
+                return self._hear(operation, body)
             case Genesis():
                 self._apply_genesis(operation, body)
                 return ()
@@ -242,7 +244,7 @@ class View:
         if isinstance(body, SuccessionBody):
             self.successions.note(operation, body)
             return ()
-        if isinstance(body, CoordinationBody | ActBody):
+        if isinstance(body, Coordinated):
             touched = self.coordination.apply(operation, body)
             self.trust.touch(*touched)
             return touched
@@ -251,19 +253,8 @@ class View:
         return (task,)
 
     def may_join(self, author: PublicKey, number: int, proof: bytes) -> bool:
-        """Whether a join that names an epoch has an effect.
-
-        Who is a member at that point of its chain needs no proof.
-        """
-        epoch = self.epochs.find(number)
-        if epoch is None:
-            return False
-        if author in epoch.electors or self.members.has_at(author, number):
-            return True
-        # a creator that was removed invites nobody any more
-        removed = any(cut.author == self.creator for k in range(number + 1) for cut in self.epochs[k].cuts)
-        creator = None if removed else self.creator
-        return admits(epoch.spec, author, AdmissionContext(self.pool, number, epoch.electors, creator, author, proof))
+        """Whether a join that names an epoch has an effect."""
+        return may_join(self.pool, self.creator, self.epochs, self.members, author=author, number=number, proof=proof)
 
     def _apply_genesis(self, operation: Operation, body: Genesis) -> None:
         if len(self.epochs) or not self.is_genesis(operation):
@@ -316,30 +307,43 @@ class View:
             self.trust.touch(known.task)
         return (self.next_change.id,)
 
+    def _hear(self, operation: Operation, body: VetoBody | EvidenceBody) -> tuple[TaskId, ...]:
+        if isinstance(body, VetoBody):
+            return self.vetoes.hear(operation, body)
+        self.evidence.add(operation, body)
+        self.trust.touch(body.task)
+        # motions about the task may be decided by it, and whoever follows those needs it as long
+        return (body.task, self.next_change.id)
+
     def _apply_votes(self, operation: Operation, body: VoteBody) -> tuple[TaskId, ...]:
         epoch = self.epochs.find(operation.epoch)
         if epoch is None or operation.author not in epoch.electors:
             return ()
-        for ballot in body.ballots:
-            self._apply_ballot(operation, ballot)
+        self._count(operation, body.ballots)
         return tuple({ballot.task: None for ballot in body.ballots})
 
-    def _apply_ballot(self, operation: Operation, ballot: Ballot) -> None:
-        register = self._voted_on(ballot.task, operation.epoch)
-        self.trust.add_ballot(operation, ballot)
-        token, elector = Token(operation.epoch, ballot.round), operation.author
-        match ballot.phase:
-            case Phase.GRANT:
-                # the reference is a claim operation; a grant of an unknown claim counts once the claim is known
-                grant = Grant(elector, OperationId(ballot.ref), ballot.lock, ballot.expired, operation.seq, ballot.held)
-                register.add_grant(token, operation.id, grant)
-            case Phase.ENDORSE:
-                register.add_endorsement(token, elector, ValueHash(ballot.ref))
-            case Phase.ACCEPT:
-                register.add_accept(token, elector, ValueHash(ballot.ref), Vote(operation.seq, operation.id))
-                if register.settled is not None and not isinstance(register, EpochRegister):
-                    self.vetoes.follow(register)
-                    self._note_strays(register)
+    def _count(self, operation: Operation, ballots: Iterable[Ballot]) -> None:
+        epoch, elector = operation.epoch, operation.author
+        # the ballots of one operation nearly always are of one round, and they all stand in one place
+        token, vote = Token(epoch, 0), Vote(operation.seq, operation.id)
+        for phase, task, number, ref, lock, expired, held in ballots:
+            if number != token.round:
+                token = Token(epoch, number)
+            register = self._voted_on(task, epoch)
+            match phase:
+                case Phase.GRANT:
+                    # the reference is a claim operation; a grant of an unknown claim counts once the claim is known
+                    grant = Grant(elector, OperationId(ref), lock, expired, vote.seq, held)
+                    register.add_grant(token, vote.operation, grant)
+                    self.trust.add_grant(task, token, grant)
+                case Phase.ENDORSE:
+                    register.add_endorsement(token, elector, ValueHash(ref))
+                case Phase.ACCEPT:
+                    register.add_accept(token, elector, ValueHash(ref), vote)
+                    self.trust.touch(task)
+                    if register.settled is not None and not isinstance(register, EpochRegister):
+                        self.vetoes.follow(register)
+                        self._note_strays(register)
 
     def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
         """Count what an operation that waits for its predecessors says of the next epoch.
@@ -358,8 +362,7 @@ class View:
         if not isinstance(body, VoteBody):
             return ()
         early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
-        for ballot in early:
-            self._apply_ballot(operation, ballot)
+        self._count(operation, early)
         if any(ballot.phase is Phase.ACCEPT for ballot in early):
             self.changes[subject].keep_early(operation.id, operation.signed)
         return (subject,) if early else ()
@@ -380,8 +383,8 @@ class View:
                 self.trust.touch(task)
                 self.vetoes.follow(register)
                 return (task,)
-            case VetoBody() as body:
-                return self.vetoes.hear(operation, body)
+            case VetoBody() | EvidenceBody() as body:
+                return self._hear(operation, body)
             case RecoveryBody() as body:
                 self.successions.saw(operation.author, body)
             case MotionBody() as motion:
@@ -454,7 +457,7 @@ class View:
                     disputed.append(TaskId(body.subject))
                 case _ if isinstance(body, SuccessionBody):
                     self.successions.void(operation, body)
-                case _ if isinstance(body, CoordinationBody | ActBody):
+                case _ if isinstance(body, Coordinated):
                     touched.update(self.coordination.void(operation, body))
         self.motions.void(author, seq, () if again else voided)
         self.keys.void(author, seq)
@@ -473,12 +476,12 @@ class View:
 
     def _named(self, name: TaskId) -> Register:
         """The register of a veto, or of a task: what is not known to be a veto yet is taken for a task."""
-        return self.vetoes.registers.get(name) or self._register(name)
+        return self.vetoes.registers.get(name) or self.registers.get(name) or self._register(name)
 
     def _register(self, task: TaskId) -> TaskRegister:
         register = self.registers.get(task)
         if register is None:
-            register = self.registers[task] = TaskRegister(task, self.epochs)
+            register = self.registers[task] = TaskRegister(task, self.epochs, self.evidence)
             self.open[task] = None
         return register
 

@@ -20,12 +20,14 @@ from typing import Any
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.governance.admission import check_admission
+from converge_p2p.core.governance.custom import CitedEvidence
 from converge_p2p.core.governance.electorate import Electorate
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.evidence import Evidence
 
 
 class Outcome(Enum):
@@ -101,13 +103,17 @@ _Docket = list[tuple[int, OperationId]]
 class Motions:
     """All motions of a pool."""
 
-    def __init__(self, safe: Callable[[PoolSpec], None] | None = None) -> None:
+    def __init__(self, safe: Callable[[PoolSpec], None] | None = None, evidence: Evidence | None = None) -> None:
         """Start without motions.
 
         Args:
             safe: raises `ConvergeError` for terms that no pool may have; the same everywhere. Unless given: the
                 checks that founding terms have to pass.
+            evidence: what was cited; without, nothing ever is.
         """
+        self._evidence = Evidence() if evidence is None else evidence
+        self._cited: dict[tuple[OperationId, int, PublicKey, int], set[OperationId]] = {}
+        """What a choice rests on: by motion, epoch, elector and choice. Like the choice, never taken back."""
         self._safe = _check_terms if safe is None else safe
         self._known: dict[OperationId, Motion] = {}
         self._dockets: dict[PublicKey, dict[int, _Docket]] = {}
@@ -206,6 +212,9 @@ class Motions:
             return None
         said = self._said.setdefault(body.motion, {}).setdefault(operation.epoch, {})
         said.setdefault(operation.author, set()).add(body.choice)
+        if body.evidence:
+            place = (body.motion, operation.epoch, operation.author, body.choice)
+            self._cited.setdefault(place, set()).update(body.evidence)
         return body.motion
 
     def _learn(self, operation: Operation) -> None:
@@ -275,7 +284,9 @@ class Motions:
         for _, electorate, heard in self._counted(motion):
             if motion.kind is not MotionKind.CHANGE and electorate.resolve is not None:
                 ballots = tuple(sorted((key, choice) for key, said in heard.items() for choice in sorted(said)))
-                choice = electorate.resolve(motion.task or b"", motion.options, ballots, electorate.electors)
+                choice = electorate.resolve(
+                    motion.task or b"", motion.options, ballots, electorate.electors, self._evidence_about(motion)
+                )
                 # a hook can decide a no; by count a no is what is left when a yes is out of reach
                 if choice is not None and 0 <= choice < len(motion.options):
                     out.add(choice)
@@ -297,8 +308,27 @@ class Motions:
             electorate = self._electorates.get(epoch)
             late = epoch > motion.epoch and motion.kind is MotionKind.REJECT_RESULT
             if electorate is not None and (epoch == motion.epoch or late):
-                known = range(len(motion.options))
-                yield epoch, electorate, {key: {n for n in said if n in known} for key, said in heard.items()}
+                yield (
+                    epoch,
+                    electorate,
+                    {
+                        key: {choice for choice in said if self._counts(motion, epoch, electorate, key, choice)}
+                        for key, said in heard.items()
+                    },
+                )
+
+    def _counts(self, motion: Motion, epoch: int, electorate: Electorate, key: PublicKey, choice: int) -> bool:
+        """Whether what an elector chose is an option, and rests on evidence where it has to. True stays true."""
+        if choice >= len(motion.options):
+            return False
+        if motion.kind is not MotionKind.RIVAL_REPORTS or not electorate.cites or motion.task is None:
+            return True
+        cited = self._cited.get((motion.id, epoch, key, choice), ())
+        return self._evidence.supports(cited, motion.task, ValueHash(motion.options[choice]))
+
+    def _evidence_about(self, motion: Motion) -> tuple[CitedEvidence, ...]:
+        cited = self._evidence.about(motion.task) if motion.task is not None else ()
+        return tuple(CitedEvidence(one.author, one.value, one.supports, one.digest, one.size) for one in cited)
 
     @staticmethod
     def _positive(motion: Motion) -> Collection[int]:
@@ -366,6 +396,28 @@ class Motions:
     def opinion(self, name: OperationId, epoch: int, elector: PublicKey) -> frozenset[int]:
         """What an elector said about a motion in an epoch; empty if nothing."""
         return frozenset(self._said.get(name, {}).get(epoch, {}).get(elector, ()))
+
+    def must_cite(self, name: OperationId, epoch: int) -> bool:
+        """Whether what an elector of an epoch chooses here counts only on evidence."""
+        motion, electorate = self._known.get(name), self._electorates.get(epoch)
+        rivals = motion is not None and motion.kind is MotionKind.RIVAL_REPORTS
+        return rivals and electorate is not None and electorate.cites
+
+    def waits(self, name: OperationId, epoch: int, elector: PublicKey, choice: int) -> bool:
+        """Whether an elector chose something that does not count yet, because its evidence is not known."""
+        motion, electorate = self._known.get(name), self._electorates.get(epoch)
+        if motion is None or electorate is None or choice not in self.opinion(name, epoch, elector):
+            return False
+        return choice < len(motion.options) and not self._counts(motion, epoch, electorate, elector, choice)
+
+    def preferred(self, name: OperationId, epoch: int) -> int | None:
+        """The index of the rival that most evidence speaks for, by the weights of an epoch; None if there is none."""
+        motion, electorate = self._known.get(name), self._electorates.get(epoch)
+        if motion is None or motion.task is None or electorate is None or motion.kind is not MotionKind.RIVAL_REPORTS:
+            return None
+        values = [ValueHash(option) for option in motion.options]
+        best = self._evidence.best(motion.task, values, electorate.weights)
+        return None if best is None else motion.options.index(best)
 
     def view(self, name: OperationId, epoch: int) -> MotionView | None:
         """A motion as an application sees it in an epoch, or None if it has no effect."""

@@ -10,7 +10,7 @@ a function of those sets. That is why the order of arrival does not matter.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -101,13 +101,19 @@ class RoundVotes:
     accepted: dict[ValueHash, dict[PublicKey, Vote]] = field(default_factory=dict)
 
 
-class Register(ABC):
-    """The register of one subject."""
+class Register:
+    """The register of one subject.
+
+    Abstract to the type checker only: `isinstance` with a class of `ABC` runs code of Python's own, and electors ask
+    several times a turn which kind of register they look at.
+    """
 
     __slots__ = (
         "_certified",
         "_doubled",
         "_proposed",
+        "_top",
+        "_top_at",
         "certificate",
         "claims",
         "conflict",
@@ -147,6 +153,9 @@ class Register(ABC):
         self._certified: dict[Token, OperationId] = {}
         self._proposed: dict[tuple[Token, PublicKey], ValueHash] = {}
         self._doubled: set[PublicKey] = set()
+        self._top: Token | None = None
+        self._top_at = _UNKNOWN
+        """The epoch in which `_top` was found; the electors' grants in it and its rules are all it follows from."""
 
     # ------------------------------------------------------------ what a subject is about
 
@@ -236,14 +245,17 @@ class Register(ABC):
         voters.add(grant.elector)
         if token > self.top_granted.get(grant.elector, _BEFORE_ALL):
             self.top_granted[grant.elector] = token
+        self._top_at = _UNKNOWN
         if grant.expired is not None:
             self.expired.setdefault(Token(token.epoch, grant.expired), set()).add(grant.elector)
-        if self.confirms(token, voters, votes):
-            # two certificates in one round need lying electors; the smaller id is kept so that all replicas agree
-            self._certified[token] = min(grant.claim, self._certified.get(token, grant.claim))
+        certified = self._certified.get(token)
+        # two certificates in one round need lying electors; the smaller id is kept so that all replicas agree
+        if (certified is None or grant.claim < certified) and self.confirms(token, voters, votes):
+            self._certified[token] = grant.claim
 
     def recount(self) -> None:
         """Count the promises of first rounds again, after something changed on which it depends who may grant them."""
+        self._top_at = _UNKNOWN
         for token, votes in self.voted.items():
             if token.round == 0:
                 enough = [claim for claim, voters in votes.granted.items() if self.confirms(token, voters, votes)]
@@ -287,6 +299,8 @@ class Register(ABC):
         voters = votes.accepted.setdefault(value, {})
         # a liar may say it twice; the smaller is kept so that all replicas agree
         voters[elector] = min(vote, voters.get(elector, vote))
+        if value == self.settled:
+            return
         counting = self.counting(token.epoch)
         if not counting.enough(counting.rules.accept, voters, votes.accepted):
             return
@@ -318,7 +332,13 @@ class Register(ABC):
     @property
     def top(self) -> Token | None:
         """The highest round of the present epoch that more than f electors granted, at it or above."""
-        now, faults = self.now, self.counting(self.now).rules.faults
+        now = self.now
+        if self._top_at != now:
+            self._top, self._top_at = self._find_top(now), now
+        return self._top
+
+    def _find_top(self, now: int) -> Token | None:
+        faults = self.counting(now).rules.faults
         tokens = [token for token in self.top_granted.values() if token.epoch == now]
         if len(tokens) <= faults:
             return None
@@ -403,36 +423,40 @@ class Register(ABC):
         if value is None:
             return False
         named = [votes.grants[vote] for vote in report.grants if vote in votes.grants]
-        claim = self._claim_behind(token, report, named)
-        if claim is None:
+        claims = self._claims_behind(token, report, named)
+        if not claims:
             return False
         protocol = self.counting(token.epoch).protocol
         lock = self.binding_lock(token, named)
         if lock is None or not protocol.lock_rule:
-            return self.allows(Offer(token, claim, value, report.grants))
+            return any(self.allows(Offer(token, claim, value, report.grants)) for claim in claims)
         if not protocol.check_value_against_lock:
             return True
         # whoever endorsed an epoch saw that the locks it begins with are justified
         return lock.value == report.value and all(self.usable(token, grant, protocol) for grant in named)
 
-    def _claim_behind(self, token: Token, report: Proposal, named: list[Grant]) -> StandingClaim | None:
-        """The claim a proposal rests on, if the promises it names are a quorum for it."""
+    def _claims_behind(self, token: Token, report: Proposal, named: list[Grant]) -> list[StandingClaim]:
+        """The claim a proposal rests on, if the promises it names are a quorum for it; or any of several, see below."""
         votes, protocol = self.rounds[token], self.counting(token.epoch).protocol
         if not (protocol.check_named_grants and protocol.claims_need_promises):
-            return self.claim_of(report.author)
+            return self.claims_of(report.author)
         if len(named) != len(report.grants) or len({grant.claim for grant in named}) != 1:
-            return None
+            return []
         if not self.confirms(token, {grant.elector for grant in named}, votes):
-            return None
+            return []
         if named[0].claim == NOBODY:
-            return self.claim_of(report.author)
+            return self.claims_of(report.author)
         claim = self.claims.get(named[0].claim)
-        return claim if claim is not None and claim.author == report.author else None
+        return [claim] if claim is not None and claim.author == report.author else []
 
-    def claim_of(self, author: PublicKey) -> StandingClaim | None:
-        """A claim of an author, where a round names no claimant: the last one."""
-        claims = [claim for claim in self.claims.values() if claim.author == author]
-        return max(claims, key=lambda claim: claim.seq, default=None)
+    def claims_of(self, author: PublicKey) -> list[StandingClaim]:
+        """The claims of an author. Where a round names no claimant, a proposal may rest on any of them.
+
+        Were it the last one, a valid proposal would become invalid when its author claims for something else.
+        """
+        return [claim for claim in self.claims.values() if claim.author == author]
 
 
 _BEFORE_ALL = Token(-1, -1)
+_UNKNOWN = -2
+"""No epoch, and not what stands for none either."""

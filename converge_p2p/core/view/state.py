@@ -63,6 +63,7 @@ def task_view(view: View, task: TaskId, *, expired: bool) -> TaskView | None:
         value=register.final,
         awaiting=register.awaiting,
         unjudged=tuple(register.to_judge()),
+        reported=tuple(register.reported()),
         attempts=register.attempts(),
         certified=state is not TaskState.PENDING,
         expired=expired,

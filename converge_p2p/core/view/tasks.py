@@ -18,6 +18,7 @@ from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue
 from converge_p2p.core.oplog.bodies import Purpose, Token
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.epochs import Counting, Epochs
+from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.register import NOBODY, Offer, Register, RoundVotes, StandingClaim
 from converge_p2p.core.view.verdicts import Verdicts
 
@@ -38,10 +39,11 @@ class Submitted(NamedTuple):
 class TaskRegister(Register):
     """The register of one task."""
 
-    __slots__ = ("_by_rule", "evaluator", "submitted", "verdicts", "veto")
+    __slots__ = ("_by_rule", "_evidence", "evaluator", "submitted", "verdicts", "veto")
 
-    def __init__(self, task: TaskId, epochs: Epochs) -> None:
+    def __init__(self, task: TaskId, epochs: Epochs, evidence: Evidence | None = None) -> None:
         super().__init__(task, epochs)
+        self._evidence = Evidence() if evidence is None else evidence
         self.submitted: Submitted | None = None
         self.veto: Register | None = None
         """Whether the result it was settled on passes the pool's vetoers; None where nobody may deny it."""
@@ -108,7 +110,8 @@ class TaskRegister(Register):
     @property
     def awaiting(self) -> TaskValue | None:
         """The result that was settled, while it may still be denied."""
-        return self.value if self.final is None else None
+        value = self.value
+        return value if value is not None and self.final is None else None
 
     def veto_terms(self) -> VetoTerms | None:
         """Who may deny what it was settled on, by the terms of the epoch in which anything was accepted first.
@@ -171,6 +174,28 @@ class TaskRegister(Register):
         values = [value for name in hashes if (value := self.values.get(name)) is not None]
         return [value for value in values if value.outcome is Outcome.COMPLETED and self.verdict(value) is None]
 
+    # ------------------------------------------------------------ evidence
+
+    def evidence_lacking(self, value: TaskValue, epoch: int) -> int:
+        """How many more have to cite evidence for a result before it may be endorsed in an epoch. Only falls.
+
+        What its worker cites itself says nothing new.
+        """
+        need = self.counting(epoch).rules.evidence
+        return need and max(0, need - len(self._evidence.backers(self.id, value.hash) - {value.worker}))
+
+    def reported(self) -> list[TaskValue]:
+        """The completed results that were reported, by whomever, while none is settled; by hash."""
+        if self.settled is not None:
+            return []
+        named = {report.value for votes in self.rounds.values() for report in votes.reports.values()}
+        values = [self.values[name] for name in sorted(named) if name in self.values]
+        return [value for value in values if value.outcome is Outcome.COMPLETED]
+
+    def preference(self, value: ValueHash, epoch: int) -> tuple[int, int]:
+        """How much evidence speaks for a value in an epoch; of rival reports an elector takes the one with most."""
+        return self._evidence.standing(self.id, value, self.counting(epoch).rules.weights)
+
     # ------------------------------------------------------------ reading
 
     @property
@@ -182,10 +207,9 @@ class TaskRegister(Register):
         top = self.top
         return None if top is not None and self.denied_by_agent(top) else claim
 
-    @property
-    def top(self) -> Token | None:
+    def _find_top(self, now: int) -> Token | None:
         """The highest round granted; on the fast path the granter's word alone opens the first."""
-        top, first = super().top, Token(self.now, 0)
+        top, first = super()._find_top(now), Token(now, 0)
         if top is None and first in self._certified:
             return first
         return top
@@ -198,12 +222,10 @@ class TaskRegister(Register):
     @property
     def state(self) -> TaskState:
         """The derived state."""
-        value = self.final
-        if value is not None:
-            return value.outcome.state
         if self.settled is not None:
+            value = self.final
             # it may be denied yet, or the content of the value is on its way: nobody has to take it up again
-            return TaskState.ASSIGNED
+            return TaskState.ASSIGNED if value is None else value.outcome.state
         if self.is_open_to_several:
             return TaskState.ASSIGNED
         holder = self.holder
@@ -232,12 +254,19 @@ class TaskRegister(Register):
         return [0, self.submitted.operation, round_now, claim, self.holder is None, self.failures()]
 
     def workers(self) -> list[StandingClaim]:
-        """Whose work a round that is open to several is meant for: the first of those who stand, by rank."""
-        standing = [claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim)]
-        standing.sort(
-            key=lambda claim: (self.reported_twice(claim.author), tagged_hash("several", self.id, claim.author))
-        )
-        return standing[: self.speculative]
+        """Whose work a round that is open to several is meant for: so many of those who stand, in turn.
+
+        In every round it is the turn of the next: whoever took a place and did nothing must not keep it.
+        """
+        work = (claim for claim in self.claims.values() if claim.purpose is Purpose.WORK and self.stands(claim))
+        standing = list({claim.author: claim for claim in work}.values())
+        trusty = [claim for claim in standing if not self.reported_twice(claim.author)] or standing
+        trusty.sort(key=lambda claim: tagged_hash("several", self.id, claim.author))
+        if len(trusty) <= self.speculative:
+            return trusty
+        top = self.top
+        turn = 0 if top is None else top.round * self.speculative % len(trusty)
+        return (trusty * 2)[turn : turn + self.speculative]
 
     def attempts(self) -> int:
         """Rounds in which work was certified."""
@@ -271,7 +300,10 @@ class TaskRegister(Register):
         if self.submitted is None:
             return False
         allowed = self.submitted.spec.max_retries
-        return self.failures() > (self.epochs.current.spec.policy.max_retries if allowed is None else allowed)
+        if allowed is None:
+            allowed = self.epochs.current.spec.policy.max_retries
+        # each failure is one of a round that was certified
+        return len(self._certified) > allowed and self.failures() > allowed
 
     # ------------------------------------------------------------ the rules of a proposal
 
@@ -284,8 +316,9 @@ class TaskRegister(Register):
             return False
         match claim.purpose:
             case Purpose.WORK:
-                approved = value.outcome is not Outcome.COMPLETED or self.verdict(value) is True
-                return approved and value.outcome is not Outcome.CANCELLED
+                if value.outcome is Outcome.COMPLETED:
+                    return self.verdict(value) is True and self.evidence_lacking(value, token.epoch) == 0
+                return value.outcome is not Outcome.CANCELLED
             case Purpose.CANCEL:
                 return value.outcome is Outcome.CANCELLED
             case Purpose.FAIL:

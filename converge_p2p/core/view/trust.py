@@ -19,12 +19,12 @@ from converge_p2p.core.codec import encode
 from converge_p2p.core.governance import trust
 from converge_p2p.core.governance.trust import TrustEvent, TrustLedger
 from converge_p2p.core.model.task import Outcome
-from converge_p2p.core.oplog.bodies import Ballot, Phase, Purpose, ReportBody, Token
+from converge_p2p.core.oplog.bodies import Purpose, ReportBody, Token
 from converge_p2p.core.oplog.motions import MotionKind
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.motions import Motion, Motions
-from converge_p2p.core.view.register import RoundVotes, StandingClaim
+from converge_p2p.core.view.register import Grant, RoundVotes, StandingClaim
 from converge_p2p.core.view.tasks import TaskRegister
 
 
@@ -61,17 +61,19 @@ class TrustFold:
 
     # ------------------------------------------------------------ adding
 
-    def add_ballot(self, operation: Operation, ballot: Ballot) -> None:
-        """Note the vote of an elector of the epoch it names, of a frozen one as well."""
-        if ballot.phase is Phase.ENDORSE:
-            return
-        if ballot.phase is Phase.GRANT:
-            evidence = self._evidence(ballot.task)
-            token, claim = Token(operation.epoch, ballot.round), OperationId(ballot.ref)
-            evidence.granted.setdefault(token, {}).setdefault(claim, set()).add(operation.author)
-            if ballot.expired is not None:
-                evidence.expired.setdefault(Token(operation.epoch, ballot.expired), set()).add(operation.author)
-        self.touch(ballot.task)
+    def add_grant(self, task: TaskId, token: Token, grant: Grant) -> None:
+        """Note the promise of an elector of the epoch it names, of a frozen one as well."""
+        evidence = self._evidence(task)
+        claims = evidence.granted.get(token)
+        if claims is None:
+            claims = evidence.granted[token] = {}
+        voters = claims.get(grant.claim)
+        if voters is None:
+            voters = claims[grant.claim] = set()
+        voters.add(grant.elector)
+        if grant.expired is not None:
+            evidence.expired.setdefault(Token(token.epoch, grant.expired), set()).add(grant.elector)
+        self.touch(task)
 
     def add_report(self, operation: Operation, report: ReportBody) -> None:
         """Note a report of a member that stands in its chain."""
@@ -88,7 +90,7 @@ class TrustFold:
         self.touch(report.task)
 
     def touch(self, *tasks: TaskId) -> None:
-        """Say that something about tasks changed: a submit, a claim, a release, a dispute, or one was taken back."""
+        """Say that something about tasks changed: a vote, a submit, a claim, a dispute, or one was taken back."""
         # first what was touched before: the change that is told of now may be only half done
         if len(self._touched) >= limits.TRUST_PENDING_TASKS_MAX:
             self._catch_up()
@@ -117,7 +119,7 @@ class TrustFold:
         for task in self._touched:
             register, events = self._registers.get(task), [*self._lost_disputes(task)]
             if register is not None:
-                events += self._events(register, self._tasks.get(task, _Evidence()))
+                events += self._events(register, self._tasks.get(task) or _Evidence())
             self._ledger.replace(task, events)
         self._touched.clear()
 
@@ -171,8 +173,9 @@ class TrustFold:
 
     def _held(self, register: TaskRegister, evidence: _Evidence) -> Iterator[tuple[Token, StandingClaim]]:
         """Rounds whose holder is known. Two certificates in one round need lying electors; the lesser id counts."""
+        nothing = RoundVotes()
         for token, claims in evidence.granted.items():
-            enough = [claim for claim, voters in claims.items() if register.confirms(token, voters, RoundVotes())]
+            enough = [claim for claim, voters in claims.items() if register.confirms(token, voters, nothing)]
             holder = register.claims.get(min(enough)) if enough else None
             if holder is not None:
                 yield token, holder

@@ -65,7 +65,7 @@ class VetoRegister(Register):
     def adopt(self, other: Register) -> None:
         """Take over what was counted before it was known what the subject is about."""
         for name in Register.__slots__:
-            if name not in ("id", "epochs"):
+            if name not in ("id", "epochs", "_top_at"):
                 setattr(self, name, getattr(other, name))
 
     # ------------------------------------------------------------ how it is voted on

@@ -35,6 +35,9 @@ _OPTIONS: Final = (
     click.option("--silence-denies", is_flag=True, help="veto: wait for every vetoer, without end."),
     click.option("--weight", "weights", multiple=True, metavar="AGENT=N", help="empirical: an elector's weight."),
     click.option("--speculative", type=int, metavar="K", help="empirical: workers on one task at a time."),
+    click.option(
+        "--evidence", type=int, default=0, metavar="N", help="empirical: others that cite for a result first."
+    ),
     click.option("--model", default="", metavar="NAME", help="custom: a registered model."),
 )
 
@@ -73,5 +76,6 @@ def governance_terms(options: dict[str, Any]) -> schema.GovernanceTerms:
         silence_denies=options["silence_denies"],
         weights=weights,
         speculative=options["speculative"],
+        evidence=options["evidence"],
         model=options["model"],
     )

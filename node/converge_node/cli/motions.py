@@ -84,11 +84,14 @@ def motions(invocation: Invocation, reference: str) -> None:
 @click.command
 @click.argument("reference", metavar="POOL")
 @click.argument("motion", metavar="MOTION")
-@click.argument("choice", metavar="yes|no|OPTION")
+@click.argument("choice", metavar="yes|no|OPTION|by-evidence")
 @apply_shared
 @pass_invocation
 def vote(invocation: Invocation, reference: str, motion: str, choice: str) -> None:
-    """Say what this elector thinks of a motion. A yes cannot be taken back."""
+    """Say what this elector thinks of a motion. A yes cannot be taken back.
+
+    Among rival results `by-evidence` chooses the one for which most evidence speaks, and names that evidence.
+    """
     item = connect(invocation).post(
         schema.MotionItem, "v1", "pools", reference, "motions", motion, "say", body=schema.SayItem(choice=choice)
     )
@@ -98,13 +101,24 @@ def vote(invocation: Invocation, reference: str, motion: str, choice: str) -> No
 @click.command
 @click.argument("reference", metavar="POOL")
 @click.argument("task", metavar="TASK")
+@click.option("--rival", "rivals", multiple=True, metavar="HASH", help="One of the results to choose from. Repeatable.")
 @click.option("--reason", default="", metavar="TEXT", help="For the electors.")
 @apply_shared
 @pass_invocation
-def dispute(invocation: Invocation, reference: str, task: str, reason: str) -> None:
-    """Ask the electors to find that a settled result is wrong. The task stays as it is settled."""
+def dispute(invocation: Invocation, reference: str, task: str, rivals: tuple[str, ...], reason: str) -> None:
+    """Ask the electors to find that a settled result is wrong, or which of several rivals is right.
+
+    The task stays as it is settled.
+    """
     item = connect(invocation).post(
-        schema.MotionItem, "v1", "pools", reference, "tasks", task, "dispute", body=schema.Dispute(reason=reason)
+        schema.MotionItem,
+        "v1",
+        "pools",
+        reference,
+        "tasks",
+        task,
+        "dispute",
+        body=schema.Dispute(reason=reason, rivals=list(rivals)),
     )
     show(invocation, item, ids=lambda: [item.id], text=lambda: _motion_text(item))
 

@@ -15,6 +15,11 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 @click.option("--listen", multiple=True, metavar="MA", help="An address to listen on. Repeatable.")
 @click.option("--announce", multiple=True, metavar="MA", help="An address to tell others. Repeatable.")
 @click.option("--mesh", "psk_file", metavar="KEYFILE", help="The key of the private network to be in (swarm.key).")
+@click.option(
+    "--transport",
+    type=click.Choice(["fast", "stock"]),
+    help="Whose code carries connections: this project's, or the transport library's. They understand each other.",
+)
 @click.option("--topic", "topics", multiple=True, metavar="T", help="A topic to join. Repeatable.")
 @click.option(
     "--pool",
@@ -40,6 +45,7 @@ def run_command(
     listen: tuple[str, ...],
     announce: tuple[str, ...],
     psk_file: str | None,
+    transport: str | None,
     topics: tuple[str, ...],
     pools: tuple[str, ...],
     handlers: tuple[str, ...],
@@ -62,6 +68,7 @@ def run_command(
         "network.listen": listen,
         "network.announce": announce,
         "network.psk_file": psk_file,
+        "network.transport": transport,
         "node.topics": topics,
         "node.pools": pools,
         "node.handlers": handlers,

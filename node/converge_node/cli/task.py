@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, ls, show, watch, cancel, dispute, veto, pass, judge.
+"""Commands about tasks: submit, ls, show, watch, cancel, dispute, veto, pass, judge; and evidence (see there).
 
 Knows: the client and the schema. Must not know: claims and votes.
 """
@@ -13,6 +13,7 @@ import msgspec
 
 from converge_node import schema
 from converge_node.cli.client import ControlClient, connect
+from converge_node.cli.evidence import cite, evidence
 from converge_node.cli.motions import dispute
 from converge_node.cli.output import clean, facts, print_json, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
@@ -28,7 +29,8 @@ def task() -> None:
     """Submit, list, show, watch, cancel, veto and judge tasks. TASK is an id, or its first digits (six or more)."""
 
 
-task.add_command(dispute)
+for _command in (dispute, cite, evidence):
+    task.add_command(_command)
 
 
 @task.command
@@ -221,6 +223,7 @@ def task_text(item: schema.TaskDetail) -> str:
     if item.evaluator:
         pairs.append(("evaluator", item.evaluator))
     pairs.extend((f"to judge, by {short(each.by)}", f"{_json(each.result)}  {each.value}") for each in item.unjudged)
+    pairs.extend((f"reported by {short(each.by)}", f"{_json(each.result)}  {each.value}") for each in item.reported)
     if item.awaits_veto:
         pairs.append(("awaits its vetoers", _json(item.awaiting)))
     if item.state == "completed":

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from converge_node import agent_schema, mesh_schema, schema
-from converge_node.control import agents, mesh, motions, views
+from converge_node.control import agents, evidence, mesh, motions, views
 from converge_node.control.governance import admission_kind, governance_model
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.requests import body_of, milliseconds, number, read, seconds
@@ -121,6 +121,8 @@ class ControlApi:
             route(task + "/pass", "POST", self._let_pass),
             route(task + "/judge", "POST", self._judge),
             route(task + "/dispute", "POST", self._dispute),
+            route(task + "/evidence", "GET", self._evidence),
+            route(task + "/evidence", "POST", self._cite),
             route("/v1/pools/{pool}/motions", "GET", self._motions),
             route("/v1/pools/{pool}/motions", "POST", self._move),
             route("/v1/pools/{pool}/motions/{motion}/say", "POST", self._say),
@@ -323,9 +325,16 @@ class ControlApi:
         return motions.motion_item(pool, await motions.say(pool, view, body.choice))
 
     async def _dispute(self, request: Request) -> schema.MotionItem:
-        pool, body = self._find_pool(request), body_of(request, schema.Dispute)
-        task_id = views.find_task(pool, request.path_params["task"]).id
-        return motions.motion_item(pool, pool.council.motion(await pool.council.dispute(task_id, body.reason)))
+        pool, task_id, body = self._about_task(request, schema.Dispute)
+        return motions.motion_item(pool, await motions.dispute(pool, task_id, body))
+
+    async def _evidence(self, request: Request) -> list[schema.EvidenceItem]:
+        pool = self._find_pool(request)
+        return evidence.evidence_items(pool, views.find_task(pool, request.path_params["task"]).id)
+
+    async def _cite(self, request: Request) -> list[schema.EvidenceItem]:
+        pool, task_id, body = self._about_task(request, schema.CiteEvidence)
+        return await evidence.cite(pool, task_id, body)
 
     def _keys(self, names: Sequence[str]) -> list[PublicKey]:
         marked = views.elector_keys(self._state.running(), names)

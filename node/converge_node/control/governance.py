@@ -27,7 +27,7 @@ _USED = {
     "dictatorial": frozenset({"quorum", "leader", "successor"}),
     "bicameral": frozenset({"chambers", "chamber_quorums", "tie_breaker"}),
     "veto": frozenset({"quorum", "vetoers", "veto_window_s", "silence_denies"}),
-    "empirical": frozenset({"quorum", "weights", "speculative"}),
+    "empirical": frozenset({"quorum", "weights", "speculative", "evidence"}),
     "custom": frozenset({"model"}),
 }
 
@@ -82,7 +82,7 @@ def governance_model(name: str, terms: schema.GovernanceTerms, resolve: Resolve)
         case "empirical":
             weights = {resolve([agent])[0]: weight for agent, weight in terms.weights.items()}
             some: dict[str, Any] = {} if terms.speculative is None else {"speculative": terms.speculative}
-            return governance.Empirical(weights=weights, quorum=terms.quorum, **some, **common)
+            return governance.Empirical(weights=weights, quorum=terms.quorum, evidence=terms.evidence, **some, **common)
         case "custom":
             return governance.Custom(name=terms.model, **common)
         case _:
@@ -128,6 +128,8 @@ def decided_by(spec: PoolSpec) -> str:
         words.append(f"{len(rules.trusted)} trusted by name")
     if rules.speculative:
         words.append(f"up to {rules.speculative} workers on a task")
+    if rules.evidence:
+        words.append(f"results need evidence by {rules.evidence} others")
     if rules.veto is not None:
         wait = "without end" if rules.veto.silence_denies else f"{rules.veto.window_ms / 1000:g} s"
         words.append(f"{len(rules.veto.vetoers)} may deny, waited for {wait}")

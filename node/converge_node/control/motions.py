@@ -11,13 +11,17 @@ from dataclasses import replace
 
 from converge_node import schema
 from converge_node.control.ports import PoolLike
+from converge_node.control.views import value_hash
 from converge_p2p.core.errors import Conflict, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.types import PublicKey
+from converge_p2p.core.oplog.motions import MotionKind
+from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.core.view.motions import MotionView
 
 PREFIX_DIGITS_MIN = 6
+BY_EVIDENCE = "by-evidence"
+"""A choice among rival reports: the one for which most evidence speaks."""
 
 
 def motion_item(pool: PoolLike, view: MotionView) -> schema.MotionItem:
@@ -100,6 +104,22 @@ async def move(pool: PoolLike, body: schema.Move, keys_of: Callable[[Sequence[st
     )
 
 
+async def dispute(pool: PoolLike, task: TaskId, body: schema.Dispute) -> MotionView:
+    """Put a settled result to the electors, or several results that stand against each other.
+
+    Raises:
+        LocalError: a rival is no hash of a result, or there is only one.
+        NotFound: no such task.
+    """
+    council = pool.council
+    if not body.rivals:
+        return council.motion(await council.dispute(task, body.reason))
+    rivals = [found for text in body.rivals if (found := value_hash(text)) is not None]
+    if len(set(rivals)) < 2:
+        raise LocalError("rival results are at least two different ones", hint="see `reported` in `task show --json`")
+    return council.motion(await council.dispute_rivals(task, rivals, body.reason))
+
+
 def find_motion(pool: PoolLike, reference: str) -> MotionView:
     """Return the motion that an id or unique prefix means.
 
@@ -127,6 +147,9 @@ async def say(pool: PoolLike, view: MotionView, choice: str) -> MotionView:
         NotAuthorised, Conflict: see `PoolHandle.council`.
     """
     options = [_option(option) for option in view.motion.options]
+    if choice == BY_EVIDENCE and view.motion.kind is MotionKind.RIVAL_REPORTS:
+        await pool.council.say(view.motion.id, None)
+        return pool.council.motion(view.motion.id)
     if choice not in options:
         raise LocalError(f"the motion is answered by {' or '.join(options)}, not by {choice!r}")
     await pool.council.say(view.motion.id, options.index(choice))

@@ -120,6 +120,10 @@ def task_detail(view: TaskView) -> TaskDetail:
             ReportedItem(value=value.hash.hex(), by=str(fingerprint(value.worker)), result=_awaiting(value))
             for value in view.unjudged
         ],
+        reported=[
+            ReportedItem(value=value.hash.hex(), by=str(fingerprint(value.worker)), result=_awaiting(value))
+            for value in view.reported
+        ],
         required_capabilities=list(spec.required_capabilities),
         claim_ttl_s=spec.claim_ttl_ms / 1000 or None,
         max_retries=spec.max_retries,
@@ -157,7 +161,7 @@ def value_hash(text: str) -> ValueHash | None:
         LocalError: not 64 hexadecimal digits.
     """
     if text and (len(text) != 64 or set(text.lower()) - _HEX):
-        raise LocalError(f"{text[:16]!r} is no hash of a result", hint="see `unjudged` in `task show --json`")
+        raise LocalError(f"{text[:16]!r} is no hash of a result", hint="see `reported` in `task show --json`")
     return ValueHash(bytes.fromhex(text)) if text else None
 
 

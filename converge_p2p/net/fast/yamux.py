@@ -1,0 +1,485 @@
+"""The multiplexer as libp2p sees it: a connection and its streams, in the shape of the library's interfaces.
+
+Knows: trio, libp2p's interfaces and exceptions. Must not know: the rules of yamux (see `machine`).
+Source: libp2p's `IMuxedConn` and `IMuxedStream`, as the library's own multiplexer fills them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+from libp2p.abc import IMuxedConn, IMuxedStream
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import (
+    MuxedConnUnavailable,
+    MuxedStreamClosed,
+    MuxedStreamEOF,
+    MuxedStreamError,
+    MuxedStreamReset,
+)
+
+from converge_p2p.core import limits
+from converge_p2p.core.errors import LimitExceeded, LocalError, RemoteViolation
+from converge_p2p.core.types import PeerId
+from converge_p2p.net.fast import frames
+from converge_p2p.net.fast.machine import Bounds, Machine, StreamState
+from converge_p2p.net.fast.records import PLAINTEXT_BYTES_MAX
+from converge_p2p.net.fast.session import FastSession
+from converge_p2p.net.hardening import log, shielded
+from converge_p2p.net.names import peer_name
+
+_PAYLOAD_BYTES_MAX = PLAINTEXT_BYTES_MAX - frames.HEADER_BYTES
+"""One data frame fills one record."""
+
+_TURN_BYTES = 65_536
+_CALL_COST_BYTES = 2048
+_FAREWELL_S = 1.0
+_CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a connection waits for its peer, in seconds. The defaults are those of `core.limits`.
+
+    Attributes:
+        connection_stall_s: a peer that takes not a byte for this long is given up.
+        stream_stall_s: a stream that may not be written to for this long is reset.
+        keepalive_interval_s: how often a ping is sent.
+        keepalive_timeout_s: a peer that does not answer one for this long is given up.
+        go_away_linger_s: how long open streams may go on after the peer's farewell.
+    """
+
+    connection_stall_s: float = limits.CONNECTION_STALL_S
+    stream_stall_s: float = limits.STREAM_STALL_S
+    keepalive_interval_s: float = limits.KEEPALIVE_INTERVAL_S
+    keepalive_timeout_s: float = limits.KEEPALIVE_TIMEOUT_S
+    go_away_linger_s: float = limits.GO_AWAY_LINGER_S
+
+
+class FastStream(IMuxedStream):  # type: ignore[misc]
+    """One stream of a connection. May be read by one task while another one writes."""
+
+    def __init__(self, connection: FastYamux, state: StreamState) -> None:
+        self.muxed_conn = connection
+        self.stream_id = state.id
+        self.is_initiator = state.own
+        self._state = state
+        self._machine = connection.machine
+        self._session = connection.secured_conn
+        self._readable: trio.Event | None = None
+        self._writable: trio.Event | None = None
+        state.owner = self
+
+    def wake(self) -> None:
+        """Something about the stream changed."""
+        if self._readable is not None:
+            self._readable.set()
+            self._readable = None
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+    async def read(self, n: int | None = -1) -> bytes:
+        """Return what there is, at most `n` bytes, as soon as there is something; all there is if `n` is -1 or None.
+
+        Raises:
+            MuxedStreamEOF: the peer has ended its direction, and everything was read.
+            MuxedStreamReset: the stream or its connection broke.
+
+        Cancellation: at any time; nothing is lost.
+        """
+        state = self._state
+        if n == 0:
+            await trio.lowlevel.checkpoint()
+            return b""
+        if state.buffer:
+            await self.muxed_conn.take_turn(len(state.buffer))
+        while not state.buffer:
+            if state.reset:
+                raise MuxedStreamReset("Stream was reset")
+            if state.receive_closed:
+                raise MuxedStreamEOF("Stream is closed for receiving")
+            if self._readable is None:
+                self._readable = trio.Event()
+            state.readers += 1
+            try:
+                await self._readable.wait()
+            finally:
+                state.readers -= 1
+        data = self._machine.take(state, len(state.buffer) if n is None or n < 0 else n)
+        self.muxed_conn.send_answers()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send all bytes, as fast as the peer takes them.
+
+        Raises:
+            MuxedStreamReset: the stream or its connection broke, or the peer left no room for too long.
+            MuxedStreamClosed: this side has closed the stream.
+
+        Cancellation: at any time. If a part was sent the stream is reset, as nobody could go on where this stopped.
+        """
+        self._check_writable()
+        state, end, position = self._state, len(data), 0
+        try:
+            while position < end:
+                if not state.send_window:
+                    await self._wait_credit()
+                if not self._session.has_room:
+                    await self._session.wait_room()
+                    continue
+                size = min(end - position, state.send_window, _PAYLOAD_BYTES_MAX)
+                piece = data if size == end else memoryview(data)[position : position + size]
+                self._check_writable()
+                self._session.send(self._machine.data_frame(state, piece))
+                position += size
+                await self.muxed_conn.take_turn(size)
+        except ConnectionClosedError as error:
+            raise MuxedStreamReset(str(error)) from error
+        except trio.Cancelled:
+            if 0 < position < end:
+                self._abandon()
+            raise
+
+    async def _wait_credit(self) -> None:
+        with trio.move_on_after(self.muxed_conn.patience.stream_stall_s) as scope:
+            while not self._state.send_window:
+                self._check_writable()
+                if self._writable is None:
+                    self._writable = trio.Event()
+                await self._writable.wait()
+        if scope.cancelled_caught:
+            self.muxed_conn.count("streams_stalled")
+            self._abandon()
+            raise MuxedStreamReset("the peer left no room on the stream for too long")
+
+    def _check_writable(self) -> None:
+        if self._state.reset:
+            raise MuxedStreamReset("Stream was reset")
+        if self._state.send_closed:
+            raise MuxedStreamClosed("Stream is closed for sending")
+
+    async def close(self) -> None:
+        """End the own direction; the other one may still be read."""
+        self._machine.finish(self._state, trio.current_time())
+        self.muxed_conn.after_change()
+        await trio.lowlevel.checkpoint()
+
+    async def reset(self) -> None:
+        """End both directions at once."""
+        self._abandon()
+        await trio.lowlevel.checkpoint()
+
+    def _abandon(self) -> None:
+        self._machine.reset(self._state)
+        self.muxed_conn.after_change()
+
+    def is_closed(self) -> bool:
+        """Whether both directions are over."""
+        return self._state.gone
+
+    def set_deadline(self, ttl: int) -> None:
+        """Not supported, as by the library's own multiplexer: use trio's timeouts."""
+        raise NotImplementedError("use trio.fail_after")
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Return the peer's address and port, if known."""
+        return self.muxed_conn.get_remote_address()
+
+    async def __aenter__(self) -> FastStream:
+        await trio.lowlevel.checkpoint()
+        return self
+
+
+class FastYamux(IMuxedConn):  # type: ignore[misc]
+    """One connection. `start` is its task; it ends with the connection and raises nothing."""
+
+    def __init__(
+        self,
+        session: FastSession,
+        peer: ID,
+        counters: Counter[str],
+        blame: Callable[[PeerId], None],
+        *,
+        bounds: Bounds | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        """Begin; nothing is sent.
+
+        Args:
+            session: the encrypted connection.
+            peer: who is on the other side.
+            counters: where refusals, drops and violations are counted.
+            blame: called with a peer that broke the protocol.
+            bounds: what the peer may cost.
+            patience: how long it is waited for.
+        """
+        self.secured_conn = session
+        self.peer_id = peer
+        self.patience = patience or Patience()
+        self.machine = Machine(session.is_initiator, counters, bounds)
+        self.event_started = trio.Event()
+        self.event_closed = trio.Event()
+        self.on_close: Callable[[], Awaitable[Any]] | None = None
+        self._counters = counters
+        self._blame = blame
+        self._closing = False
+        self._turn_bytes = 0
+        self._scope = trio.CancelScope()
+        self._room_to_open = trio.Event()
+        self._accepted, self._to_accept = trio.open_memory_channel[FastStream](self.machine.bounds.inbound_max)
+
+    # ------------------------------------------------------------ what libp2p asks
+
+    @property
+    def is_initiator(self) -> bool:
+        """Whether this side dialled."""
+        return bool(self.secured_conn.is_initiator)
+
+    @property
+    def is_established(self) -> bool:
+        """Whether streams can be opened."""
+        return self.event_started.is_set() and not self._closing
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is over."""
+        return self.event_closed.is_set()
+
+    def rtt(self) -> float:
+        """Return the smoothed time between ping and answer, in seconds; 0 as long as it is not known."""
+        return self.machine.rtt_s
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Return the peer's address and port, if known."""
+        return self.secured_conn.get_remote_address()
+
+    def get_transport_addresses(self) -> Any:
+        """Return the addresses of the connection below."""
+        return self.secured_conn.get_transport_addresses()
+
+    def get_connection_type(self) -> Any:
+        """Return the kind of the connection below."""
+        return self.secured_conn.get_connection_type()
+
+    async def open_stream(self) -> FastStream:
+        """Open a stream; waits while too many were opened that the peer has not answered.
+
+        Raises:
+            MuxedStreamError: the connection is closing, too many streams are open, or the peer does not answer.
+
+        Cancellation: at any time; nothing is opened then.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.move_on_after(self.patience.stream_stall_s):
+            while self.machine.unacknowledged >= self.machine.bounds.unacknowledged_max and not self._closing:
+                await self._room_to_open.wait()
+        if self._closing:
+            raise MuxedStreamError("Connection is shutting down")
+        try:
+            state = self.machine.open()
+        except (LocalError, LimitExceeded) as error:
+            self.count("outbound_stream_refused")
+            raise MuxedStreamError(str(error)) from error
+        stream = FastStream(self, state)
+        self.send_answers()
+        return stream
+
+    async def accept_stream(self) -> FastStream:
+        """Wait for a stream of the peer.
+
+        Raises:
+            MuxedConnUnavailable: the connection is over.
+        """
+        try:
+            return await self._to_accept.receive()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise MuxedConnUnavailable("Connection closed") from None
+
+    async def start(self) -> None:
+        """Serve the connection until it is over, whoever ends it.
+
+        Cancellation: closes the connection.
+        """
+        self.event_started.set()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._guarded, self._read)
+                    nursery.start_soon(self._guarded, self._keep_alive)
+                    nursery.start_soon(self._guarded, self._pump)
+        finally:
+            with shielded(_CLOSE_S):
+                await self._over()
+
+    async def close(self) -> None:
+        """Say farewell and close. What the peer does not take within a second is lost.
+
+        Cancellation: at any time; the connection is closed all the same, and its task tells libp2p.
+        """
+        try:
+            if not self._closing:
+                with trio.move_on_after(_FAREWELL_S):
+                    await self._say_farewell(frames.NORMAL)
+        finally:
+            self._end()
+        await self._over()
+
+    # ------------------------------------------------------------ for the streams
+
+    def count(self, name: str) -> None:
+        """Count an event under one of this room's names."""
+        self._counters[name] += 1
+
+    def send_answers(self) -> None:
+        """Send what the machine has to say. That the connection is over is noticed elsewhere."""
+        if self.machine.out:
+            data = b"".join(self.machine.out)
+            self.machine.out.clear()
+            try:
+                self.secured_conn.send(data)
+            except ConnectionClosedError as error:
+                log.debug("nothing more can be sent to %s: %s", self.peer_id, error)
+
+    def after_change(self) -> None:
+        """Send what the machine has to say, and wake whom it concerns."""
+        self.send_answers()
+        for state in self.machine.woken:
+            if isinstance(state.owner, FastStream):
+                state.owner.wake()
+        self.machine.woken.clear()
+        if self.machine.unacknowledged < self.machine.bounds.unacknowledged_max:
+            self._room_to_open.set()
+            self._room_to_open = trio.Event()
+
+    async def take_turn(self, size: int) -> None:
+        """Let the other tasks run, but not for every little thing: it would cost more than the thing."""
+        self._turn_bytes += size + _CALL_COST_BYTES
+        if self._turn_bytes < _TURN_BYTES:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._turn_bytes = 0
+            await trio.lowlevel.checkpoint()
+
+    # ------------------------------------------------------------ the tasks
+
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task of the connection; when it ends, for whatever reason, so does the connection."""
+        try:
+            await task()
+        except ConnectionClosedError as error:
+            log.debug("connection to %s ended: %s", self.peer_id, error)
+        except RemoteViolation as violation:
+            self._refuse(violation)
+        except Exception:  # noqa: BLE001 - the edge: counted and logged below; it must not end the host
+            self.count("connection_errors")
+            log.exception("the connection to %s failed", self.peer_id)
+            self._last_word(frames.INTERNAL_ERROR)
+        self._scope.cancel()
+
+    async def _pump(self) -> None:
+        await self.secured_conn.run_pump(self.patience.connection_stall_s, self._stalled)
+
+    async def _read(self) -> None:
+        machine, session = self.machine, self.secured_conn
+        while machine.go_away is None:
+            data = await session.receive()
+            machine.receive(data, trio.current_time())
+            for state in machine.opened:
+                self._offer(state)
+            machine.opened.clear()
+            self.after_change()
+        await self._part(machine.go_away)
+
+    async def _part(self, code: int) -> None:
+        """The peer said farewell: what is under way may come to its end, for a while."""
+        self._closing = True
+        self._room_to_open.set()
+        if code != frames.NORMAL:
+            log.info("%s closed the connection with code %d", self.peer_id, code)
+            self.count("connections_refused_by_peer")
+            return
+        with trio.move_on_after(self.patience.go_away_linger_s):
+            while self.machine.streams:
+                self.machine.receive(await self.secured_conn.receive(), trio.current_time())
+                for state in self.machine.opened:
+                    self.machine.reset(state)
+                self.machine.opened.clear()
+                self.after_change()
+
+    def _offer(self, state: StreamState) -> None:
+        if state.gone:
+            return
+        try:
+            self._accepted.send_nowait(FastStream(self, state))
+        except trio.WouldBlock:
+            self.count("inbound_stream_refused")
+            self.machine.reset(state)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await trio.sleep(self.patience.keepalive_interval_s)
+            now = trio.current_time()
+            if self.machine.ping_age_s(now) >= self.patience.keepalive_timeout_s:
+                self.count("connections_silent")
+                log.info("%s has not answered a ping for %.0f s", self.peer_id, self.patience.keepalive_timeout_s)
+                return
+            self.machine.ping(now)
+            self.machine.sweep(now)
+            self.after_change()
+
+    # ------------------------------------------------------------ the end
+
+    def _refuse(self, violation: RemoteViolation) -> None:
+        peer = peer_name(self.peer_id)
+        violation.peer = peer
+        self.count(violation.reason)
+        log.warning("%s broke the protocol of the connection and is disconnected: %s", peer, violation)
+        self._last_word(frames.PROTOCOL_ERROR)
+        self._blame(peer)
+
+    def _stalled(self) -> None:
+        self.count("connections_stalled")
+        log.info("%s takes nothing any more and is disconnected", self.peer_id)
+
+    def _last_word(self, code: int) -> None:
+        """Tell the peer why, if there is room for it just now."""
+        self._closing = True
+        self._room_to_open.set()
+        self.machine.out.append(frames.encode_header(frames.GO_AWAY, 0, 0, code))
+        self.send_answers()
+
+    async def _say_farewell(self, code: int) -> None:
+        try:
+            self._last_word(code)
+            await self.secured_conn.flush()
+        except ConnectionClosedError as error:
+            log.debug("no farewell to %s: %s", self.peer_id, error)
+
+    def _end(self) -> None:
+        """Everything ends now. May be called again."""
+        self._closing = True
+        self._room_to_open.set()
+        self.secured_conn.cut("the connection was closed")
+        self.machine.end()
+        self.machine.opened.clear()
+        self.after_change()
+        self._accepted.close()
+        self._scope.cancel()
+
+    async def _over(self) -> None:
+        """End everything. Whoever comes first tells libp2p."""
+        self._end()
+        if self.event_closed.is_set():
+            return
+        self.event_closed.set()
+        if self.on_close is not None:
+            try:
+                await self.on_close()
+            except Exception as error:  # noqa: BLE001 - libp2p's bookkeeping may fail in any way, and this is the end
+                log.debug("closing the connection to %s failed: %r", self.peer_id, error)
