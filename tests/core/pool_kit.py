@@ -118,7 +118,7 @@ def release(author: Author, task: TaskId, number: int, *, failed: bool = False) 
 
 
 def report(author: Author, task: TaskId, number: int, value: TaskValue, grants: Iterable[Operation]) -> Operation:
-    return author.sign(ReportBody(task, number, value, tuple(sorted(grant.id for grant in grants))))
+    return author.sign(ReportBody(task, number, value, tuple(sorted({grant.id for grant in grants}))))
 
 
 def lock(number: int, value: TaskValue) -> Lock:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from pool_kit import Author, Mesh, Pool, claim, now, release, report, settle_writes, signed, value_of
 
 from converge_p2p.core.codec import encode, encode_value
@@ -145,6 +145,7 @@ def replayed(pool: Pool, operations: list[Operation], order: random.Random, *, r
 
 
 @given(st.integers(0, 2**32))
+@example(381274043)
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_random_operations_make_one_state(seed: int) -> None:
     script = Script(seed)

@@ -13,6 +13,7 @@ from net_rig import linked, pair, start, until
 
 from converge_p2p.core import limits
 from converge_p2p.net import Transport
+from converge_p2p.net.fast.pubsub import FastGossipSub
 from converge_p2p.net.framing import encode_varint
 from converge_p2p.net.gossip_limits import reduced_control
 from converge_p2p.net.names import raw_peer_id
@@ -26,11 +27,17 @@ async def _in_time():
         yield
 
 
-async def test_neighbours_are_told_of_large_messages_only_and_send_them_no_more():
-    """Three nodes, everybody linked with everybody; the heartbeat, which forgets, comes too late to matter."""
+@pytest.fixture
+def remembering(monkeypatch):
+    """The heartbeat, which comes at any moment, forgets nothing of what neighbours do not want."""
+    monkeypatch.setattr(FastGossipSub, "_prune_idontwant_entries", lambda _router: None)
+
+
+async def test_neighbours_are_told_of_large_messages_only_and_send_them_no_more(remembering):
+    """Three nodes, everybody linked with everybody."""
     got: list[tuple[int, bytes]] = []
     async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(start(number, gossip_heartbeat_s=1000)) for number in (1, 2, 3)]
+        nodes = [await stack.enter_async_context(start(number)) for number in (1, 2, 3)]
         for index, node in enumerate(nodes):
             for other in nodes[:index]:
                 await node.connect(other.addresses[0])
@@ -59,8 +66,8 @@ async def test_neighbours_are_told_of_large_messages_only_and_send_them_no_more(
         assert first.counters["gossip_idontwant_sent"] == 0
 
 
-async def test_what_a_neighbour_does_not_want_is_bounded_in_number_and_length():
-    async with pair(gossip_heartbeat_s=1000) as (node, _, attacker, _):
+async def test_what_a_neighbour_does_not_want_is_bounded_in_number_and_length(remembering):
+    async with pair(peers_wanted=0) as (node, _, attacker, _):
         await node.subscribe("t", lambda *_: None)
         stream = await attacker._host.new_stream(raw_peer_id(node.peer_id), ["/meshsub/1.2.0"])
         router, them = node._gossip.router, raw_peer_id(attacker.peer_id)
@@ -91,7 +98,7 @@ async def test_with_the_stock_transport_1_1_is_spoken():
 
 
 async def test_a_full_queue_is_counted(monkeypatch):
-    async with pair(gossip_heartbeat_s=1000) as (one, _, two, _):
+    async with pair() as (one, _, two, _):
         for node in (one, two):
             await node.subscribe("t", lambda *_: None)
         router = one._gossip.router
@@ -103,3 +110,11 @@ async def test_a_full_queue_is_counted(monkeypatch):
         await router.publish(raw_peer_id("12D3KooWQYV9dGMFoRzNStwpXztXaBUjtPqi6aU76ZgUriHhKust"), message)
         assert one.counters["gossip_send_dropped"] == 2
         monkeypatch.undo()
+
+
+async def test_what_neighbours_do_not_want_is_forgotten_with_the_heartbeat():
+    async with pair() as (node, _, attacker, _):
+        unwanted = node._gossip.router.dont_send_message_ids
+        await until(lambda: raw_peer_id(attacker.peer_id) in unwanted, "the neighbour is known")
+        unwanted[raw_peer_id(attacker.peer_id)].add(b"id")
+        await until(lambda: unwanted[raw_peer_id(attacker.peer_id)] == set(), "it is forgotten")

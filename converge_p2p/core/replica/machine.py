@@ -269,8 +269,7 @@ class Replica:
             self._absorb(self.log.unpark(), peer)
 
     def _insert(self, operation: Operation, peer: PeerId | None) -> None:
-        mine = operation.author == self.identity.public_key
-        if mine and self._in_flight:
+        if operation.author == self.identity.public_key and self._in_flight:
             raise RemoteViolation("own_chain", "an operation in our name while our own are being written")
         self._absorb(self.log.insert(operation), peer)
         self._pen.saw(operation.hlc, self._now.wall_ms)

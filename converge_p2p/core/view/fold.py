@@ -61,8 +61,7 @@ class View:
     def __init__(self, pool: PoolId, protocol: ProtocolRules = ALL_RULES) -> None:
         self.pool = pool
         self.creator: PublicKey | None = None
-        self.genesis = b""
-        """The signed founding operation, kept apart so that a creator that forks cannot take it away."""
+        self.genesis = b""  # the signed founding operation, apart, so that a creator that forks cannot take it away
         self.successions = Successions(pool)
         self.members = Members(self.successions)
         self.keys = KeyFold()
