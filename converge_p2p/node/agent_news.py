@@ -31,8 +31,11 @@ from converge_p2p.node.fanout import Fanout
 _logger = logging.getLogger(__name__)
 
 TOPIC = "converge/agents/1"
-ROUND_S = 20.0
-"""How often a peer is asked to compare, on average."""
+ROUND_S = 10.0
+"""How often a peer is asked to compare, on average, while gossip misses nothing."""
+ROUND_QUICK_S = 1.0
+"""How soon after a comparison brought what gossip had not; then the pause doubles again. A node that no neighbour has
+room for in its gossip mesh hears little by gossip, and learns it so."""
 NEXT_ROUND_S = 2.0
 """After a round that did not bring everything, the next one begins this much later."""
 GONE = "gone"
@@ -88,6 +91,8 @@ class AgentNews:
         self._up: dict[PeerId, None] = {}
         self._shares: OrderedDict[PeerId, _Share] = OrderedDict()
         self._news: Fanout[AgentDescriptor] = Fanout()
+        self._missed = False
+        """Whether a comparison brought what gossip had not, lately."""
 
     async def open(self, network: Network, nursery: trio.Nursery, send: Callable[[PeerId, bytes], None]) -> None:
         """Begin to listen, to compare, and to forget what expired.
@@ -264,6 +269,8 @@ class AgentNews:
             if descriptor.public_key == public_key_of(peer):
                 # it has just met the network, or leaves it: nobody else may have heard of it
                 self._nursery.start_soon(self._gossip, data)
+            else:
+                self._missed = True
 
     def _tell_all(self, peer: PeerId, descriptors: Iterable[AgentDescriptor]) -> None:
         for message in exchange.in_frames(descriptors):
@@ -286,8 +293,11 @@ class AgentNews:
             self._nursery.start_soon(begin)
 
     async def _run_rounds(self) -> None:
+        pause = ROUND_QUICK_S
         while True:
-            await trio.sleep(ROUND_S * (0.5 + self._random.random()))
+            await trio.sleep(pause * (0.5 + self._random.random()))
+            pause = ROUND_QUICK_S if self._missed else min(ROUND_S, 2 * pause)
+            self._missed = False
             self._index.expire(self._now_ms())
             if self._up:
                 self._begin_round(self._random.choice(list(self._up)), either=True)

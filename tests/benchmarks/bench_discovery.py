@@ -88,15 +88,14 @@ async def publish_all(workers: list[Worker], label: str) -> dict[str, str]:
                 times = [time for each in workers for time in (await each.ask(found=name))["times"]]
                 if None not in times or trio.current_time() > deadline:
                     break
-                await trio.sleep(0.05)
+                await trio.sleep(0.25)
             delays += [time - began for time in times if time is not None]
             missing += times.count(None)
             published[name] = str(number)
             await trio.sleep(PAUSE_S)
             last = max((time for time in times if time is not None), default=began)
-            print(
-                f"{name}: {times.count(None)} missing, last {1000 * (last - began):.0f} ms", file=sys.stderr, flush=True
-            )
+            late = sum(time is None or time - began > 2 for time in times)
+            print(f"{name}: {late} after 2 s, last {1000 * (last - began):.0f} ms", file=sys.stderr, flush=True)
     delays.sort()
     print(
         f"{label}: {len(published)} published, {len(delays)} found by others and themselves, {missing} not within "
