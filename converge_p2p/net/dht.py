@@ -19,6 +19,7 @@ import libp2p.kad_dht.value_store
 import trio
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
+from libp2p.kad_dht.common import BUCKET_SIZE
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.id import ID
 from libp2p.records.utils import InvalidRecordType
@@ -189,39 +190,11 @@ class Dht:
         store = self._kad.provider_store
         return await self._tell_nearest(key, lambda peer: store._send_add_provider(peer, key))
 
-    async def _tell_nearest(self, key: bytes, tell: Callable[[ID], Awaitable[bool]]) -> int:
-        """Tell the nodes nearest to a key something; return how many took it.
-
-        The library tells twenty, most of which have to be dialled for it. As what is told is told again every hour,
-        fewer will do, at a third of the cost; whoever looks it up asks twenty.
-        """
-        told, limiter = 0, trio.CapacityLimiter(_ASKED_AT_ONCE)
-
-        async def tell_one(peer: ID) -> None:
-            nonlocal told
-            async with limiter:
-                with trio.move_on_after(_ASK_TIMEOUT_S):
-                    try:
-                        told += bool(await tell(peer))
-                    except Exception as error:  # noqa: BLE001 - the edge: any peer, any failure
-                        log.debug("%s was not told of a key: %r", peer, error)
-
-        try:
-            nearest = await self._kad.peer_routing.find_closest_peers_network(key, limits.DHT_REPLICAS)
-            async with trio.open_nursery() as nursery:
-                for peer in nearest:
-                    if peer != self._host.get_id():
-                        nursery.start_soon(tell_one, peer)
-        except Exception as error:
-            raise NetworkError(f"the hash table failed at key {key.hex()[:12]}: {error}") from error
-        return told
-
     async def claimants(self, key: bytes, limit: int) -> tuple[PeerId, ...]:
         """See `Network.claimants`."""
         _check_claim_key(key)
         store = self._kad.provider_store
         named: Counter[PeerId] = Counter()
-        limiter = trio.CapacityLimiter(_ASKED_AT_ONCE)
 
         def learn(claims: Sequence[Any]) -> None:
             # no one answer may fill the list, which may be made up: those that several nodes name come first
@@ -235,21 +208,52 @@ class Dht:
                     named[peer] += 1
 
         async def ask(peer: ID) -> None:
-            async with limiter:
-                with trio.move_on_after(_ASK_TIMEOUT_S):
-                    claims, _ = await store._get_providers_from_peer_with_closers(peer, key)
-                    learn(claims)
+            claims, _ = await store._get_providers_from_peer_with_closers(peer, key)
+            learn(claims)
 
         learn(store.get_providers(key))
-        try:
-            nearest = await self._kad.peer_routing.find_closest_peers_network(key)
-            async with trio.open_nursery() as nursery:
-                for peer in nearest:
-                    if peer != self._host.get_id():
-                        nursery.start_soon(ask, peer)
-        except Exception as error:
-            raise NetworkError(f"cannot ask who claims {key.hex()[:12]}: {error}") from error
+        await self._each_nearest(key, BUCKET_SIZE, ask)
         return tuple(peer for peer, _ in named.most_common(limit))
+
+    async def _tell_nearest(self, key: bytes, tell: Callable[[ID], Awaitable[bool]]) -> int:
+        """Tell the nodes nearest to a key something; return how many took it.
+
+        The library tells twenty, most of which have to be dialled for it. As what is told is told again every hour,
+        fewer will do, at a third of the cost; whoever looks it up asks twenty.
+        """
+        told = 0
+
+        async def tell_one(peer: ID) -> None:
+            nonlocal told
+            told += bool(await tell(peer))
+
+        await self._each_nearest(key, limits.DHT_REPLICAS, tell_one)
+        return told
+
+    async def _each_nearest(self, key: bytes, count: int, speak: Callable[[ID], Awaitable[None]]) -> None:
+        """Speak with each of the nodes nearest to a key, some at a time, and with none for long.
+
+        Raises:
+            NetworkError: the nearest nodes could not be looked up. That one of them fails is no error.
+        """
+        limiter = trio.CapacityLimiter(_ASKED_AT_ONCE)
+
+        async def speak_to(peer: ID) -> None:
+            async with limiter:
+                with trio.move_on_after(_ASK_TIMEOUT_S):
+                    try:
+                        await speak(peer)
+                    except Exception as error:  # noqa: BLE001 - the edge: any peer, any failure
+                        log.debug("%s failed at a key: %r", peer, error)
+
+        try:
+            nearest = await self._kad.peer_routing.find_closest_peers_network(key, count)
+        except Exception as error:
+            raise NetworkError(f"the hash table failed at key {key.hex()[:12]}: {error}") from error
+        async with trio.open_nursery() as nursery:
+            for peer in nearest:
+                if peer != self._host.get_id():
+                    nursery.start_soon(speak_to, peer)
 
     def _adapter(self, key: str) -> _ValidatorAdapter:
         parts = key.split("/")
