@@ -291,16 +291,16 @@ async def test_closing_says_farewell_and_tells_libp2p_once(rig):
     assert (peer.closed, peer.connection.is_closed, peer.connection.is_established) == (1, True, False)
 
 
+async def write_in_vain(stream):
+    with pytest.raises(MuxedStreamReset):
+        await stream.write(bytes(300_000))
+
+
 async def test_closing_does_not_wait_long_for_a_peer_that_does_not_read(rig, autojump_clock):
     peer = rig(room=100)
     stream = await peer.open()
     async with trio.open_nursery() as nursery:
-
-        async def write():
-            with pytest.raises(MuxedStreamReset):
-                await stream.write(bytes(300_000))
-
-        nursery.start_soon(write)
+        nursery.start_soon(write_in_vain, stream)
         await trio.testing.wait_all_tasks_blocked()
         await peer.connection.close()
     assert trio.current_time() < 2
@@ -348,12 +348,7 @@ async def test_a_closing_that_is_cancelled_closes_all_the_same(rig, autojump_clo
     peer = rig(room=100)
     stream = await peer.open()
     async with trio.open_nursery() as nursery:
-
-        async def write():
-            with pytest.raises(MuxedStreamReset):
-                await stream.write(bytes(300_000))
-
-        nursery.start_soon(write)
+        nursery.start_soon(write_in_vain, stream)
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(0.1) as scope:
             await peer.connection.close()
