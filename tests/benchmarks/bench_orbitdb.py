@@ -17,9 +17,9 @@ import itertools
 import json
 import logging
 import os
-import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -32,6 +32,9 @@ from bench_mesh import Worker
 from converge_p2p.core.governance.models import Dictatorial
 from converge_p2p.core.model.task import Task
 from converge_p2p.node import Node, PoolHandle
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "network"))
+from js_peer import install
 
 PEER = Path(__file__).with_name("orbitdb")
 ENTRIES, ROUNDS, BUDGET_S = 10_000, 3, 330
@@ -57,18 +60,6 @@ class OrbitPeer(Worker):
             stdout=subprocess.PIPE,
             text=True,
         )
-
-
-def install() -> str:
-    """Install the other side as its lock file says, and return why that cannot be done, or nothing."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        return "node and npm are not installed"
-    if (PEER / "node_modules" / ".package-lock.json").exists():
-        return ""
-    # no scripts: everything that has to be compiled comes compiled
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=PEER, capture_output=True, text=True, check=False)
-    return f"npm ci failed: {done.stderr.strip()[-300:]}" if done.returncode else ""
 
 
 def processor_s(pid: int) -> float:
@@ -213,7 +204,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for everything")
     given = parser.parse_args()
     give_up = time.perf_counter() + given.budget
-    why_not = install()
+    why_not = install(PEER)
     if why_not:
         print(f"nothing to compare with: {why_not}")
         return

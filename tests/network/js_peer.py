@@ -18,15 +18,16 @@ import trio
 FOLDER = Path(__file__).with_name("libp2p_js")
 
 
-def install() -> str:
-    """Install the other side, and return why that cannot be done, or nothing."""
+def install(folder: Path = FOLDER) -> str:
+    """Install what a folder's lock file says, and return why that cannot be done, or nothing."""
     if shutil.which("npm") is None or shutil.which("node") is None:
         return "node and npm are not installed"
-    if (FOLDER / "node_modules" / ".package-lock.json").exists():
+    installed, wanted = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
+    if installed.exists() and installed.stat().st_mtime >= wanted.stat().st_mtime:
         return ""
     # no scripts: everything that has to be compiled comes compiled
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return f"npm ci failed: {done.stderr.strip()[-300:]}" if done.returncode else ""
 
 

@@ -1,4 +1,4 @@
-"""A private network of processes, made and joined with the command line alone; and with js-libp2p, if it is there."""
+"""A private network of processes, made and joined with the command line alone; and with js-libp2p."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from js_peer import FOLDER, install
 
 pytestmark = pytest.mark.network
 
@@ -99,52 +100,14 @@ def test_a_wrong_key_file_ends_the_start_with_what_is_wrong(tmp_path: Path) -> N
     assert "2 bytes; expected 32" in error["message"]
 
 
-JS = Path(os.environ.get("CONVERGE_JS_MODULES", ROOT / "tests" / "network" / "js" / "node_modules"))
-"""Where the packages of js-libp2p are installed; without them the last test is left out."""
-
-PEER = """
-Promise.withResolvers ??= function () {
-  let resolve, reject
-  const promise = new Promise((r, j) => { resolve = r; reject = j })
-  return { promise, resolve, reject }
-}
-const { createLibp2p } = await import('libp2p')
-const { tcp } = await import('@libp2p/tcp')
-const { noise } = await import('@chainsafe/libp2p-noise')
-const { yamux } = await import('@chainsafe/libp2p-yamux')
-const { preSharedKey } = await import('@libp2p/pnet')
-const { ping } = await import('@libp2p/ping')
-const { identify } = await import('@libp2p/identify')
-const { multiaddr } = await import('@multiformats/multiaddr')
-const { readFileSync } = await import('fs')
-const [key, address] = process.argv.slice(2)
-const host = await createLibp2p({
-  addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
-  transports: [tcp()], connectionEncrypters: [noise()], streamMuxers: [yamux()],
-  connectionProtector: preSharedKey({ psk: readFileSync(key) }),
-  services: { ping: ping(), identify: identify() },
-})
-if (address === undefined) {
-  host.addEventListener('peer:connect', (event) => console.log('met ' + event.detail.toString()))
-  console.log(host.getMultiaddrs()[0].toString())
-  await new Promise((resolve) => process.stdin.on('close', resolve).resume())
-  process.exit(0)
-}
-try {
-  await host.services.ping.ping(multiaddr(address), { signal: AbortSignal.timeout(15000) })
-  console.log('pong ' + host.peerId.toString())
-} catch (error) {
-  console.log('refused')
-}
-await host.stop()
-process.exit(0)
-"""
+@pytest.fixture(scope="module")
+def program() -> Path:
+    if why := install():
+        pytest.skip(f"js-libp2p cannot be had: {why}")
+    return FOLDER / "private_network_peer.mjs"
 
 
-@pytest.mark.skipif(not (JS / "@libp2p" / "pnet").exists(), reason="js-libp2p with @libp2p/pnet is not installed")
-def test_js_libp2p_joins_with_the_same_key_file_and_not_with_another(tmp_path: Path) -> None:
-    program = JS.parent / "private_network_peer.mjs"
-    program.write_text(PEER)
+def test_js_libp2p_joins_with_the_same_key_file_and_not_with_another(tmp_path: Path, program: Path) -> None:
     keys = [tmp_path / "swarm.key", tmp_path / "other.key"]
     for key in keys:
         assert ask(tmp_path / "x", "mesh", "new", str(key))[0] == 0
@@ -154,23 +117,20 @@ def test_js_libp2p_joins_with_the_same_key_file_and_not_with_another(tmp_path: P
         said = [
             subprocess.run(
                 [runtime, str(program), str(key), started["addresses"][0]],
-                capture_output=True, text=True, timeout=60, check=True, cwd=JS.parent,
+                capture_output=True, text=True, timeout=60, check=True, cwd=FOLDER,
             ).stdout.split()
             for key in keys
         ]  # fmt: skip
     assert [words[0] for words in said] == ["pong", "refused"]
 
 
-@pytest.mark.skipif(not (JS / "@libp2p" / "pnet").exists(), reason="js-libp2p with @libp2p/pnet is not installed")
-def test_a_node_finds_js_libp2p_in_its_private_network(tmp_path: Path) -> None:
-    program = JS.parent / "private_network_peer.mjs"
-    program.write_text(PEER)
+def test_a_node_finds_js_libp2p_in_its_private_network(tmp_path: Path, program: Path) -> None:
     assert ask(tmp_path / "x", "mesh", "new", str(tmp_path / "swarm.key"))[0] == 0
     runtime = shutil.which("node")
     assert runtime is not None
     peer = subprocess.Popen(
         [runtime, str(program), str(tmp_path / "swarm.key")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=JS.parent,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=FOLDER,
     )  # fmt: skip
     try:
         assert peer.stdout is not None
