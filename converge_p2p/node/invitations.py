@@ -226,11 +226,12 @@ class Invitations:
         pool = self._node.pools.get(pool_id)
         if joiner not in used and len(used) >= uses:
             raise NotAuthorised("used_up")
+        if pool is None:
+            raise NotAuthorised("powerless")
         try:
-            assert pool is not None
             until = pool.council.epoch + _EPOCHS_AHEAD
             invitation = pool.invite(joiner=f"key:{joiner.hex()}", until_epoch=until, role=role)
-        except (AssertionError, ConvergeError) as error:
+        except ConvergeError as error:
             raise NotAuthorised("powerless") from error
         if joiner not in used:
             # counted before it is given: a crash may cost a place, and never gives one too many
