@@ -136,6 +136,7 @@ class FakeNetwork:
         self.addresses: tuple[str, ...] = (f"/ip4/127.0.0.1/tcp/4001/p2p/{self.peer_id}",)
         self.connected: list[PeerId] = []
         self.frames: list[tuple[PeerId, bytes]] = []
+        self.retired: list[str] = []
         self.disconnected: list[PeerId] = []
         self.blamed: list[PeerId] = []
         self.topics: dict[str, tuple[Any, Any]] = {}
@@ -169,6 +170,10 @@ class FakeNetwork:
         assert topic not in self.topics, "subscribed twice"
         assert (member_key is not None) == topic.startswith("converge/private/"), "private topics are guarded"
         self.topics[topic] = (on_message, validate)
+
+    def retire(self, topic: str) -> None:
+        assert topic in self.topics, "what is not heard has no members"
+        self.retired.append(topic)
 
     async def unsubscribe(self, topic: str) -> None:
         await trio.lowlevel.checkpoint()

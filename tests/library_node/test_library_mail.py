@@ -482,6 +482,7 @@ async def test_a_topic_is_either_private_or_public_here(rig: Rig) -> None:
 async def test_a_new_key_seals_at_once_and_the_old_one_opens_for_a_while(rig: Rig, autojump_clock: Any) -> None:
     handle = await rig.mail.join(TOPIC, KEY)
     await handle.rotate(NEXT_KEY, overlap_s=60.0)
+    assert rig.network.retired == [PRIVATE]
     await handle.publish("new")
     ((name, _),) = rig.network.published
     fresh = private_name(PrivateTopic(TOPIC, NEXT_KEY))
