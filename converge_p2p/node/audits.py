@@ -12,7 +12,7 @@ import trio
 
 from converge_p2p.core import limits
 from converge_p2p.core.replica.machine import Replica
-from converge_p2p.core.view.audit import Finding, audit_chains, held_chains
+from converge_p2p.core.view.audit import Decided, Finding, audit_chains, held_chains
 
 
 class PoolAudit:
@@ -37,7 +37,10 @@ class PoolAudit:
                 epochs = copy.copy(view.epochs)
                 epochs.frozen = set(view.epochs.frozen)
                 chains = held_chains(self._replica.log)
-                found = await trio.to_thread.run_sync(audit_chains, chains, view.pool, epochs, abandon_on_cancel=True)
+                decided = Decided(view.compacted, view.vetoes.closed)
+                found = await trio.to_thread.run_sync(
+                    audit_chains, chains, view.pool, epochs, decided, abandon_on_cancel=True
+                )
                 self._made = (digest, found)
             return list(self._made[1])
 

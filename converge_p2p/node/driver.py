@@ -31,6 +31,11 @@ KEY_WAIT_S = 10.0
 """So long a command waits for the content key of a private pool, which an elector may be about to hand out."""
 
 
+def ended_key(pool: PoolId, task: TaskId) -> str:
+    """Return the key under which a node keeps an own task that ended before the last checkpoint."""
+    return f"ended/{pool.hex()}/{task.hex()}"
+
+
 class Wire(Protocol):
     """How a pool's frames leave the node."""
 
@@ -251,6 +256,9 @@ class PoolDriver:
                 case ev.Keep(secrets):
                     sealed = seal_secrets(self.replica.identity, self.pool, secrets)
                     self._writer.keep(keyring_key(self.pool), sealed)
+                case ev.Compact(snapshot, drop, kept):
+                    entries = {ended_key(self.pool, task): data for task, data in kept}
+                    self._writer.compact(self.pool, snapshot, drop, entries)
                 case ev.Publish(operations):
                     self._wire.publish_pool(self.pool, operations, self.replica.peers)
                 case ev.Broadcast(payload):

@@ -6,7 +6,7 @@ Source: `docs/tutorial.md`, embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ from converge_p2p.core.model.task import Outcome, Task, TaskView, task_id
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
+from converge_p2p.core.view.ended import Ended
 from converge_p2p.node.admitting import invite, vouch
 from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from converge_p2p.node.main import Node
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+Recall = Callable[[TaskId], Awaitable[bytes | None]]
 
 
 class PoolHandle(PoolReader):
@@ -52,9 +54,10 @@ class PoolHandle(PoolReader):
         keys: how this node's key in the pool is handed over or recovered.
     """
 
-    def __init__(self, node: Node, driver: PoolDriver) -> None:
-        """Made by the node."""
+    def __init__(self, node: Node, driver: PoolDriver, recall: Recall | None = None) -> None:
+        """Made by the node; `recall` reads what is kept of an own task that ended before the last checkpoint."""
         super().__init__(node, driver)
+        self._recall = recall
         self._became_ready = trio.Event()
         self._waiters: dict[TaskId, trio.Event] = {}
         self._changes: Fanout[TaskView] = Fanout()
@@ -108,7 +111,8 @@ class PoolHandle(PoolReader):
         """
         spec = task.to_spec(key=random_bytes(16))
         own = task_id(self.id, self._node.public_key, self.driver.replica.contents.task_key(spec.key))
-        if own not in self._view.registers and len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
+        known = own in self._view.registers or own in self._view.compacted
+        if not known and len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
             raise LimitExceeded("PENDING_TASKS_PER_AUTHOR_MAX", "too many tasks of this pool are open")
         await self.driver.carry_out(ev.Submit(spec))
         return TaskHandle(self, own)
@@ -287,10 +291,10 @@ class PoolHandle(PoolReader):
         """Wait until a task is settled, and return it.
 
         Raises:
-            NotFound: not known here.
+            NotFound: not known here, or settled before the last checkpoint, and this node did not submit it.
             LocalError: this node left the pool or stopped in the meantime.
         """
-        view = self.task(task)
+        view = await self._look_up(task)
         while not view.state.terminal:
             self._check_open()
             changed = self._waiters.setdefault(task, trio.Event())
@@ -300,8 +304,16 @@ class PoolHandle(PoolReader):
                 # the last one who gives up takes the event along: tasks that never end must not pile up here
                 if not changed.is_set() and not changed.statistics().tasks_waiting:
                     self._waiters.pop(task, None)
-            view = self.task(task)
+            view = await self._look_up(task)
         return view
+
+    async def _look_up(self, task: TaskId) -> TaskView:
+        """A task, also an own one that ended before the last checkpoint."""
+        if self._recall is not None and self.is_compacted(task):
+            kept = await self._recall(task)
+            if kept is not None:
+                return self.driver.replica.contents.open_view(Ended.from_bytes(kept).view(self.id, task))
+        return self.task(task)
 
     async def wait_ready(self) -> None:
         """Wait until the founding terms are known.
@@ -375,6 +387,10 @@ class PoolHandle(PoolReader):
     def _task_changed(self, task: TaskId) -> None:
         view = self.find_task(task)
         if view is None:
+            # settled below a checkpoint that came from others: whoever waits is told what is known
+            waiter = self._waiters.pop(task, None) if task in self._view.compacted else None
+            if waiter is not None:
+                waiter.set()
             return
         if self.workers is not None:
             self.workers.on_task_changed(view)

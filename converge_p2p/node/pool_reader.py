@@ -7,7 +7,7 @@ Source: `docs/tutorial.md`, embedding.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from converge_p2p.core.errors import Conflict, NotFound
@@ -21,6 +21,23 @@ from converge_p2p.node.roster import FrozenView, MemberView, frozen_views, membe
 
 if TYPE_CHECKING:
     from converge_p2p.node.main import Node
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointView:
+    """How far a pool's log was compacted.
+
+    Attributes:
+        number: of the checkpoint, 0 before the first; None while its proposal is not here after a restart.
+        root: hexadecimal hash of the state there, None before the first.
+        tasks: how many settled tasks it covers.
+        tail: how many operations are held that it does not cover.
+    """
+
+    number: int | None
+    root: str | None
+    tasks: int
+    tail: int
 
 
 class PoolReader:
@@ -164,13 +181,26 @@ class PoolReader:
             return view
         return replace(view, progress=Progress(said.fraction, said.note))
 
+    def is_compacted(self, task: TaskId) -> bool:
+        """Whether a task was settled before the last checkpoint: its inputs, result and votes are not in the log."""
+        return task in self._view.compacted and self.find_task(task) is None
+
+    @property
+    def checkpoint(self) -> CheckpointView:
+        """The checkpoint that is in force here."""
+        log, checkpointer = self.driver.replica.log, self.driver.replica.checkpointer
+        root = None if checkpointer.snapshot is None else checkpointer.snapshot.root.hex()
+        return CheckpointView(checkpointer.number, root, len(self._view.compacted), log.tail())
+
     def task(self, task_id: TaskId) -> TaskView:
         """A task.
 
         Raises:
-            NotFound: not known here.
+            NotFound: not known here, or compacted.
         """
         view = self.find_task(task_id)
+        if view is None and self.is_compacted(task_id):
+            raise _compacted(task_id)
         if view is None:
             raise NotFound(f"no task {task_id.hex()[:12]} in pool {self.name or self.id.hex()[:12]}")
         return view
@@ -180,8 +210,18 @@ class PoolReader:
 
         Raises:
             Conflict: the task is not settled here.
+            NotFound: it was settled before the last checkpoint, and its votes were pruned.
         """
+        if self.is_compacted(task):
+            raise _compacted(task)
         receipt = receipt_of(self._view, self.driver.replica.log, task)
         if receipt is None:
             raise Conflict(f"task {task.hex()[:12]} is not settled here, so there is no receipt yet")
         return receipt
+
+
+def _compacted(task: TaskId) -> NotFound:
+    return NotFound(
+        f"task {task.hex()[:12]} was settled before the last checkpoint, and its content is no longer in the log",
+        hint="whoever submitted it keeps the result",
+    )

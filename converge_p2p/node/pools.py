@@ -11,6 +11,7 @@ never twice.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -25,8 +26,8 @@ from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
-from converge_p2p.core.types import PoolId, PublicKey
-from converge_p2p.node.driver import PoolDriver
+from converge_p2p.core.types import PoolId, PublicKey, TaskId
+from converge_p2p.node.driver import PoolDriver, ended_key
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.restored import StoreAge
 from converge_p2p.node.switchboard import Switchboard
@@ -229,7 +230,7 @@ class Pools:
     async def _attach(self, pool: PoolId) -> PoolHandle:
         # what was handed over before this node left the pool must be in the store before it is read
         await self._writer.barrier()
-        operations = await trio.to_thread.run_sync(self._load, pool)
+        operations, snapshot = await trio.to_thread.run_sync(self._load, pool)
         stored = await trio.to_thread.run_sync(self._store.get, keyring_key(pool))
         secrets = open_secrets(self._identity, pool, stored)
         assert pool not in self._handles, "one replica for each pool"
@@ -243,16 +244,23 @@ class Pools:
         driver = PoolDriver(
             replica, writer=self._writer, timers=self._timers, wire=self._switchboard, notify=self._on_notice(pool)
         )
-        handle = self._handles[pool] = PoolHandle(self._node, driver)
+        handle = self._handles[pool] = PoolHandle(self._node, driver, functools.partial(self._recall, pool))
         doubted = self._age.doubts(pool)
-        if operations or secrets or doubted:
+        if operations or secrets or doubted or snapshot is not None:
             silent = self._age.silent_through(pool)
-            driver.feed(ev.Restored(operations, unsure=doubted, secrets=secrets, silent_through=silent))
+            driver.feed(
+                ev.Restored(operations, unsure=doubted, secrets=secrets, silent_through=silent, snapshot=snapshot)
+            )
         self._switchboard.attach(driver)
         return handle
 
-    def _load(self, pool: PoolId) -> tuple[bytes, ...]:
-        return tuple(self._store.load(pool))
+    async def _recall(self, pool: PoolId, task: TaskId) -> bytes | None:
+        # what a compaction keeps may still be on its way to the disk
+        await self._writer.barrier()
+        return await trio.to_thread.run_sync(self._store.get, ended_key(pool, task))
+
+    def _load(self, pool: PoolId) -> tuple[tuple[bytes, ...], bytes | None]:
+        return tuple(self._store.load(pool)), self._store.snapshot(pool)
 
     async def _forget(self, pool: PoolId) -> None:
         async with self._changing:

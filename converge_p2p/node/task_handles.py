@@ -28,13 +28,13 @@ class TaskResult:
         value: the decoded result.
         by: agent id of the worker it is credited to.
         view: the task as it was settled.
-        receipt: proof that verifies offline.
+        receipt: proof that verifies offline; None if the votes were pruned before the result was read.
     """
 
     value: Any
     by: AgentId
     view: TaskView
-    receipt: Receipt
+    receipt: Receipt | None
 
 
 class TaskHandle:
@@ -61,6 +61,7 @@ class TaskHandle:
         Raises:
             TaskFailed: settled as failed; the message is the reason.
             TaskCancelled: settled as cancelled.
+            NotFound: settled before the last checkpoint, and this node did not submit it: its result is kept elsewhere.
             LocalError: this node left the pool or stopped in the meantime.
 
         Cancellation: the task goes on.
@@ -72,7 +73,8 @@ class TaskHandle:
                 raise TaskFailed(": ".join(filter(None, (_reason(view, "error"), _detail(view)))) or "the task failed")
             case Outcome.CANCELLED:
                 raise TaskCancelled(_reason(view, "reason") or "the submitter cancelled the task")
-        return TaskResult(view.result, fingerprint(view.value.worker), view, self.pool.receipt(self.id))
+        receipt = None if self.pool.is_compacted(self.id) else self.pool.receipt(self.id)
+        return TaskResult(view.result, fingerprint(view.value.worker), view, receipt)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask for the cancellation. It competes with a result, and only one of them settles the task."""

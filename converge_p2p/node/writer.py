@@ -8,7 +8,8 @@ share one flush to disk.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import trio
 
@@ -21,6 +22,16 @@ _NO_POOL = PoolId(bytes(32))
 """For a batch without operations."""
 
 Batch = tuple[PoolId, Sequence[tuple[OperationId, bytes]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compaction:
+    """Operations of a pool that a snapshot replaces. See `OperationStore.compact`."""
+
+    pool: PoolId
+    snapshot: bytes
+    drop: tuple[OperationId, ...]
+    entries: Mapping[str, bytes]
 
 
 class StoreWriter:
@@ -37,7 +48,7 @@ class StoreWriter:
             store: where to.
         """
         self._store = store
-        self._waiting: list[tuple[Batch, bool, Callable[[], None]]] = []
+        self._waiting: list[tuple[Batch, bool, Callable[[], None]] | _Compaction] = []
         self._kept: dict[str, bytes] = {}
         self._bytes = 0
         self._wake = trio.Event()
@@ -63,8 +74,18 @@ class StoreWriter:
         if self._ended:
             return
         rows = [(operation_id(signed), signed) for signed in operations]
-        self._waiting.append(((pool, rows), durable, done))
         self._bytes += sum(map(len, operations))
+        self._add(((pool, rows), durable, done))
+
+    def compact(
+        self, pool: PoolId, snapshot: bytes, drop: tuple[OperationId, ...], entries: Mapping[str, bytes]
+    ) -> None:
+        """Replace operations by a snapshot, after all that was handed over before. See `OperationStore.compact`."""
+        if not self._ended:
+            self._add(_Compaction(pool, snapshot, drop, entries))
+
+    def _add(self, item: tuple[Batch, bool, Callable[[], None]] | _Compaction) -> None:
+        self._waiting.append(item)
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._wake.set()
 
@@ -107,7 +128,17 @@ class StoreWriter:
             self._idle.set()
 
     async def _commit(self) -> None:
-        taken, self._waiting = self._waiting, []
+        if isinstance(first := self._waiting[0], _Compaction):
+            del self._waiting[0]
+            await trio.to_thread.run_sync(self._store.compact, first.pool, first.snapshot, first.drop, first.entries)
+            self.commits += 1
+            return
+        taken = []
+        for item in self._waiting:
+            if isinstance(item, _Compaction):
+                break
+            taken.append(item)
+        del self._waiting[: len(taken)]
         kept, self._kept = self._kept, {}
         for key, value in kept.items():
             await trio.to_thread.run_sync(self._store.put, key, value)

@@ -9,7 +9,7 @@ the store is damaged, locked for too long, full, or closed; a write that raised 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from converge_p2p.core import limits
@@ -54,7 +54,7 @@ class Store(Protocol):
 
 
 class OperationStore(Protocol):
-    """The operations of each pool, in the order they came. They are bytes here: nothing is decoded."""
+    """The operations of each pool, in the order they came, and what they build on. Nothing is decoded here."""
 
     def append(self, pool: PoolId, operations: Sequence[tuple[OperationId, bytes]], *, durable: bool) -> None:
         """Add operations of one pool: all of them, or none.
@@ -74,14 +74,27 @@ class OperationStore(Protocol):
         Operations added while it runs may or may not be among them.
         """
 
+    def compact(self, pool: PoolId, snapshot: bytes, drop: Sequence[OperationId], entries: Mapping[str, bytes]) -> None:
+        """Replace operations by a snapshot: all of this, or nothing, and durably.
+
+        Args:
+            pool: the pool.
+            snapshot: replaces the one that is there.
+            drop: operations to remove; those that are not there do not matter.
+            entries: keys and values to put, see `Store.put`.
+        """
+
+    def snapshot(self, pool: PoolId) -> bytes | None:
+        """Return the snapshot of a pool, or None if it was never compacted."""
+
     def pools(self) -> PoolIds:
-        """Return the pools that have operations, sorted."""
+        """Return the pools that have operations or a snapshot, sorted."""
 
     def count(self, pool: PoolId) -> int:
         """Return how many operations of a pool there are."""
 
     def delete_pool(self, pool: PoolId) -> int:
-        """Remove all operations of a pool; return how many there were."""
+        """Remove all operations of a pool, and its snapshot; return how many operations there were."""
 
 
 class NodeStore(Store, OperationStore, Protocol):
@@ -149,3 +162,21 @@ def check_batches(batches: Sequence[Batch]) -> None:
             if not isinstance(operation_id, bytes) or not operation_id:
                 raise LocalError(f"operation id is {operation_id!r}; expected bytes")
             check_value(data)
+
+
+def check_compaction(pool: PoolId, snapshot: bytes, entries: Mapping[str, bytes]) -> None:
+    """Check what replaces operations, before anything is written.
+
+    Raises:
+        LocalError: something that is no byte string, or a key that is none.
+        LimitExceeded: too large.
+    """
+    check_batches([(pool, [])])
+    if not isinstance(snapshot, bytes):
+        raise LocalError(f"a snapshot is of type {type(snapshot).__name__}; expected bytes")
+    most = limits.SNAPSHOT_CHUNKS_MAX * limits.SNAPSHOT_CHUNK_BYTES
+    if len(snapshot) > most:
+        raise LimitExceeded("SNAPSHOT_CHUNKS_MAX", f"the snapshot has {len(snapshot)} bytes, at most {most} allowed")
+    for key, value in entries.items():
+        check_key(key)
+        check_value(value)

@@ -7,11 +7,11 @@ Source: the contract in `store.api`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from converge_p2p.core.errors import StoreError
 from converge_p2p.core.types import OperationId, PoolId
-from converge_p2p.store.api import Batch, PoolIds, check_batches, check_key, check_prefix, check_value
+from converge_p2p.store.api import Batch, PoolIds, check_batches, check_compaction, check_key, check_prefix, check_value
 
 
 class MemoryStore:
@@ -21,6 +21,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._values: dict[str, bytes] = {}
         self._operations: dict[PoolId, dict[OperationId, bytes]] = {}
+        self._snapshots: dict[PoolId, bytes] = {}
         self._closed = False
 
     def put(self, key: str, value: bytes) -> None:
@@ -84,11 +85,30 @@ class MemoryStore:
             self._check_open()
             return iter(list(self._operations.get(pool, {}).values()))
 
+    def compact(self, pool: PoolId, snapshot: bytes, drop: Sequence[OperationId], entries: Mapping[str, bytes]) -> None:
+        """See `OperationStore.compact`."""
+        check_compaction(pool, snapshot, entries)
+        with self._lock:
+            self._check_open()
+            self._snapshots[pool] = snapshot
+            known = self._operations.get(pool, {})
+            for operation_id in drop:
+                known.pop(operation_id, None)
+            if not known:
+                self._operations.pop(pool, None)
+            self._values.update(entries)
+
+    def snapshot(self, pool: PoolId) -> bytes | None:
+        """See `OperationStore.snapshot`."""
+        with self._lock:
+            self._check_open()
+            return self._snapshots.get(pool)
+
     def pools(self) -> PoolIds:
         """See `OperationStore.pools`."""
         with self._lock:
             self._check_open()
-            return sorted(self._operations)
+            return sorted(self._operations.keys() | self._snapshots.keys())
 
     def count(self, pool: PoolId) -> int:
         """See `OperationStore.count`."""
@@ -100,6 +120,7 @@ class MemoryStore:
         """See `OperationStore.delete_pool`."""
         with self._lock:
             self._check_open()
+            self._snapshots.pop(pool, None)
             return len(self._operations.pop(pool, {}))
 
     def close(self) -> None:
@@ -108,6 +129,7 @@ class MemoryStore:
             self._closed = True
             self._values.clear()
             self._operations.clear()
+            self._snapshots.clear()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -13,27 +13,30 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import StoreError
 from converge_p2p.core.types import OperationId, PoolId
-from converge_p2p.store.api import Batch, PoolIds, check_batches, check_key, check_prefix, check_value
+from converge_p2p.store.api import Batch, PoolIds, check_batches, check_compaction, check_key, check_prefix, check_value
 from converge_p2p.store.private_files import make_private_folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x43563250
 """Marks the file as one of ours ("CV2P"), so that no other program's database is ever written into."""
 
 _SCHEMA = (
     "CREATE TABLE entries (key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL)",
-    # the row number is the order of insertion; rows of a pool are never removed singly, so it never goes backwards
+    # the row number is the order of insertion: a new one is above all that are there
     "CREATE TABLE operations (row INTEGER PRIMARY KEY, pool BLOB NOT NULL, id BLOB NOT NULL, data BLOB NOT NULL)",
     "CREATE UNIQUE INDEX operations_by_id ON operations (pool, id)",
     "CREATE INDEX operations_by_pool ON operations (pool, row)",
 )
+_SINCE_2 = ("CREATE TABLE snapshots (pool BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)",)
+"""What version 2 added. Everything else is as it was, so an older file only gets the table."""
+
 _LOAD_ROWS = 256
 _ROW_OVERHEAD_BYTES = 512
 _RETRY_S = 0.01
@@ -147,9 +150,31 @@ class SqliteStore:
             last = rows[-1][0]
             yield from (data for _, data in rows)
 
+    def compact(self, pool: PoolId, snapshot: bytes, drop: Sequence[OperationId], entries: Mapping[str, bytes]) -> None:
+        """See `OperationStore.compact`."""
+        check_compaction(pool, snapshot, entries)
+        with self._writing("compact", durable=True, size=len(snapshot)) as connection:
+            connection.execute(
+                "INSERT INTO snapshots VALUES (?, ?) ON CONFLICT (pool) DO UPDATE SET data = excluded.data",
+                (pool, snapshot),
+            )
+            connection.executemany(
+                "DELETE FROM operations WHERE pool = ? AND id = ?", ((pool, operation_id) for operation_id in drop)
+            )
+            connection.executemany(
+                "INSERT INTO entries VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                entries.items(),
+            )
+
+    def snapshot(self, pool: PoolId) -> bytes | None:
+        """See `OperationStore.snapshot`."""
+        with self._using("snapshot") as connection:
+            row = connection.execute("SELECT data FROM snapshots WHERE pool = ?", (pool,)).fetchone()
+        return None if row is None else row[0]
+
     def pools(self) -> PoolIds:
         """See `OperationStore.pools`."""
-        found: PoolIds = []
+        found: set[PoolId] = set()
         with self._using("pools") as connection:
             # one step through the index for each pool; DISTINCT would read the whole index
             last = b""
@@ -157,8 +182,9 @@ class SqliteStore:
                 "SELECT pool FROM operations WHERE pool > ? ORDER BY pool LIMIT 1", (last,)
             ).fetchone():
                 last = row[0]
-                found.append(PoolId(last))
-        return found
+                found.add(PoolId(last))
+            found.update(PoolId(row[0]) for row in connection.execute("SELECT pool FROM snapshots"))
+        return sorted(found)
 
     def count(self, pool: PoolId) -> int:
         """See `OperationStore.count`."""
@@ -168,6 +194,7 @@ class SqliteStore:
     def delete_pool(self, pool: PoolId) -> int:
         """See `OperationStore.delete_pool`."""
         with self._writing("delete_pool", durable=True) as connection:
+            connection.execute("DELETE FROM snapshots WHERE pool = ?", (pool,))
             return connection.execute("DELETE FROM operations WHERE pool = ?", (pool,)).rowcount
 
     def check_integrity(self) -> None:
@@ -221,10 +248,14 @@ class SqliteStore:
         connection.execute("PRAGMA synchronous = FULL")
         with _transaction(connection, "BEGIN IMMEDIATE"):
             # another process may have made the tables since the first look
-            if _check_ours(self.path, connection) == 0:
+            version = _check_ours(self.path, connection)
+            if version == 0:
                 for statement in _SCHEMA:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            if version < SCHEMA_VERSION:
+                for statement in _SINCE_2:
+                    connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from converge_p2p.core import limits
-from converge_p2p.core.oplog.bodies import ReportBody
+from converge_p2p.core.oplog.bodies import JoinBody, LeaveBody, ReportBody
+from converge_p2p.core.oplog.key_bodies import PrekeyBody
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PublicKey
+from converge_p2p.core.view.retention import subjects_of
 from converge_p2p.testing.ledger import InvariantViolated as InvariantViolated, Ledger, short
 
 
@@ -48,16 +50,24 @@ def _check_settled(ledger: Ledger, node: int, replica: Replica) -> None:
         known = set() if subject is None else set(subject.settled)
         if register.settled is not None and register.settled not in known:
             raise InvariantViolated(3, f"node {node} settled {short(task)} without a certificate")
+    for task, _ in replica.view.compacted.endings():
+        subject, past = ledger.subjects.get((task, 0)), replica.view.compacted.get(task)
+        if subject is None or past is None or set(subject.settled) != {past.value}:
+            raise InvariantViolated(3, f"a checkpoint at node {node} settles {short(task)} without a certificate")
 
 
 def _check_acknowledged(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
     cuts = _cuts(ledger, replicas)
+    places = {name: (author, seq) for author, chain in ledger.chains.items() for seq in chain for name in chain[seq]}
     for operation, author_node in ledger.acknowledged.items():
         author, seq = ledger.data.get(operation, (None, 0))
         if author_node not in replicas or (author is not None and seq >= cuts.get(author, seq + 1)):
             continue
+        author_seq = places[operation]
         for node, replica in replicas.items():
-            if not replica.log.holds(operation):
+            # what a checkpoint covers is in effect, though it is not held: there is one branch of an honest author
+            covered = author_seq[1] < replica.log.base(author_seq[0])
+            if not (covered or replica.log.holds(operation)):
                 raise InvariantViolated(
                     5, f"node {node} lacks operation {short(operation)}, acknowledged by node {author_node}"
                 )
@@ -97,6 +107,8 @@ def _check_cuts(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
                 raise InvariantViolated(6, f"node {node} keeps what a removed author did later")
         for task in below:
             survivor = replica.view.registers.get(task)
+            if task in replica.view.compacted:
+                continue
             if survivor is None or survivor.submitted is None:
                 raise InvariantViolated(5, f"node {node} lost task {short(task)} of a member that was removed later")
         for author in cuts:
@@ -110,11 +122,15 @@ def _check_forks(ledger: Ledger, replicas: Mapping[int, Replica]) -> None:
         for seq, branches in sorted(chain.items()):
             if seq >= cuts.get(author, seq + 1):
                 break
-            seen = {branch for branch in branches for replica in replicas.values() if replica.log.holds(branch)}
+            # below a checkpoint a quorum attested one branch; whoever counts votes of the other passes them on no more
+            whole = [replica for replica in replicas.values() if replica.log.base(author) <= seq]
+            seen = {branch for branch in branches for replica in whole if replica.log.holds(branch)}
             if len(seen) < 2:
                 continue
             for node, replica in replicas.items():
                 frozen = replica.log.frozen_at(author)
+                if replica not in whole:
+                    continue
                 if frozen is None or frozen > seq:
                     raise InvariantViolated(8, f"node {node} misses the fork of {short(author)} at seq {seq}")
 
@@ -126,8 +142,29 @@ def _check_bounds(node: int, replica: Replica) -> None:
             raise InvariantViolated(12, f"node {node} parks too much of {short(author)}")
         if chain.data_count > limits.FORK_LOOSE_PER_AUTHOR_MAX + 1:
             raise InvariantViolated(12, f"node {node} keeps too many loose operations of {short(author)}")
+    _check_compacted(node, replica)
     if len(replica.peers) > limits.PEERS_MAX:
         raise InvariantViolated(12, f"node {node} keeps the state of too many peers")
+
+
+def _check_compacted(node: int, replica: Replica) -> None:
+    """Below a checkpoint nothing is kept but the ends of chains and what is not decided, or asked for ever."""
+    log, view = replica.log, replica.view
+    ends = {chain.base_head for chain in log.chains.values()}
+    standing: dict[tuple[PublicKey, str], int] = {}
+    for name, signed in log.below.items():
+        operation = decode_operation(signed, replica.pool, trusted=True)
+        subjects = subjects_of(replica.pool, operation)
+        if name in ends:
+            continue
+        if subjects is not None and all(subject in view.compacted for subject in subjects):
+            raise InvariantViolated(12, f"node {node} keeps an operation about tasks that a checkpoint covers")
+        kind = {JoinBody: "membership", LeaveBody: "membership", PrekeyBody: "prekey"}.get(type(operation.body))
+        if kind is not None and operation.seq < view.successions.revocable_from(operation.author):
+            standing[operation.author, kind] = standing.get((operation.author, kind), 0) + 1
+    # of a key whose place was taken two may stay: the last, and the last before its end
+    if any(count > 2 for count in standing.values()):
+        raise InvariantViolated(12, f"node {node} keeps joins or prekeys that others took the place of")
 
 
 def lagging(replicas: Mapping[int, Replica]) -> list[int]:

@@ -7,10 +7,15 @@ Source: `docs/protocol.md`, storage: a durable write makes everything before it 
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import ceil
 
+from converge_p2p.core.oplog.operation import operation_id
+from converge_p2p.core.types import OperationId
+
 EPOCH_MS = 1_700_000_000_000
+COPIES_MAX = 4
 
 
 @dataclass(slots=True)
@@ -52,18 +57,30 @@ class Disk:
     """The operation log of one machine: batches in the order in which they were written.
 
     Attributes:
+        snapshot: what the operations build on.
         batches: each is one transaction, there as a whole or not at all.
         synced: how many of them survive a crash for certain.
+        copies: what there was before it was compacted, the last few times.
     """
 
     batches: list[tuple[bytes, ...]] = field(default_factory=list)
+    snapshot: bytes | None = None
     synced: int = 0
     free_ms: int = 0
+    copies: list[tuple[list[tuple[bytes, ...]], bytes | None]] = field(default_factory=list)
 
     def write(self, operations: tuple[bytes, ...]) -> int:
         """Write a batch, and return its position for `sync`."""
         self.batches.append(operations)
         return len(self.batches)
+
+    def compact(self, snapshot: bytes, drop: Collection[OperationId]) -> None:
+        """Replace operations by a snapshot, in one transaction that takes everything before it to the disk."""
+        self.copies = [*self.copies[1 - COPIES_MAX :], (self.batches, self.snapshot)]
+        gone = frozenset(drop)
+        self.batches = [tuple(signed for signed in batch if operation_id(signed) not in gone) for batch in self.batches]
+        self.snapshot = snapshot
+        self.synced = len(self.batches)
 
     def sync_at(self, now_ms: int, latency_ms: int) -> int:
         """When a sync asked for now is done; syncs are done in order."""
@@ -82,6 +99,9 @@ class Disk:
 
     def restore(self, rng: random.Random) -> None:
         """Put an older copy in place: batches that were synced are gone as well."""
+        if self.copies and rng.random() < 0.5:
+            batches, self.snapshot = rng.choice(self.copies)
+            self.batches = list(batches)
         del self.batches[rng.randint(0, len(self.batches)) :]
         self.synced = len(self.batches)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from converge_p2p.core.oplog.bodies import Body
-from converge_p2p.core.oplog.operation import Operation, decode_operation, sign_operation
+from converge_p2p.core.oplog.operation import Operation, sign_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.testing.machine import Machine
@@ -45,10 +45,11 @@ class Forger:
     def sign(self, body: Body, after: Operation | None = None, epoch: int | None = None) -> Operation:
         """Sign on top of the own chain, or of an operation that was signed by hand just now."""
         key, log = self.machine.identity.public_key, self.replica.log
-        length = log.length(key)
-        if after is None and length:
-            after = decode_operation(log.read(key, length - 1, length)[0], log.pool, trusted=True)
-        seq, prev, hlc = (0, None, 0) if after is None else (after.seq + 1, after.id, after.hlc)
+        chain = log.chains.get(key)
+        # what a checkpoint covers is not held any more, but where the chain ends is known
+        seq, prev, hlc = (0, None, 0) if chain is None else (len(chain), chain.head, chain.hlc)
+        if after is not None:
+            seq, prev, hlc = after.seq + 1, after.id, after.hlc
         operation = sign_operation(
             self.machine.identity,
             log.pool,

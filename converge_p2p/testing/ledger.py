@@ -19,13 +19,13 @@ from converge_p2p.core.oplog.bodies import (
     VOTES,
     Ballot,
     ClaimBody,
-    Cut,
     Phase,
     ReportBody,
     SubmitBody,
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import YES, OpinionBody
 from converge_p2p.core.oplog.operation import Operation
@@ -104,7 +104,9 @@ class Subject:
 
 
 # what honest replicas may refuse where nobody lies, because of a race
-RACES = frozenset({"no_genesis", "no_epoch", "not_member", "removed", "own_removed", "store_removed", "parked_full"})
+RACES = frozenset({
+    "no_genesis", "no_epoch", "not_member", "removed", "own_removed", "store_removed", "parked_full", "compacted",
+})  # fmt: skip
 
 
 class Ledger:
@@ -326,7 +328,8 @@ class Ledger:
             case ev.TaskChanged(task, state):
                 if not state.terminal:
                     return
-                shown = (state, replica.view.registers[task].settled)
+                past = replica.view.compacted.get(task)
+                shown = (state, replica.view.registers[task].settled if past is None else past.value)
                 if self._shown.setdefault(task, shown) != shown:
                     raise InvariantViolated(
                         3, f"node {node} shows task {short(task)} as {state.value}, another showed another outcome"

@@ -19,7 +19,6 @@ from converge_p2p.core.oplog.bodies import (
     Ballot,
     Body,
     ClaimBody,
-    Cut,
     Lock,
     Phase,
     Purpose,
@@ -27,6 +26,7 @@ from converge_p2p.core.oplog.bodies import (
     Token,
     VoteBody,
 )
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.frontier import FrontierEntry
 from converge_p2p.core.oplog.log import Missing
 from converge_p2p.core.oplog.operation import Operation

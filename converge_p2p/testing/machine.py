@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CLAIM_DELAY_MS = 40
 MEMBER_POLL_MS = 250
 
+QUIET_TIMERS = (ev.TimerKind.DIGEST, ev.TimerKind.SYNC, ev.TimerKind.FORWARD, ev.TimerKind.ASK)
+"""What still goes on when only anti-entropy does."""
+
 
 class Machine:
     """A node of the simulation. It outlives its crashes; `replica` is None while it is down.
@@ -81,6 +84,7 @@ class Machine:
             protocol=scenario.protocol,
             seed=world.rng.getrandbits(32),
             digest_interval_ms=scenario.digest_interval_ms,
+            checkpoint_operations=scenario.checkpoints,
         )
         stored = self.disk.operations()
         for signed in stored:
@@ -88,7 +92,9 @@ class Machine:
             operation = decode_operation(signed, world.pool, trusted=True)
             if operation.author == self.identity.public_key:
                 world.ledger.signed(operation)
-        self.feed(ev.Restored(stored, unsure=self.unsure, silent_through=self.silent_through))
+        self.feed(
+            ev.Restored(stored, unsure=self.unsure, silent_through=self.silent_through, snapshot=self.disk.snapshot)
+        )
         return not self.dead
 
     def crash(self, *, restore: bool = False) -> None:
@@ -154,6 +160,9 @@ class Machine:
                     self.writing += 1
                     done = self.disk.sync_at(world.now_ms, world.rng.randint(*world.scenario.disk_ms))
                     self.later(done - world.now_ms, partial(self._synced, position, token, operations))
+            case ev.Compact(snapshot, drop):
+                self.disk.compact(snapshot, drop)
+                world.compactions += 1
             case ev.Publish(operations):
                 world.publish(self, operations)
             case ev.Send(peer, payload) if int(peer) not in self.hidden:
@@ -190,14 +199,18 @@ class Machine:
             for signed in batch:
                 operation = decode_operation(signed, self.world.pool, trusted=True)
                 held.setdefault(operation.author, set()).add(operation.seq)
+        assert self.replica is not None
+        held |= {author: held.get(author, set()) for author in self.replica.log.chains}
+        bases = {author: self.replica.log.base(author) for author in held}
         return {
-            author: next(count for count in range(len(seqs) + 1) if count not in seqs) for author, seqs in held.items()
+            author: next(count for count in range(bases[author], bases[author] + len(seqs) + 1) if count not in seqs)
+            for author, seqs in held.items()
         }
 
     def _timer_due(self, key: ev.TimerKey, number: int) -> None:
         if self._timers.get(key) != number:
             return
-        if self.world.quiet and key.kind not in (ev.TimerKind.DIGEST, ev.TimerKind.SYNC):
+        if self.world.quiet and key.kind not in QUIET_TIMERS:
             return
         self.feed(ev.TimerFired(key))
         if self.world.rng.random() < 0.02:

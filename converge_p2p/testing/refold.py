@@ -21,7 +21,8 @@ from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import pool_id
 from converge_p2p.core.model.task import TaskValue
-from converge_p2p.core.oplog.bodies import Ballot, Body, ClaimBody, Cut, Genesis, Phase, ReportBody, VoteBody
+from converge_p2p.core.oplog.bodies import Ballot, Body, ClaimBody, Genesis, Phase, ReportBody, VoteBody
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.motions import OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, sign_operation
 from converge_p2p.core.replica import events as ev
@@ -38,12 +39,15 @@ OBSERVER = Identity.from_seed(b"observer of the simulator".ljust(32, b"."))
 HLC_GAP_MAX = 10**6
 
 
-def check_refold(replica: Replica, stored: tuple[bytes, ...], protocol: ProtocolRules, rng: random.Random) -> None:
+def check_refold(
+    replica: Replica, stored: tuple[bytes, ...], snapshot: bytes | None, protocol: ProtocolRules, rng: random.Random
+) -> None:
     """Fold a replica's operations again in three ways and compare the bytes of the state.
 
     Args:
         replica: whose log is folded.
         stored: what its disk holds, in the order written.
+        snapshot: what that builds on.
         protocol: the rules it ran under.
         rng: draws the order.
 
@@ -55,9 +59,12 @@ def check_refold(replica: Replica, stored: tuple[bytes, ...], protocol: Protocol
     rng.shuffle(operations)
     operations += rng.sample(operations, len(operations) // 4)
     # nothing can be judged before the founding terms are known, so they come first, as they do between nodes
-    genesis = next(signed for signed in operations if _is_genesis(signed, replica.pool))
     shuffled = Replica(OBSERVER, replica.pool, protocol=protocol)
-    shuffled.handle(ev.Received((genesis,)), ev.Now(0, 0))
+    if snapshot is None:
+        genesis = next(signed for signed in operations if _is_genesis(signed, replica.pool))
+        shuffled.handle(ev.Received((genesis,)), ev.Now(0, 0))
+    else:
+        shuffled.handle(ev.Restored((), snapshot=snapshot), ev.Now(0, 0))
     held = -1
     while held != len(shuffled.log):
         # what names an epoch that is not known yet is refused of a stranger, and comes again
@@ -68,12 +75,14 @@ def check_refold(replica: Replica, stored: tuple[bytes, ...], protocol: Protocol
             shuffled.handle(ev.Received(tuple(operations[start : start + size])), ev.Now(0, 0))
             start += size
     restored = Replica(OBSERVER, replica.pool, protocol=protocol)
-    restored.handle(ev.Restored(stored), ev.Now(0, 0))
+    restored.handle(ev.Restored(stored, snapshot=snapshot), ev.Now(0, 0))
     for name, again in (("in another order", shuffled), ("from its own disk", restored)):
         if again.log.digest() != digest:
             raise InvariantViolated(1, f"the same operations, read {name}, give another frontier")
         if again.view.state_bytes() != expected:
             raise InvariantViolated(1, f"the same operations, read {name}, give another state")
+        if again.view.trust.ledger.state() != replica.view.trust.ledger.state():
+            raise InvariantViolated(1, f"the same operations, read {name}, give another trust")
 
 
 def _is_genesis(signed: bytes, pool: PoolId) -> bool:

@@ -49,6 +49,7 @@ class Options:
         ablate: rules of the protocol that are switched off.
         perturb: check that other clock readings leave the decided state unchanged (costs signatures).
         restore: machines may start again from an old copy of their disk. None: in every fourth seed, in safety mode.
+        checkpoints: after how many operations electors propose a checkpoint; 0: never.
     """
 
     mode: str = "safety"
@@ -64,6 +65,7 @@ class Options:
     ablate: tuple[str, ...] = ()
     perturb: bool | None = None
     restore: bool | None = None
+    checkpoints: int | None = None
 
     def arguments(self) -> str:
         """The command line arguments that give these options again."""
@@ -82,7 +84,7 @@ class Options:
         return " ".join(parts)
 
 
-NUMBERS = ("nodes", "electors", "workers", "tasks", "f", "lying_electors", "epochs")
+NUMBERS = ("nodes", "electors", "workers", "tasks", "f", "lying_electors", "epochs", "checkpoints")
 """Options that are numbers."""
 
 
@@ -112,6 +114,7 @@ class Scenario:
         claims: how often a worker stands for a task it sees.
         cancels, leaves, late_joins: how often.
         chaos_ms: how long faults last; submits fall into its first part.
+        checkpoints: after how many operations electors propose a checkpoint; 0: never.
         spec: the founding terms.
     """
 
@@ -165,6 +168,7 @@ class Scenario:
     lying: tuple[int, ...] = ()
     protocol: ProtocolRules = ALL_RULES
     perturb: bool = False
+    checkpoints: int = 0
     spec: PoolSpec = field(default=PoolSpec("undrawn", b"", GovernanceKind.DEMOCRATIC, ()), repr=False)
 
     @property
@@ -186,6 +190,8 @@ def fit(scenario: Scenario, options: Options, rng: random.Random) -> Scenario:
         "perturb": scenario.seed % 8 == 0 if options.perturb is None else options.perturb,
         "protocol": ProtocolRules(**dict.fromkeys(options.ablate, False)),
         "restores": rng.randint(0, 2) if restore else 0,
+        # drawn apart, so that everything else about a seed is the same with and without
+        "checkpoints": 0 if options.ablate else random.Random(f"checkpoints {scenario.seed}").choice((0, 0, 20, 60)),
     }
     given = {"faults": options.f, **{name: getattr(options, name) for name in (*NUMBERS[1:4], *NUMBERS[5:])}}
     given["governance"] = options.governance

@@ -57,6 +57,7 @@ class Outcome:
     virtual_ms: int
     settled: int
     epochs: int
+    compactions: int
     tasks: int
     trace_hash: str
     elapsed_s: float
@@ -136,6 +137,7 @@ def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], N
         virtual_ms=world.now_ms,
         settled=len(world.settled_at),
         epochs=len(world.ledger.epochs) - 1,
+        compactions=world.compactions,
         tasks=scenario.tasks,
         trace_hash=world.trace_hash(),
         elapsed_s=time.process_time() - began,
@@ -152,8 +154,9 @@ def _check_end(world: World, scenario: Scenario) -> None:
     node, replica = next(iter(replicas.items()))
     if not replica.ready:
         return
-    check_refold(replica, world.machines[node].disk.operations(), scenario.protocol, world.rng)
-    if scenario.perturb:
+    disk = world.machines[node].disk
+    check_refold(replica, disk.operations(), disk.snapshot, scenario.protocol, world.rng)
+    if scenario.perturb and disk.snapshot is None:
         honest = not scenario.lying
         check_perturbed(replica, world.identities, scenario.protocol, scenario.seed, honest=honest)
 
@@ -229,6 +232,7 @@ def _report(outcomes: Iterable[Outcome], options: Options, *, as_json: bool, kee
         "tasks": sum(outcome.tasks for outcome in done),
         "settled": sum(outcome.settled for outcome in done),
         "epochs": sum(outcome.epochs for outcome in done),
+        "compactions": sum(outcome.compactions for outcome in done),
         "events": sum(outcome.events for outcome in done),
         "operations": sum(outcome.operations for outcome in done),
         "elapsed_s": round(elapsed, 1),

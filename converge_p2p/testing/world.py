@@ -85,6 +85,8 @@ class World:
         self._workers = {index: Liar(self, self.machines[index]) for index in (*workers, *scenario.lying)}
         self._electors = {index: LyingElector(self, self.machines[index]) for index in scenario.lying}
         self._dying: set[PublicKey] = set()
+        self.compactions = 0
+        """How often a machine put a checkpoint in force."""
 
     def reliable(self, key: PublicKey) -> bool:
         """Whether a node neither lies nor dies."""
@@ -323,7 +325,7 @@ class World:
         replica = machine.replica
         if replica is not None and machine.paused_until <= self.now_ms:
             known = replica.view.registers.get(task)
-            if known is not None and known.submitted is not None:
+            if task in replica.view.compacted or (known is not None and known.submitted is not None):
                 return
             machine.command(ev.Submit(spec))
         self.at(self.now_ms + 250, functools.partial(self._submit_until_known, machine, spec, task))
@@ -363,7 +365,8 @@ class World:
             (node, task)
             for node, replica in replicas.items()
             for task in known
-            if task not in replica.view.registers or not replica.view.registers[task].state.terminal
+            if task not in replica.view.compacted
+            and (task not in replica.view.registers or not replica.view.registers[task].state.terminal)
         ]
 
     def run(self) -> None:

@@ -104,6 +104,20 @@ class FrozenItem(_Answer, frozen=True):
     seq: Count
 
 
+class CheckpointItem(_Answer, frozen=True):
+    """How far a pool's log was compacted.
+
+    Attributes:
+        number: of the checkpoint in force, 0 before the first; None while that is not known after a restart.
+        tasks: how many settled tasks it covers.
+        tail: how many operations are held that it does not cover.
+    """
+
+    number: Count | None = 0
+    tasks: Count = 0
+    tail: Count = 0
+
+
 class PoolDetail(PoolItem, frozen=True):
     """A pool with its members and the hash of what it knows.
 
@@ -116,6 +130,7 @@ class PoolDetail(PoolItem, frozen=True):
     frozen: list[FrozenItem] = []
     unsure: str = ""
     frontier: str = ""
+    checkpoint: CheckpointItem = CheckpointItem()
     decided_by: str = ""
     culprits: Count | None = None
     epoch: Count = 0

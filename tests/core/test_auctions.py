@@ -8,7 +8,6 @@ from hypothesis import given, settings, strategies as st
 from pool_kit import Author, feed
 
 from converge_p2p.core.errors import Conflict, LocalError, NotAuthorised, NotFound
-from converge_p2p.core.oplog.bodies import Cut
 from converge_p2p.core.oplog.coordination import (
     AuctionCloseBody,
     AuctionOpenBody,
@@ -18,6 +17,7 @@ from converge_p2p.core.oplog.coordination import (
     BidRevealBody,
     bid_commitment,
 )
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica.coordination import CloseAuction, CommitBid, OpenAuction, RevealBid, SettleAuction
 from converge_p2p.core.types import TaskId

@@ -17,7 +17,6 @@ from converge_p2p.core.oplog.bodies import (
     Ballot,
     Body,
     ClaimBody,
-    Cut,
     Genesis,
     JoinBody,
     Kind,
@@ -34,6 +33,8 @@ from converge_p2p.core.oplog.bodies import (
     encode_body,
     kind_of,
 )
+from converge_p2p.core.oplog.checkpoints import AttestBody, CheckpointBody
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, KeyEntry, PrekeyBody
 from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, move_change
 from converge_p2p.core.oplog.operation import (
@@ -154,6 +155,15 @@ bodies: st.SearchStrategy[Body] = st.one_of(
     st.builds(dispute_result, hashes.map(TaskId), texts),
     st.builds(move_change, st.just(()), pools, texts),
     st.builds(OpinionBody, hashes.map(OperationId), st.integers(0, limits.MOTION_OPTIONS_MAX - 1)),
+    st.builds(
+        CheckpointBody,
+        st.integers(1, 2**50),
+        hashes,
+        cuts.filter(bool),
+        st.sets(hashes.map(OperationId), max_size=3).map(lambda items: tuple(sorted(items))),
+        hashes,
+    ),
+    st.builds(AttestBody, hashes.map(OperationId), hashes),
 )
 
 

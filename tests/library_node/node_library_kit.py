@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence, Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import GovernanceKind, PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.task import Task, TaskSpec
 from converge_p2p.core.oplog.bodies import Genesis
-from converge_p2p.core.oplog.operation import Operation, sign_operation
+from converge_p2p.core.oplog.operation import Operation, operation_id, sign_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
-from converge_p2p.core.types import PeerId, PoolId, PublicKey
+from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey
 from converge_p2p.net import NetworkConfig, PeerInfo, peer_id_of, public_key_of
 from converge_p2p.node import Node, NodeConfig
 from converge_p2p.node.driver import PoolDriver
@@ -59,11 +59,21 @@ class ManualWriter:
     def __init__(self) -> None:
         self.full = False
         self.rows: list[tuple[PoolId, bytes, bool]] = []
+        self.snapshots: dict[PoolId, bytes] = {}
+        self.entries: dict[str, bytes] = {}
         self._waiting: list[Callable[[], None]] = []
 
     def put(self, pool: PoolId, operations: tuple[bytes, ...], durable: bool, done: Callable[[], None]) -> None:
         self.rows.extend((pool, signed, durable) for signed in operations)
         self._waiting.append(done)
+
+    def compact(
+        self, pool: PoolId, snapshot: bytes, drop: tuple[OperationId, ...], entries: Mapping[str, bytes]
+    ) -> None:
+        gone = frozenset(drop)
+        self.rows = [row for row in self.rows if row[0] != pool or operation_id(row[1]) not in gone]
+        self.snapshots[pool] = snapshot
+        self.entries |= entries
 
     def commit(self) -> int:
         """Write until nothing waits; say how many batches there were."""
@@ -101,7 +111,7 @@ class RecordingWire:
 class DriverRig:
     """A driver of a real replica, with stand-ins around it."""
 
-    def __init__(self, identity: Identity | None = None, pool: PoolId | None = None) -> None:
+    def __init__(self, identity: Identity | None = None, pool: PoolId | None = None, **options: Any) -> None:
         self.identity = identity or who(1)
         self.spec = terms(self.identity)
         self.writer = ManualWriter()
@@ -110,7 +120,7 @@ class DriverRig:
         self.notices: list[ev.Notice] = []
         self.hears: Callable[[ev.Notice], None] = self.notices.append
         self.driver = PoolDriver(
-            Replica(self.identity, pool or pool_id(self.identity.public_key, self.spec)),
+            Replica(self.identity, pool or pool_id(self.identity.public_key, self.spec), **options),
             writer=self.writer,  # type: ignore[arg-type]
             timers=self.timers,
             wire=self.wire,

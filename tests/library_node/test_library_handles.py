@@ -25,6 +25,7 @@ from converge_p2p.core.oplog.bodies import ReportBody
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import TaskId
+from converge_p2p.node.driver import ended_key
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.runtime.workers import WorkerPool
 
@@ -52,11 +53,14 @@ class FakeNode:
 class Rig(DriverRig):
     """A handle on a pool that this node leads."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.node = FakeNode(self.identity)
-        self.handle = PoolHandle(self.node, self.driver)  # type: ignore[arg-type]
+        self.handle = PoolHandle(self.node, self.driver, self.recall)  # type: ignore[arg-type]
         self.hears = self.handle.on_notice
+
+    async def recall(self, task: TaskId) -> bytes | None:
+        return self.writer.entries.get(ended_key(self.driver.pool, task))
 
     async def run_disk(self) -> None:
         """A disk that is never slow."""
@@ -89,6 +93,7 @@ async def test_a_task_is_submitted_claimed_reported_and_its_result_proven(live: 
     await pool.report(task.id, {"words": 2})
     result = await task.result()
     assert (result.value, result.by) == ({"words": 2}, live.identity.id)
+    assert result.receipt is not None
     assert result.receipt.verify()
     assert pool.counters["conflicting_settlements"] == 0
 
@@ -276,3 +281,40 @@ async def test_workers_learn_what_this_node_declared(live: Rig, autojump_clock: 
     assert workers._book.capabilities == {"gpu"}
     assert pool.own_capabilities == ("gpu",)
     assert pool.is_member
+
+
+async def test_the_result_of_an_own_task_outlives_the_log(nursery: trio.Nursery, autojump_clock: Any) -> None:
+    rig = Rig(checkpoint_operations=12)
+    rig.found()
+    nursery.start_soon(rig.run_disk)
+    nursery.start_soon(rig.timers.run)
+    compacted = trio.Event()
+
+    def hear(notice: ev.Notice) -> None:
+        rig.handle.on_notice(notice)
+        if isinstance(notice, ev.Compacted):
+            compacted.set()
+
+    rig.hears = hear
+    tasks = []
+    for number in range(6):
+        tasks.append(await rig.handle.submit(Task("count", key=f"{number}")))
+        await rig.handle.claim(tasks[-1].id)
+        await rig.handle.report(tasks[-1].id, {"number": number})
+        await tasks[-1].result()
+    await compacted.wait()
+    assert rig.handle.is_compacted(tasks[0].id)
+    result = await tasks[0].result()
+    assert (result.value, result.by, result.receipt) == ({"number": 0}, rig.identity.id, None)
+    assert result.view.objective == "count"
+    # submitting it again is submitting it once, and whatever else is asked is told why it is gone
+    again = await rig.handle.submit(Task("count", key="0"))
+    assert (await again.result()).value == {"number": 0}
+    for ask in (rig.handle.task, rig.handle.receipt):
+        with pytest.raises(NotFound, match="checkpoint"):
+            ask(tasks[0].id)
+    with pytest.raises(Conflict, match="checkpoint"):
+        await rig.handle.cancel(tasks[0].id)
+    # the store has the snapshot, and no operation that it covers
+    assert set(rig.writer.snapshots) == {rig.driver.pool}
+    assert len(rig.writer.rows) < 12

@@ -92,6 +92,7 @@ async def test_a_worker_on_another_node_does_the_work_and_the_receipt_proves_it(
         )
         result = await result_of(handle)
         assert (result.value, result.by) == ({"text": "ih", "token": [0, 0]}, two.id)
+        assert result.receipt is not None
         assert Receipt.from_bytes(result.receipt.to_bytes()).verify()
         with trio.fail_after(10):
             assert (await remote.settled(handle.id)).value == result.view.value
@@ -378,6 +379,7 @@ async def test_electors_on_several_nodes_decide_together_and_declare_what_they_c
             remote.add_handler("count", _answer)
         await until(lambda: pool.has_quorum, "a quorum")
         result = await result_of(await pool.submit(Task("count", required_capabilities=("gpu",))))
+        assert result.receipt is not None
         assert (result.value, result.receipt.verify()) == (42, True)
         assert len(result.receipt.votes) >= 2
 

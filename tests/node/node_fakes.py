@@ -34,6 +34,7 @@ from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.motions import Motions, MotionView
 from converge_p2p.node import FrozenView
 from converge_p2p.node.evidence import EvidenceView
+from converge_p2p.node.pool_reader import CheckpointView
 from converge_p2p.runtime.trust import TrustModel
 
 
@@ -194,6 +195,10 @@ class FakePool:
         self.watching = trio.Event()
         self._identity = identity
         self._tasks: dict[TaskId, TaskView] = {}
+
+    @property
+    def checkpoint(self) -> CheckpointView:
+        return CheckpointView(2, "00" * 32, 40, 3)
 
     @property
     def frontier_digest(self) -> str:

@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,12 @@ def test_every_model_holds(kind: GovernanceKind) -> None:
 
 @pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: f"{case['mode']}-{case['profile']}-{case['seed']}")
 def test_a_seed_that_once_failed_holds(case: dict[str, object]) -> None:
-    outcome = run_seed(int(str(case["seed"])), Options(mode=str(case["mode"]), profile=str(case["profile"])))
+    checkpoints = int(str(case.get("checkpoints", 0)))
+    governance = GovernanceKind[str(case["governance"]).upper()] if "governance" in case else None
+    options = Options(
+        mode=str(case["mode"]), profile=str(case["profile"]), governance=governance, checkpoints=checkpoints
+    )
+    outcome = run_seed(int(str(case["seed"])), options)
     assert outcome.violation == "", case["reason"]
 
 
@@ -111,6 +117,14 @@ def test_a_run_does_not_depend_on_the_order_of_sets_in_memory() -> None:
     assert len(hashes) == 1
 
 
+def test_no_invariant_breaks_where_logs_are_compacted_all_the_time() -> None:
+    options = Options(checkpoints=12)
+    outcomes = list(run_seeds(range(3000, 3040), options, jobs=JOBS))
+    assert [outcome.violation for outcome in outcomes if outcome.violation] == []
+    assert sum(outcome.compactions for outcome in outcomes) > 40
+    assert first_failure(range(3100, 3110), replace(options, mode="liveness"), jobs=JOBS) is None
+
+
 def test_the_draw_covers_every_kind_of_fault() -> None:
     drawn = [draw_scenario(seed, Options(), random.Random(seed)) for seed in range(200)]
     for name in (
@@ -126,6 +140,7 @@ def test_the_draw_covers_every_kind_of_fault() -> None:
         "lying",
         "epochs",
         "fast_path",
+        "checkpoints",
     ):
         some = [scenario for scenario in drawn if getattr(scenario, name)]
         assert 10 < len(some) < 190, f"{name} is drawn in {len(some)} of 200 seeds"

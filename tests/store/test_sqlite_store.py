@@ -208,3 +208,36 @@ def test_a_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "store.db", tmp_path):
         with pytest.raises(StoreError, match=str(path.parent if path != tmp_path else path)):
             SqliteStore(path)
+
+
+def test_a_compaction_that_fails_in_the_middle_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    store.append(POOL, [operation(1), operation(2)], durable=True)
+    with sqlite3.connect(tmp_path / "store.db", isolation_level=None) as other:
+        other.execute(
+            f"CREATE TRIGGER refuse BEFORE DELETE ON operations WHEN old.id = x'{operation(2)[0].hex()}' "
+            "BEGIN SELECT raise(ABORT, 'refused'); END"
+        )
+    other.close()
+    with pytest.raises(StoreError):
+        store.compact(POOL, b"snapshot", [operation(1)[0], operation(2)[0]], {"ended": b"value"})
+    store.close()
+    again = SqliteStore(tmp_path / "store.db")
+    assert list(again.load(POOL)) == [operation(1)[1], operation(2)[1]]
+    assert (again.snapshot(POOL), again.get("ended")) == (None, None)
+    again.close()
+
+
+def test_a_file_of_version_1_is_taken_over_with_what_is_in_it(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "store.db")
+    store.append(POOL, [operation(1)], durable=True)
+    store.close()
+    with sqlite3.connect(tmp_path / "store.db", isolation_level=None) as older:
+        older.execute("DROP TABLE snapshots")
+        older.execute("PRAGMA user_version = 1")
+    older.close()
+    again = SqliteStore(tmp_path / "store.db")
+    assert list(again.load(POOL)) == [operation(1)[1]]
+    again.compact(POOL, b"snapshot", [operation(1)[0]], {})
+    assert (again.snapshot(POOL), again.count(POOL)) == (b"snapshot", 0)
+    again.close()

@@ -203,6 +203,33 @@ def test_every_call_on_a_closed_store_raises(store: NodeStore) -> None:
             call()
 
 
+# ------------------------------------------------------------- compaction
+
+
+def test_a_compaction_replaces_operations_by_a_snapshot_and_keeps_the_others_in_order(store: NodeStore) -> None:
+    store.append(POOL, [operation(number) for number in range(6)], durable=False)
+    store.append(OTHER, [operation(1)], durable=False)
+    assert store.snapshot(POOL) is None
+    store.compact(POOL, b"one", [operation(number)[0] for number in (0, 1, 3, 5, 99)], {"ended": b"value"})
+    store.append(POOL, [operation(7), operation(4)], durable=False)
+    assert list(store.load(POOL)) == [operation(number)[1] for number in (2, 4, 7)]
+    assert (store.snapshot(POOL), store.snapshot(OTHER), store.get("ended")) == (b"one", None, b"value")
+    assert list(store.load(OTHER)) == [operation(1)[1]]
+    store.compact(POOL, b"two", [operation(number)[0] for number in (2, 4, 7)], {})
+    assert (store.snapshot(POOL), store.count(POOL), store.pools()) == (b"two", 0, sorted([POOL, OTHER]))
+    assert store.delete_pool(POOL) == 0
+    assert (store.snapshot(POOL), store.pools()) == (None, [OTHER])
+
+
+def test_a_compaction_that_cannot_be_written_changes_nothing(store: NodeStore) -> None:
+    store.append(POOL, [operation(1)], durable=True)
+    with pytest.raises(LocalError):
+        store.compact(POOL, b"one", [operation(1)[0]], {"": b"a key that is none"})
+    with pytest.raises(LocalError):
+        store.compact(POOL, "text", [operation(1)[0]], {})  # type: ignore[arg-type]
+    assert (store.snapshot(POOL), store.count(POOL)) == (None, 1)
+
+
 # ------------------------------------------------------------- against a model
 
 keys = st.text(st.sampled_from("a/\0ä\U0001f600"), min_size=1, max_size=3)
@@ -222,6 +249,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = MAKERS[self.kind](Path(self.folder.name))
         self.entries: dict[str, bytes] = {}
         self.operations: dict[PoolId, dict[OperationId, bytes]] = {}
+        self.snapshots: dict[PoolId, bytes] = {}
 
     def teardown(self) -> None:
         self.store.close()
@@ -256,7 +284,24 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(pool=pools)
     def delete_pool(self, pool: PoolId) -> None:
+        self.snapshots.pop(pool, None)
         assert self.store.delete_pool(pool) == len(self.operations.pop(pool, {}))
+
+    @rule(
+        pool=pools,
+        drop=st.lists(numbers, max_size=4),
+        data=st.binary(max_size=9),
+        entries=st.dictionaries(keys, values),
+    )
+    def compact(self, pool: PoolId, drop: list[int], data: bytes, entries: dict[str, bytes]) -> None:
+        self.store.compact(pool, data, [operation(number)[0] for number in drop], entries)
+        self.snapshots[pool] = data
+        self.entries |= entries
+        known = self.operations.get(pool, {})
+        for number in drop:
+            known.pop(operation(number)[0], None)
+        if not known:
+            self.operations.pop(pool, None)
 
     @rule()
     def reopen(self) -> None:
@@ -269,8 +314,9 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         assert {key: self.store.get(key) for key in self.store.list()} == self.entries
-        assert self.store.pools() == sorted(self.operations)
+        assert self.store.pools() == sorted(self.operations.keys() | self.snapshots.keys())
         for pool in (POOL, OTHER):
+            assert self.store.snapshot(pool) == self.snapshots.get(pool)
             expected = list(self.operations.get(pool, {}).values())
             assert list(self.store.load(pool)) == expected
             assert self.store.count(pool) == len(expected)

@@ -33,6 +33,7 @@ from converge_p2p.core.oplog.bodies import (
     VetoBody,
     VoteBody,
 )
+from converge_p2p.core.oplog.checkpoints import AttestBody, CheckpointBody
 from converge_p2p.core.oplog.coordination import (
     AnswerBody,
     AuctionCloseBody,
@@ -51,6 +52,7 @@ from converge_p2p.core.oplog.coordination import (
     Scope,
     bid_commitment,
 )
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex
 from converge_p2p.core.oplog.key_bodies import PrekeyBody, offer_bodies
@@ -61,13 +63,17 @@ from converge_p2p.core.oplog.succession import RecoveryBody, commitment_of, reco
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica.reconcile import answer, opening
 from converge_p2p.core.replica.wire import (
+    Chunk,
+    ChunkWanted,
     Comparison,
     Digest,
     Entries,
     GenesisWanted,
     LooseWanted,
+    Offer,
     Operations,
     Part,
+    SnapshotWanted,
     SyncMessage,
     Tip,
     TipWanted,
@@ -75,6 +81,8 @@ from converge_p2p.core.replica.wire import (
     encode_message,
 )
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+from converge_p2p.core.view.snapshot import Manifest, chunk_hash
+from converge_p2p.core.view.summary import Summary
 from converge_p2p.core.view.vetoes import veto_subject
 
 HLC_START = 1_700_000_000_000 << 16
@@ -196,6 +204,12 @@ def story() -> tuple[PoolId, list[tuple[str, Operation]]]:
     tell("rotate: the first operation of its successor", dora, succeed)
     words = recovery(pool, carol.identity.public_key, length, key=spare, new=erin.identity.public_key)
     tell("rotate: a recovery", erin, words)
+    everybody = (alice, bob, carol, dora, erin)
+    cut = tuple(sorted(Cut(one.identity.public_key, len(one.chain), one.chain[-1].id) for one in everybody))
+    root = bytes(range(100, 132))
+    votes = (OperationId(bytes(range(32))),)
+    checkpoint = tell("checkpoint", alice, CheckpointBody(1, pool, cut, votes, root))
+    tell("attest", bob, AttestBody(checkpoint.id, root))
     digest = hashlib.sha256(b"tokens\n12\n").digest()
     counted = tell(
         "evidence: for a result", bob, EvidenceBody(task, value.hash, True, digest, 10, "text/csv", "counted by hand")
@@ -287,6 +301,7 @@ def sync_messages() -> list[tuple[str, SyncMessage]]:
     entry = FrontierEntry(one.author, 1, one.id)
     frozen = FrontierEntry(other.author, 0, None, bytes(32))
     whole = tuple(sorted((entry, frozen), key=lambda item: item.author))
+    manifest = Manifest(2, (chunk_hash(b"ab"),))
     ranges = Comparison(
         b"\x10", (Part(b"\x10\x01", bytes(range(16))), Part(b"\x80", None), Part(b"\x81", bytes(16)), Part(b"", ()))
     )
@@ -302,6 +317,10 @@ def sync_messages() -> list[tuple[str, SyncMessage]]:
         ("tip wanted", TipWanted(other.author)),
         ("tip", Tip(other.author, 3, other.signed)),
         ("tip of an author of whom nothing is held", Tip(bytes_key(7), 0, b"")),
+        ("offer of a snapshot of two bytes", Offer(told[-2][1].signed, (told[-1][1].signed,), manifest)),
+        ("snapshot wanted", SnapshotWanted(manifest.root)),
+        ("chunk wanted", ChunkWanted(manifest.root, 0)),
+        ("chunk", Chunk(manifest.root, 0, b"ab")),
     ]
 
 
@@ -355,4 +374,34 @@ def sync(to_json: Any) -> dict[str, Any]:
             "fingerprint_of_nothing": nothing.hex(),
         },
         "split": _split(),
+        "snapshots": _snapshots(),
     }
+
+
+def _snapshots() -> list[dict[str, Any]]:
+    """The state at the cut of the checkpoint of the story, and one in which its task is settled."""
+    pool, told = story()
+    inside = [operation for _, operation in told[:-2]]
+    snapshots = []
+    for ended in (False, True):
+        summary = Summary(pool)
+        for operation in inside:
+            assert summary.add(operation, known=lambda _: False)
+        if ended:
+            report = next(operation.body for operation in inside if isinstance(operation.body, ReportBody))
+            accept = VoteBody((Ballot(Phase.ACCEPT, report.task, 0, report.value.hash),))
+            for name in ("alice", "bob"):
+                signer = Signer(name)
+                signer.chain = [item for item in inside if item.author == signer.identity.public_key]
+                # bob said so before: twice is once
+                assert summary.add(signer.sign(pool, accept), known=lambda _: False)
+        snapshots.append(summary.snapshot())
+    return [
+        {
+            "data": snapshot.data.hex(),
+            "chunks": [chunk.hex() for chunk in snapshot.manifest.hashes],
+            "root": snapshot.root.hex(),
+            "settled": len(snapshot.settled),
+        }
+        for snapshot in snapshots
+    ]

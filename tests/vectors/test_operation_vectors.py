@@ -18,6 +18,8 @@ from converge_p2p.core.replica.wire import decode_message
 from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.polls import PollPhase
+from converge_p2p.core.view.snapshot import Snapshot
+from converge_p2p.core.view.summary import Summary
 
 OPERATIONS, SYNC = read("operations.json"), read("sync.json")
 POOL = PoolId(bytes.fromhex(OPERATIONS["pool_id"]))
@@ -44,6 +46,7 @@ def test_an_operation_is_a_signature_and_its_fields(case: dict[str, Any]) -> Non
 
 def test_every_kind_of_operation_is_there() -> None:
     assert {from_json(case["fields"])[8] for case in OPERATIONS["operations"]} == {
+        *range(15),
         *range(11),
         12,
         13,
@@ -147,3 +150,34 @@ def test_what_differs_is_split_into_sixteen_of_equal_count_or_told_in_entries() 
     assert (len(first) <= 3, same, three, end) == (True, authors[40], authors[43], b"")
     parts = [[few, first], [same, None], [three, fortieth], *split(authors, three, b"")]
     assert vector["answered"] == [encode([1, b"", parts]).hex()]
+
+
+def test_a_snapshot_is_its_bytes_and_its_root_names_their_chunks() -> None:
+    live, ended = SYNC["snapshots"]
+    for vector in (live, ended):
+        data = bytes.fromhex(vector["data"])
+        (chunk,) = vector["chunks"]
+        assert chunk == hashed("snapshot-chunk", data)
+        assert vector["root"] == hashed("snapshot", len(data).to_bytes(8, "big"), bytes.fromhex(chunk))
+        version, pool, authors, (keys, contexts, records, extras, sums), epochs, retained, last = decode(data)
+        assert (version, pool, epochs) == (1, POOL, [])
+        assert [len(author) for author in authors] == [5] * 5
+        assert (len(records), extras) == (90 * vector["settled"], [])
+        assert (len(keys), len(contexts)) == (64 * vector["settled"], vector["settled"])
+        assert bool(sums) is bool(vector["settled"])
+        # the last operation of each chain is there, once
+        assert {author[2] for author in authors} <= {operation_id(signed) for signed in (*retained, *last)}
+        assert Snapshot.read(data, POOL).root.hex() == vector["root"]
+        assert Summary.restore(Snapshot.read(data, POOL)).snapshot().data == data
+    assert (live["settled"], ended["settled"]) == (0, 1)
+    keys, contexts, record, *_ = decode(bytes.fromhex(ended["data"]))[3]
+    assert (record[:32].hex(), record[32:64].hex()) == (OPERATIONS["task_id"], OPERATIONS["value_hash"])
+    # completed; by carol, for alice, by the places of their keys; its only contexts;
+    # epoch, round, two electors, no flags
+    worker, submitter = (int.from_bytes(record[at : at + 4], "big") for at in (65, 69))
+    signers = {case["name"]: from_json(case["fields"])[2] for case in OPERATIONS["operations"]}
+    assert record[64] == 0
+    assert keys[32 * worker :][:32] == signers["report"]
+    assert keys[32 * submitter :][:32] == signers["submit"]
+    assert contexts == [[b"objective\0index", b"capability\0gpu"]]
+    assert record[73:] == bytes(12) + (3).to_bytes(4, "big") + b"\0"

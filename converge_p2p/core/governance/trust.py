@@ -11,7 +11,7 @@ A score ranks rival claims. It never weighs a vote: certificates do not depend o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from converge_p2p.core import limits
@@ -26,6 +26,8 @@ SCORE_MAX = 1000
 
 PRIOR_POINTS = 100
 """What is assumed of a stranger, for and against: about ten tasks move a score to three quarters."""
+
+_TOPIC = b"topic\0"
 
 FADES_TO = 7
 FADES_FROM = 8
@@ -57,14 +59,66 @@ class TrustEvent(NamedTuple):
     points: int
 
 
+class TrustSums:
+    """Gains and losses, added up by author, context and epoch: what scores follow from."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[PublicKey, bytes], dict[int, tuple[int, int]]] = {}
+
+    def of(self, author: PublicKey, context: bytes) -> Mapping[int, tuple[int, int]]:
+        """Epoch → sum of gains, sum of losses."""
+        return self._sums.get((author, context), {})
+
+    def count(self, event: TrustEvent, times: int = 1) -> None:
+        """Add an event in each of its contexts; times -1: take it out again."""
+        change = times * abs(event.points)
+        gain, loss = (change, 0) if event.points > 0 else (0, change)
+        for context in (OVERALL, *event.contexts):
+            self._add(event.author, context, event.epoch, gain, loss)
+
+    def add(self, other: TrustSums, times: int = 1) -> None:
+        """Add what others add up to."""
+        for author, context, epoch, gain, loss in other.plain():
+            self._add(author, context, epoch, times * gain, times * loss)
+
+    def plain(self) -> list[tuple[PublicKey, bytes, int, int, int]]:
+        """Author, context, epoch, gains, losses; sorted."""
+        return [
+            (author, context, epoch, *self._sums[author, context][epoch])
+            for author, context in sorted(self._sums)
+            for epoch in sorted(self._sums[author, context])
+        ]
+
+    def authors(self) -> set[PublicKey]:
+        """Everybody of whom something is known."""
+        return {author for author, _ in self._sums}
+
+    @classmethod
+    def of_plain(cls, rows: Iterable[tuple[PublicKey, bytes, int, int, int]]) -> TrustSums:
+        """Take over what `plain` gave."""
+        self = cls()
+        for author, context, epoch, gain, loss in rows:
+            self._add(author, context, epoch, gain, loss)
+        return self
+
+    def _add(self, author: PublicKey, context: bytes, epoch: int, gain: int, loss: int) -> None:
+        sums = self._sums.setdefault((author, context), {})
+        before = sums.get(epoch, (0, 0))
+        sums[epoch] = (before[0] + gain, before[1] + loss)
+        if sums[epoch] == (0, 0):
+            del sums[epoch]
+            if not sums:
+                del self._sums[author, context]
+
+
 class TrustLedger:
     """Scores of authors, as a function of a set of events: any order, and duplicates, give the same."""
 
     def __init__(self) -> None:
         self._events: dict[bytes, TrustEvent] = {}
         self._sources: dict[bytes, tuple[bytes, ...]] = {}
-        self._sums: dict[tuple[PublicKey, bytes], dict[int, tuple[int, int]]] = {}
-        """(Author, context) → epoch → sum of gains, sum of losses."""
+        self.sums = TrustSums()
+        """Of all events, and of those that were given as sums."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -83,7 +137,7 @@ class TrustLedger:
         """Take an event back, if it is counted."""
         event = self._events.pop(event_id, None)
         if event is not None:
-            self._count(event, -1)
+            self.sums.count(event, -1)
 
     def replace(self, source: bytes, events: Iterable[TrustEvent]) -> None:
         """Say which events follow from a source now, in place of those that followed from it before.
@@ -113,7 +167,7 @@ class TrustLedger:
             epoch: as seen in this epoch; later events do not count, nor those older than `limits.TRUST_EPOCHS_MAX`.
         """
         gains = losses = PRIOR_POINTS
-        for number, (gain, loss) in self._sums.get((author, context), {}).items():
+        for number, (gain, loss) in self.sums.of(author, context).items():
             age = epoch - number
             if 0 <= age <= limits.TRUST_EPOCHS_MAX:
                 gains += faded(gain, age)
@@ -122,33 +176,17 @@ class TrustLedger:
 
     def authors(self) -> list[PublicKey]:
         """Everybody of whom something is known, sorted."""
-        return sorted({author for author, _ in self._sums})
+        return sorted(self.sums.authors())
 
     def state(self) -> list[list[Any]]:
         """The sums that scores follow from: author, context, epoch, gains, losses; sorted."""
-        return [
-            [author, context, epoch, *self._sums[author, context][epoch]]
-            for author, context in sorted(self._sums)
-            for epoch in sorted(self._sums[author, context])
-        ]
+        return [list(row) for row in self.sums.plain()]
 
     def _put(self, event: TrustEvent) -> None:
         assert abs(event.points) <= limits.TRUST_POINTS_MAX
         self.remove(event.id)
         self._events[event.id] = event
-        self._count(event, 1)
-
-    def _count(self, event: TrustEvent, times: int) -> None:
-        change = times * abs(event.points)
-        for context in (OVERALL, *event.contexts):
-            key = (event.author, context)
-            sums = self._sums.setdefault(key, {})
-            gain, loss = sums.get(event.epoch, (0, 0))
-            sums[event.epoch] = (gain + change, loss) if event.points > 0 else (gain, loss + change)
-            if sums[event.epoch] == (0, 0):
-                del sums[event.epoch]
-                if not sums:
-                    del self._sums[key]
+        self.sums.count(event)
 
 
 def faded(points: int, age: int) -> int:
@@ -165,9 +203,15 @@ def contexts_of(spec: TaskSpec) -> tuple[bytes, ...]:
     return (*topic, objective_context(spec.objective), *capabilities)
 
 
+def topic_of(contexts: tuple[bytes, ...]) -> bytes:
+    """Return the topic of a task with these contexts, empty if it has none."""
+    first = contexts[0] if contexts else b""
+    return first.removeprefix(_TOPIC) if first.startswith(_TOPIC) else b""
+
+
 def topic_context(topic: bytes) -> bytes:
     """Return the context of a topic, given by its canonical bytes."""
-    return b"topic\0" + topic
+    return _TOPIC + topic
 
 
 def objective_context(objective: str) -> bytes:

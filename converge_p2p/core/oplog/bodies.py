@@ -16,6 +16,14 @@ from converge_p2p.core.errors import CodecError
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
 from converge_p2p.core.oplog import coordination_codec, key_bodies, motions, succession
+from converge_p2p.core.oplog.checkpoints import (
+    AttestBody,
+    CheckpointBody,
+    decode_attest,
+    decode_checkpoint,
+    encode_attest,
+    encode_checkpoint,
+)
 from converge_p2p.core.oplog.coordination import AnswerBody, CoordinationBody, PollVoteBody
 from converge_p2p.core.oplog.cuts import Cut as Cut, read_cuts as read_cuts
 from converge_p2p.core.oplog.evidence import EvidenceBody, decode_evidence, encode_evidence
@@ -47,8 +55,10 @@ class Kind(IntEnum):
     MOTION = 8
     OPINION = 9
     VETO = 10
+    CHECKPOINT = 11
     CONTENT_KEY = 12
     PREKEY = 13
+    ATTEST = 14
     EVIDENCE = 15
     VERDICT = 16
     ROTATE = 17
@@ -242,13 +252,15 @@ Body = (
     | ContentKeyBody
     | PrekeyBody
     | VerdictBody
+    | CheckpointBody
+    | AttestBody
     | EvidenceBody
     | SuccessionBody
     | CoordinationBody
     | ActBody
 )
 
-VOTES = (VoteBody, OpinionBody, VetoBody, EvidenceBody)
+VOTES = (VoteBody, OpinionBody, VetoBody, AttestBody, EvidenceBody)
 """Bodies that count under the electorate they name, whatever becomes of their author: never frozen, never refused.
 
 Evidence is among them because votes rest on it.
@@ -291,6 +303,10 @@ def encode_body(body: Body) -> list[Any]:
             return key_bodies.encode_key_body(body)
         case VerdictBody():
             return encode_verdict(body)
+        case CheckpointBody():
+            return encode_checkpoint(body)
+        case AttestBody():
+            return encode_attest(body)
         case EvidenceBody():
             return encode_evidence(body)
         case ActBody(delegation, inner):
@@ -441,6 +457,8 @@ _KINDS: dict[type, Kind] = {
     MotionBody: Kind.MOTION,
     OpinionBody: Kind.OPINION,
     VetoBody: Kind.VETO,
+    CheckpointBody: Kind.CHECKPOINT,
+    AttestBody: Kind.ATTEST,
     ContentKeyBody: Kind.CONTENT_KEY,
     PrekeyBody: Kind.PREKEY,
     VerdictBody: Kind.VERDICT,
@@ -460,6 +478,8 @@ _DECODERS: dict[int, Callable[[list[Any]], Body]] = {
     Kind.VOTE: _vote,
     Kind.MOTION: motions.decode_motion,
     Kind.OPINION: motions.decode_opinion,
+    Kind.CHECKPOINT: decode_checkpoint,
+    Kind.ATTEST: decode_attest,
     Kind.VETO: _veto,
     Kind.CONTENT_KEY: key_bodies.decode_content_key,
     Kind.PREKEY: key_bodies.decode_prekey,

@@ -7,83 +7,27 @@ Source: `docs/protocol.md`, validation and equivocation; Kleppmann, Making CRDTs
 A chain holds only the common prefix of an author. When two operations with one sequence number are seen, or one whose
 clock runs backwards, the author is frozen from there: everything at or above it, on every branch, moves to a set of
 *loose* operations, which is replicated as a set. That set contains the proof.
+
+What a certified checkpoint covers may be pruned: of such an author only the length and the head of what was pruned are
+known, and the few operations of it that the checkpoint retains.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import RemoteViolation
-from converge_p2p.core.oplog.bodies import VOTES, Cut, ReportBody
+from converge_p2p.core.oplog.bodies import VOTES, ReportBody
+from converge_p2p.core.oplog.chain import Chain, Row
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.frontier import FrontierEntry, FrontierIndex, FrontierSum
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.oplog.parking import Parking
 from converge_p2p.core.types import OperationId, PoolId, PublicKey
-
-
-@dataclass(slots=True)
-class Chain:
-    """The operations of one author, by sequence number.
-
-    Attributes:
-        ids, signed: the common prefix.
-        hlc, epoch: clock of the last of them, and the epoch it names.
-        frozen_at: sequence number from which the author is frozen, or None: because it forked, or was removed.
-        forked: two operations with one number, or a clock that ran backwards, are held.
-        cut: sequence number from which the data of a removed author is not kept, or None; only its reports are, because
-            what was certified may rest on their content.
-        votes_beyond: the numbers of the votes that are held from the cut on.
-        loose: what stands at or above `frozen_at`, on any branch.
-        votes, data: sums over the ids of the loose votes, and of the other loose operations.
-        data_count: how many loose operations are not votes.
-    """
-
-    ids: list[OperationId] = field(default_factory=list)
-    signed: list[bytes] = field(default_factory=list)
-    hlc: int = 0
-    epoch: int = 0
-    frozen_at: int | None = None
-    forked: bool = False
-    cut: int | None = None
-    votes_beyond: set[int] = field(default_factory=set)
-    loose: dict[OperationId, bytes] = field(default_factory=dict)
-    votes: FrontierSum = field(default_factory=FrontierSum)
-    data: FrontierSum = field(default_factory=FrontierSum)
-    data_count: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def head(self) -> OperationId | None:
-        """Id of the last operation of the common prefix."""
-        return self.ids[-1] if self.ids else None
-
-    @property
-    def overflowing(self) -> bool:
-        """Whether no more loose operations are taken, votes excepted."""
-        return self.data_count >= limits.FORK_LOOSE_PER_AUTHOR_MAX
-
-    @property
-    def loose_hash(self) -> bytes | None:
-        """32 bytes for the loose set of a frozen author. Full sets count as equal: nobody can complete them."""
-        if self.frozen_at is None:
-            return None
-        return tagged_hash("loose", self.votes.digest(), b"" if self.overflowing else self.data.digest())
-
-    def add_loose(self, operation: Operation) -> None:
-        """Keep an operation beside the chain."""
-        self.loose[operation.id] = operation.signed
-        if isinstance(operation.body, VOTES):
-            self.votes.replace(None, operation.id)
-        else:
-            self.data.replace(None, operation.id)
-            self.data_count += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +80,9 @@ class OperationLog:
         self._known: dict[OperationId, bytes] = {}
         self.parking = Parking()
         """What waits for a predecessor. Only the log adds and removes."""
+        self._below: dict[OperationId, bytes] = {}
+        self._retained: dict[PublicKey, list[Operation]] = {}
+        """Those of them that had an effect, by author, in the order of its chain."""
         self._cuts: dict[PublicKey, int] = {}
         self.epoch = 0
         """The last epoch whose rules are known here; operations that name a later one wait."""
@@ -161,6 +108,11 @@ class OperationLog:
         chain = self.chains.get(author)
         return 0 if chain is None else len(chain)
 
+    def base(self, author: PublicKey) -> int:
+        """How many operations at the beginning of the author's chain were pruned."""
+        chain = self.chains.get(author)
+        return 0 if chain is None else chain.base
+
     def held(self, author: PublicKey) -> int:
         """How much of an author is here in any form: to see whether an answer brought something."""
         chain = self.chains.get(author)
@@ -178,10 +130,10 @@ class OperationLog:
         of the other one has to be seen to find out where.
         """
         chain = self.chains.get(author)
-        if chain is None or not chain.ids:
+        if chain is None or not len(chain):
             return 0
         if any(operation.prev != chain.head for operation in self.parking.at(author, len(chain))):
-            return max(0, len(chain) - self.WINDOW)
+            return max(chain.base, len(chain) - self.WINDOW)
         return len(chain)
 
     def growing(self, author: PublicKey) -> bool:
@@ -204,7 +156,8 @@ class OperationLog:
         """Add a verified operation.
 
         Raises:
-            RemoteViolation: a quota is full: reason parked_full, authors_full or loose_full.
+            RemoteViolation: a quota is full: reason parked_full, authors_full or loose_full; or it stands where a
+                checkpoint covers the chain: reason compacted.
         """
         result = Inserted()
         if self.knows(operation.id):
@@ -233,11 +186,14 @@ class OperationLog:
             self._park(operation, result)
         elif chain.frozen_at is not None and seq >= chain.frozen_at:
             self._keep_loose(chain, operation, result)
+        elif seq < chain.base:
+            # a quorum attested what stands there, and nobody holds it any more: no fork can be shown there
+            raise RemoteViolation("compacted", "a checkpoint covers what the operation stands beside")
         elif seq < len(chain):
             self._freeze(chain, operation, result)
         elif not self._follows(chain, operation):
             self._park(operation, result)
-        elif chain.ids and (operation.hlc <= chain.hlc or operation.epoch < chain.epoch):
+        elif len(chain) and (operation.hlc <= chain.hlc or operation.epoch < chain.epoch):
             # refusing it would let the order of arrival decide whether it is a fork proof when another one comes
             self._freeze(chain, operation, result)
         else:
@@ -274,12 +230,9 @@ class OperationLog:
     def _freeze(self, chain: Chain, operation: Operation, result: Inserted) -> None:
         """Two operations of one number, or a clock or epoch that runs backwards: freeze the author there."""
         seq = operation.seq
-        for index in range(seq, len(chain.ids)):
-            voided = decode_operation(chain.signed[index], self.pool, trusted=True)
+        for voided in self._truncate(chain, seq):
             result.voided.append(voided)
             chain.add_loose(voided)
-        del chain.ids[seq:], chain.signed[seq:]
-        self._look_at_end(chain)
         chain.frozen_at = seq
         chain.forked = True
         result.forked = operation.author
@@ -340,12 +293,11 @@ class OperationLog:
         chain = self.chains.get(author)
         if chain is None:
             return []
-        chain.cut = self._cuts[author]
+        # what a checkpoint covers stays settled: with at most f lying electors no cut stands below one
+        chain.cut = max(chain.base, self._cuts[author])
         # a fork beyond the cut is one only if votes are part of it: the rest is held by nobody from now on
         chain.forked = chain.forked and chain.frozen_at is not None and chain.frozen_at < chain.cut
-        gone = [self._decoded(signed) for signed in chain.signed[chain.cut :]]
-        del chain.ids[chain.cut :], chain.signed[chain.cut :]
-        self._look_at_end(chain)
+        gone = self._truncate(chain, chain.cut)
         chain.frozen_at = chain.cut if chain.frozen_at is None else min(chain.cut, chain.frozen_at)
         gone.extend(self._take_loose(chain))
         voided = []
@@ -363,9 +315,14 @@ class OperationLog:
         self._update(author)
         return voided
 
-    def _look_at_end(self, chain: Chain) -> None:
+    def _truncate(self, chain: Chain, length: int) -> list[Operation]:
+        """Shorten a chain, and return what stood beyond."""
+        at = max(0, length - chain.base)
+        gone = [self._decoded(signed) for signed in chain.signed[at:]]
+        del chain.ids[at:], chain.signed[at:]
         last = self._decoded(chain.signed[-1]) if chain.signed else None
-        chain.hlc, chain.epoch = (0, 0) if last is None else (last.hlc, last.epoch)
+        chain.hlc, chain.epoch = chain.end if last is None else (last.hlc, last.epoch)
+        return gone
 
     def _take_loose(self, chain: Chain) -> list[Operation]:
         operations = [self._decoded(signed) for signed in chain.loose.values()]
@@ -399,12 +356,68 @@ class OperationLog:
         """Whether `unpark` may release something."""
         return self.parking.woken
 
+    # ------------------------------------------------------------ checkpoints
+
+    def prune(
+        self, rows: Collection[Row], retained: Mapping[OperationId, bytes], ends: Mapping[OperationId, bytes]
+    ) -> list[OperationId]:
+        """Let go of what a checkpoint covers, except what it retains.
+
+        Args:
+            rows: every author of the checkpoint, each of which `reaches` here.
+            retained: operations below the rows that are kept, because they had an effect that matters.
+            ends: the last operation below each row.
+
+        Returns:
+            The operations that are no longer part of a chain, those that are kept among them.
+        """
+        gone: list[OperationId] = []
+        for row in rows:
+            gone.extend(self.chains[row.author].prune(row))
+        for name in (*gone, *self._below):
+            self._known.pop(name, None)
+        self._keep(retained, ends)
+        return gone
+
+    def reset(
+        self, rows: Collection[Row], retained: Mapping[OperationId, bytes], ends: Mapping[OperationId, bytes]
+    ) -> None:
+        """Begin anew from a checkpoint. What is held above it, and every cut and epoch, has to be given again."""
+        self.chains, self.index, self.parking = {}, FrontierIndex(), Parking()
+        self._known, self._cuts, self.epoch = {}, {}, 0
+        self._keep(retained, ends)
+        for row in rows:
+            self.chains[row.author] = Chain.above(row)
+            self._update(row.author)
+
+    def _keep(self, retained: Mapping[OperationId, bytes], ends: Mapping[OperationId, bytes]) -> None:
+        self._below = {**ends, **retained}
+        self._known.update(self._below)
+        self._retained = {}
+        for operation in map(self._decoded, retained.values()):
+            self._retained.setdefault(operation.author, []).append(operation)
+        for operations in self._retained.values():
+            operations.sort(key=lambda operation: operation.seq)
+
+    def keep_aside(self, operation: Operation) -> None:
+        """Hold an operation that is part of no chain any more, because somebody counted on it."""
+        self._below[operation.id] = self._known[operation.id] = operation.signed
+
+    @property
+    def below(self) -> Mapping[OperationId, bytes]:
+        """What is held though a checkpoint covers where it stood."""
+        return self._below
+
+    def tail(self) -> int:
+        """How many operations are held that no checkpoint covers."""
+        return len(self._known) - len(self._below)
+
     # ------------------------------------------------------------ reading
 
     def entry(self, author: PublicKey) -> FrontierEntry | None:
         """The frontier entry of an author, or None if nothing of it is held."""
         chain = self.chains.get(author)
-        if chain is None or not (chain.ids or chain.loose):
+        if chain is None or not (len(chain) or chain.loose):
             return None
         return FrontierEntry(author, len(chain), chain.head, chain.loose_hash)
 
@@ -420,32 +433,34 @@ class OperationLog:
         return self.index.digest()
 
     def read(self, author: PublicKey, start: int, stop: int) -> list[bytes]:
-        """Signed operations of an author's chain, from `start` to `stop` exclusive."""
+        """Signed operations of an author's chain, from `start` to `stop` exclusive; none of what was pruned."""
         chain = self.chains.get(author)
-        return [] if chain is None else chain.signed[max(0, start) : max(0, stop)]
+        return [] if chain is None else chain.signed[max(0, start - chain.base) : max(0, stop - chain.base)]
+
+    def reaches(self, row: Row) -> bool:
+        """Whether the author's chain is at least so long, with that head; False also where that was pruned long ago."""
+        chain = self.chains.get(row.author)
+        return chain is not None and chain.head_at(row.length) == row.head
 
     def prefix(self, author: PublicKey) -> Cut:
         """How much of an author's chain is held."""
         chain = self.chains.get(author)
         return Cut(author, 0, None) if chain is None else Cut(author, len(chain), chain.head)
 
-    def vouches(self, cut: Cut) -> bool:
-        """Whether this log holds as much of an author as somebody says: the very operation that is named as the last.
+    def retained_of(self, author: PublicKey) -> Sequence[Operation]:
+        """What was retained of an author's chain below a checkpoint, in order."""
+        return self._retained.get(author, ())
 
-        Of an author that forked below it nothing has an effect from there on, and not everything is kept; so whatever
-        is said of it beyond the fork is as good as true.
-        """
+    def vouches(self, cut: Cut) -> bool:
+        """Whether this log holds as much of an author as somebody says. See `Chain.reaches`."""
         chain = self.chains.get(cut.author)
-        if cut.head is None or chain is None:
-            return cut.head is None
-        if cut.length <= len(chain):
-            return chain.ids[cut.length - 1] == cut.head
-        return chain.forked and chain.frozen_at is not None and chain.frozen_at < cut.length
+        return cut.head is None if chain is None else chain.reaches(cut.length, cut.head)
 
     def decoded(self, author: PublicKey) -> list[Operation]:
-        """The operations of an author's chain."""
+        """The operations of an author's chain; of what was pruned, what was retained."""
         chain = self.chains.get(author)
-        return [] if chain is None else [self._decoded(signed) for signed in chain.signed]
+        signed = () if chain is None else chain.signed
+        return [*self.retained_of(author), *map(self._decoded, signed)]
 
     def last_of(self, author: PublicKey) -> bytes:
         """The signed operation that an author's chain ends with; of a frozen author a loose one, beyond its chain.
@@ -455,7 +470,7 @@ class OperationLog:
         chain = self.chains.get(author)
         if chain is None:
             return b""
-        return next(iter(chain.loose.values()), b"") or (chain.signed[-1] if chain.signed else b"")
+        return next(iter(chain.loose.values()), b"") or (b"" if chain.head is None else self._known[chain.head])
 
     def read_loose(self, author: PublicKey, start: bytes = b"") -> list[bytes]:
         """The loose operations of a frozen author in the order of their ids, as a ring from `start` on."""

@@ -156,6 +156,9 @@ class Commands:
         command.spec.check()
         spec = self._contents.spec_to_submit(command.spec)
         task = task_id(self._pool, self._key, spec.key)
+        if task in self._view.compacted:
+            # what it asked for is not known any more: submitting with one key twice is submitting once
+            return None
         register = self._view.registers.get(task)
         before = self._submitting.get(task)
         if register is not None and register.submitted is not None:
@@ -174,9 +177,8 @@ class Commands:
 
     def _move(self, motion: MotionBody) -> MotionBody:
         if motion.motion is not MotionKind.CHANGE:
-            register = self._view.registers.get(TaskId(motion.subject))
-            if register is None or register.submitted is None:
-                raise NotFound(f"no task {motion.subject.hex()[:12]} in this pool")
+            if motion.subject not in self._view.compacted:
+                self._known(TaskId(motion.subject))
             return motion
         terms = motion.change.terms
         if terms is not None:
@@ -223,10 +225,16 @@ class Commands:
         said = any(YES in view.motions.opinion(name, epoch, decider) for decider in deciders)
         return OpinionBody(name, YES) if said else None
 
-    def _open_register(self, task: TaskId) -> TaskRegister:
+    def _known(self, task: TaskId) -> TaskRegister:
+        if task in self._view.compacted:
+            raise Conflict(f"task {task.hex()[:12]} was settled before the last checkpoint")
         register = self._view.registers.get(task)
         if register is None or register.submitted is None:
             raise NotFound(f"no task {task.hex()[:12]} in this pool")
+        return register
+
+    def _open_register(self, task: TaskId) -> TaskRegister:
+        register = self._known(task)
         if register.settled is not None:
             raise Conflict(f"task {task.hex()[:12]} is settled as {register.state.value}")
         return register
@@ -271,9 +279,7 @@ class Commands:
         self._proposer.finished[command.task] = TaskValue(command.outcome, self._key, command.result)
 
     def _veto(self, command: ev.Veto) -> Body:
-        register = self._view.registers.get(command.task)
-        if register is None or register.submitted is None:
-            raise NotFound(f"no task {command.task.hex()[:12]} in this pool")
+        register = self._known(command.task)
         if register.state.terminal:
             raise Conflict(f"task {command.task.hex()[:12]} is settled as {register.state.value}, for ever")
         veto = self._view.vetoes.registers.get(self._view.vetoes.twin(command.task) or command.task)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
 from converge_p2p.core.model.pool import PoolPolicy
-from converge_p2p.core.oplog.bodies import Ballot, Cut, Lock, Phase, Purpose, Token
+from converge_p2p.core.oplog.bodies import Ballot, Lock, Phase, Purpose, Token
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.replica.holdings import Holdings
 from converge_p2p.core.replica.ranking import best_claim, eligible, last_held
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash

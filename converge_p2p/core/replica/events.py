@@ -27,6 +27,7 @@ from converge_p2p.core.replica.notices import (
     Acknowledged as Acknowledged,
     ClaimLost as ClaimLost,
     ClaimWon as ClaimWon,
+    Compacted as Compacted,
     EpochInstalled as EpochInstalled,
     EvaluatorUnknown as EvaluatorUnknown,
     ForkDetected as ForkDetected,
@@ -68,12 +69,14 @@ class Restored:
         unsure: the store may be an old copy. Nothing is signed before the end of the own chain was learned from others.
         secrets: what the last `Keep` said, if there was one.
         silent_through: what the last `OwnChainLearned` said, if there was one.
+        snapshot: what the operations build on, if the store was compacted.
     """
 
     operations: tuple[bytes, ...]
     unsure: bool = False
     secrets: bytes = field(default=b"", repr=False)
     silent_through: int = -1
+    snapshot: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,12 @@ class TimerKind(Enum):
     SYNC = "sync"
     OFFER = "offer"
     TIP = "tip"
+    CHECKPOINT = "checkpoint"
+    FORWARD = "forward"
+    ASK = "ask"
+
+
+CHECKPOINT_TIMERS = (TimerKind.CHECKPOINT, TimerKind.FORWARD, TimerKind.ASK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +382,21 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Compact:
+    """Put a snapshot into the store and take operations out, both or neither; after every `Persist` before it.
+
+    Attributes:
+        snapshot: replaces the snapshot that is there.
+        drop: operations that the snapshot covers.
+        kept: tasks that the local identity submitted, and how they ended (see `view.ended`); a snapshot has no results.
+    """
+
+    snapshot: bytes
+    drop: tuple[OperationId, ...]
+    kept: tuple[tuple[TaskId, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """Send operations to everybody in the pool."""
 
@@ -421,4 +445,4 @@ class Emit:
     notice: Notice
 
 
-Effect = Persist | Keep | Publish | Broadcast | PassOn | Send | SetTimer | CancelTimer | Emit
+Effect = Persist | Keep | Compact | Publish | Broadcast | PassOn | Send | SetTimer | CancelTimer | Emit

@@ -20,7 +20,9 @@ from converge_p2p.core.oplog.log import Inserted, OperationLog
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
 from converge_p2p.core.replica import events as ev, wire
+from converge_p2p.core.replica.checkpointer import Checkpointer
 from converge_p2p.core.replica.commands import Commands
+from converge_p2p.core.replica.compaction import Compaction, Means
 from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.replica.digests import Digests
 from converge_p2p.core.replica.doorkeeper import check_author
@@ -28,6 +30,7 @@ from converge_p2p.core.replica.duty import claim_of_duty, duty_of
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
 from converge_p2p.core.replica.holdings import Holdings
+from converge_p2p.core.replica.installing import Installer
 from converge_p2p.core.replica.judging import Judging
 from converge_p2p.core.replica.own_tip import OwnTip
 from converge_p2p.core.replica.pen import Pen
@@ -55,6 +58,7 @@ class Replica:
         seed: int = 0,
         digest_interval_ms: int = limits.DIGEST_INTERVAL_MS,
         entropy: bytes = b"",
+        checkpoint_operations: int = limits.CHECKPOINT_OPERATIONS,
     ) -> None:
         """Make a replica that knows nothing but the pool's id.
 
@@ -66,6 +70,7 @@ class Replica:
             digest_interval_ms: how often the frontier's digest is sent when nothing happens.
             entropy: 32 random bytes, fresh at every start, that the keys of a private pool are made of; without, such a
                 pool can only be followed.
+            checkpoint_operations: after so many this replica, if an elector, proposes a checkpoint; 0: never.
         """
         self.identity = identity
         self.pool = pool
@@ -86,6 +91,20 @@ class Replica:
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
         self._commands = Commands(identity.public_key, self.view, self._proposer, self.contents, self._length_of)
+        self._installer = Installer(
+            identity.public_key, self.log, self.view, self._watch, self._elector, self.contents,
+            emit=self._emit, touch=self._touch, touch_open=self._touch_open,
+        )  # fmt: skip
+        self._compaction = Compaction(
+            identity.public_key, self.log, self.view,
+            watch=self._watch, proposer=self._proposer, elector=self._elector, sessions=self._sessions,
+            pen=self._pen, contents=self.contents,
+            means=Means(
+                self._put, self._send, self._set_timer, self._tip.may_vote_now, self._sign,
+                self._insert_own, self._touch, self._note_own, self._remember,
+            ),
+            every=checkpoint_operations,
+        )  # fmt: skip
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
@@ -117,6 +136,11 @@ class Replica:
     def peers(self) -> list[PeerId]:
         """Peers this replica synchronises with."""
         return list(self._sessions.peers)
+
+    @property
+    def checkpointer(self) -> Checkpointer:
+        """The checkpoint in force, and what is under way about the next; only to be read."""
+        return self._compaction.checkpointer
 
     def expired(self, task: TaskId) -> bool:
         """Whether the time of whoever holds the task is over on the local clock."""
@@ -176,12 +200,13 @@ class Replica:
             case ev.PeerDown(peer):
                 self._sessions.peer_down(peer, self._now.mono_ms)
                 self._tip.peer_down(peer)
-            case ev.Restored(operations, unsure, secrets, silent_through):
+                self._compaction.peer_down(peer, self._now.mono_ms)
+            case ev.Restored(operations, unsure, secrets, silent_through, snapshot):
                 self.contents.restore(secrets)
                 self._tip.silent_through = silent_through
                 if unsure:
                     self._tip.doubt()
-                self._restore(operations)
+                self._restore(operations, snapshot)
             case ev.TrustStore():
                 self._tip.trust()
             case ev.RenewalReceived():
@@ -224,6 +249,7 @@ class Replica:
         if self._own:
             token = self._persist([operation.signed for operation in self._own], durable=True)
             self._in_flight[token] = list(self._own)
+        self._compaction.finish_turn()
         self._digests.keep_going(self._now.mono_ms, ready=self.ready)
 
     def _echo(self) -> None:
@@ -274,6 +300,9 @@ class Replica:
         self._absorb(self.log.insert(operation), peer)
         self._pen.saw(operation.hlc, self._now.wall_ms)
 
+    def _insert_own(self, operation: Operation) -> None:
+        self._absorb(self.log.insert(operation), None)
+
     def _absorb(self, inserted: Inserted, peer: PeerId | None) -> None:
         for operation in inserted.accepted:
             self._apply(operation)
@@ -285,29 +314,22 @@ class Replica:
             self._emit(ev.ForkDetected(inserted.forked, seq))
         for operation in inserted.loose:
             self._touch(*self.view.apply_loose(operation))
-        self._refold()
+        self._installer.refold()
         self._fresh.extend(operation.signed for operation in inserted.kept)
         if inserted.missing is not None:
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         if inserted.accepted or inserted.loose:
             self._digests.soon(self._now.mono_ms)
-            self._install_epochs()
+            self._installer.install()
+            self._compaction.checkpointer.grown(self._now.mono_ms)
         elif inserted.parked is not None:
             early = self.view.apply_early(inserted.parked)
             if early:
                 # an epoch may come into force by it, and must be known again after a restart: own operations name it
                 self._fresh.append(inserted.parked.signed)
             self._touch(*early)
-            self._install_epochs()
-        self._refold()
-
-    def _refold(self) -> None:
-        """Fold the chains of keys anew that took another's place, or whose own was taken."""
-        while (key := self.view.successions.take_stale()) is not None:
-            chain = self.log.decoded(key)
-            self._touch(*self.view.refold(key, chain))
-            self.contents.applied(*chain)
-            self.contents.changed()
+            self._installer.install()
+        self._installer.refold()
 
     def _apply(self, operation: Operation) -> None:
         """Fold an operation that became part of a chain."""
@@ -328,28 +350,6 @@ class Replica:
                 self._emit(ev.MotionMoved(operation.id))
             case OpinionBody(motion, choice) if choice == YES:
                 self._echoes[motion] = None
-
-    def _install_epochs(self) -> None:
-        """Put every epoch in force that is certified by now, one after the other."""
-        while (epoch := self.view.try_install()) is not None:
-            before = self.view.changes_at(epoch.number).id
-            self._watch.forget(before)
-            self._elector.forget(before)
-            for cut in epoch.cuts:
-                was_member = self.view.members.has(cut.author)
-                voided = self.log.cut(cut.author, cut.length)
-                forked = self.log.forked(cut.author)
-                self._touch(*self.view.cut(cut, voided, forked=forked))
-                if forked:
-                    seq = self.log.frozen_at(cut.author)
-                    assert seq is not None
-                    self._touch(*self.view.void(cut.author, seq, []))
-                if was_member:
-                    self._emit(ev.MembersChanged(Identity.from_public_key(cut.author).id, joined=False))
-            self.log.know_epoch(epoch.number)
-            self.contents.changed()
-            self._touch_open()
-            self._emit(ev.EpochInstalled(epoch.number, self.is_elector))
 
     def _length_of(self, author: PublicKey) -> int:
         return self._pen.length if author == self.identity.public_key else self.log.length(author)
@@ -378,17 +378,9 @@ class Replica:
             self._proposer.note_own(epoch, body)
             self.contents.note_own(epoch, body)
 
-    def _restore(self, operations: tuple[bytes, ...]) -> None:
+    def _restore(self, operations: tuple[bytes, ...], snapshot: bytes | None) -> None:
         assert not len(self.log), "Restored comes first"
-        for signed in operations:
-            try:
-                operation = decode_operation(signed, self.pool, trusted=True)
-                if operation.author == self.identity.public_key:
-                    # whether or not it can be placed already: its number is taken, and its votes are cast
-                    self._note_own(operation)
-                self._absorb(self.log.insert(operation), None)
-            except RemoteViolation as violation:
-                self._emit(ev.Rejected(None, f"store_{violation.reason}"))
+        self._compaction.restore(snapshot, operations)
         while self.log.has_parked():
             self._absorb(self.log.unpark(), None)
         self._fresh.clear()
@@ -411,7 +403,12 @@ class Replica:
                     self._send(peer, wire.Operations((self.view.genesis,)))
             case wire.TipWanted() | wire.Tip():
                 self._tip.on_message(peer, message, self._now.mono_ms)
+            case wire.Offer() | wire.SnapshotWanted() | wire.ChunkWanted() | wire.Chunk():
+                if self._compaction.handle(peer, message, self._now.mono_ms):
+                    self._fresh.clear()
             case _:
+                if isinstance(message, wire.Want):
+                    self._compaction.offer(peer, message, self._now.mono_ms)
                 self._sessions.on_message(peer, message, self._now.mono_ms)
 
     def _wake_sync(self, at_ms: int) -> None:
@@ -451,7 +448,7 @@ class Replica:
             elif isinstance(body, SubmitBody):
                 self._commands.submitted(body)
             try:
-                self._absorb(self.log.insert(operation), None)
+                self._insert_own(operation)
             except RemoteViolation as violation:
                 # the key is used elsewhere too and its forks fill their bound; what is written stays written
                 self._emit(ev.Rejected(None, f"own_{violation.reason}"))
@@ -484,6 +481,9 @@ class Replica:
             return
         if key.kind is TimerKind.TIP:
             self._tip.ask()
+            return
+        if key.kind in ev.CHECKPOINT_TIMERS:
+            self._compaction.timer_fired(key.kind, self._now.mono_ms)
             return
         if key.kind is TimerKind.VOTE:
             self._voting.pause_over()

@@ -105,6 +105,23 @@ class EpochInstalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Compacted:
+    """A certified checkpoint is in force here.
+
+    Attributes:
+        number: of the checkpoint.
+        tasks: how many settled tasks it covers.
+        operations: how many operations are still held.
+        forwarded: it came from others, because what it covers was pruned there.
+    """
+
+    number: int
+    tasks: int
+    operations: int
+    forwarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ForkDetected:
     """An author signed two operations with one sequence number, and is frozen from there."""
 
@@ -144,10 +161,13 @@ class EvaluatorUnknown:
 
 NEVER_HONEST: Final = frozenset(
     {
+        "bad_chunk",
         "bad_encoding",
         "bad_genesis",
+        "bad_offer",
         "bad_renewal",
         "bad_signature",
+        "bad_snapshot",
         "bad_sync_message",
         "clear_content",
         "not_member",
@@ -186,6 +206,7 @@ Notice = (
     | VerdictWanted
     | EvaluatorUnknown
     | EpochInstalled
+    | Compacted
     | ContentKeyTaken
     | SplitKeyFound
     | KeyUnopenable

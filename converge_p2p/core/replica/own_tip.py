@@ -76,6 +76,10 @@ class OwnTip:
         self.silent_through = -1
         """Up to this epoch own votes may have been forgotten."""
 
+    def may_vote_now(self) -> bool:
+        """Whether the own chain is known, and no own vote may have been forgotten."""
+        return not self.unsure and self.may_vote()
+
     # ------------------------------------------------------------ asking
 
     def doubt(self) -> None:

@@ -53,6 +53,12 @@ class Pen:
         self._hlc = max(self._hlc, operation.hlc)
         return True
 
+    def resume(self, length: int, head: OperationId, hlc: int) -> None:
+        """Go on after the first `length` operations, which a checkpoint covers."""
+        if length > self._seq:
+            self._seq, self._head = length, head
+        self._hlc = max(self._hlc, hlc)
+
     def saw(self, hlc: int, wall_ms: int) -> None:
         """An operation of somebody was seen: the own clock is not behind it."""
         self._hlc = merge_hlc(wall_ms, self._hlc, hlc)

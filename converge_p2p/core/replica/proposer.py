@@ -160,6 +160,13 @@ class Proposer:
         if token is not None:
             self._emit(ClaimLost(task, token.epoch, token.round, reason, denied))
 
+    def ended(self, task: TaskId) -> None:
+        """A task was settled below a checkpoint: nothing is to be done about it any more."""
+        self._lost(task, "the task was settled")
+        self.finished.pop(task, None)
+        self._reported.pop(task, None)
+        self._standing.pop(task, None)
+
     def _settled(self, register: Register) -> None:
         task, value = register.id, register.value
         done = self.finished.get(task)

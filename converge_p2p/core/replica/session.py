@@ -102,6 +102,14 @@ class Sessions:
                 self.peers[peer] = state
         return state
 
+    def restart(self) -> None:
+        """The log begins anew from a checkpoint: forget what was asked for, and compare with everybody."""
+        for peer, state in self.peers.items():
+            self._end_request(state)
+            self.peers[peer] = PeerState()
+        self._idle.clear()
+        self.digests(list(self.peers))
+
     # ------------------------------------------------------------ comparing
 
     def on_message(self, peer: PeerId, message: Digest | Comparison | Entries | Want, now_ms: int) -> None:

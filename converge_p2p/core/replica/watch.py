@@ -116,8 +116,9 @@ class TaskWatch:
         return False
 
     def forget(self, subject: TaskId) -> None:
-        """An epoch was installed, or a veto decided: its register needs no timers any more."""
+        """An epoch was installed, a veto decided, or a task is below a checkpoint: it needs no timers any more."""
         self._local.pop(subject, None)
+        self._closed.discard(subject)
 
     def expired(self, task: TaskId) -> bool:
         """Whether the time of whoever holds the task is over on the local clock."""

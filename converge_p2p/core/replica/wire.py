@@ -17,6 +17,7 @@ from converge_p2p.core.errors import CodecError
 from converge_p2p.core.oplog.frontier import FINGERPRINT_BYTES, FrontierEntry
 from converge_p2p.core.oplog.log import Missing
 from converge_p2p.core.types import OperationId, PublicKey
+from converge_p2p.core.view.snapshot import Manifest
 
 _HASH = 32
 
@@ -111,7 +112,59 @@ class Tip:
     last: bytes
 
 
-SyncMessage = Digest | Comparison | Want | Operations | GenesisWanted | Entries | TipWanted | Tip
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What was asked for was pruned: here is the checkpoint that covers it.
+
+    Attributes:
+        checkpoint: the signed operation that proposed it.
+        attests: the signed operations that certify it.
+        manifest: of its snapshot.
+    """
+
+    checkpoint: bytes
+    attests: tuple[bytes, ...]
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotWanted:
+    """The sender knows that the checkpoint with this root is certified, and cannot make its snapshot itself."""
+
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWanted:
+    """A chunk of the snapshot with this root is wanted."""
+
+    root: bytes
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk of a snapshot."""
+
+    root: bytes
+    index: int
+    data: bytes
+
+
+SyncMessage = (
+    Digest
+    | Comparison
+    | Want
+    | Operations
+    | GenesisWanted
+    | Entries
+    | TipWanted
+    | Tip
+    | Offer
+    | ChunkWanted
+    | Chunk
+    | SnapshotWanted
+)
 
 
 def encode_message(message: SyncMessage) -> bytes:
@@ -133,6 +186,14 @@ def encode_message(message: SyncMessage) -> bytes:
             return encode([6, author])
         case Tip(author, epoch, last):
             return encode([7, author, epoch, last])
+        case Offer(checkpoint, attests, manifest):
+            return encode([8, checkpoint, list(attests), manifest.size, list(manifest.hashes)])
+        case ChunkWanted(root, index):
+            return encode([9, root, index])
+        case Chunk(root, index, data):
+            return encode([10, root, index, data])
+        case SnapshotWanted(root):
+            return encode([11, root])
 
 
 def decode_message(payload: bytes) -> SyncMessage:
@@ -169,6 +230,16 @@ def decode_message(payload: bytes) -> SyncMessage:
             if len(last) > limits.OPERATION_BYTES_MAX:
                 raise CodecError("an operation is too large")
             return Tip(PublicKey(_hash(author)), _count(epoch), last)
+        case [8, bytes() as checkpoint, list() as attests, int() as size, list() as hashes]:
+            return _offer(checkpoint, attests, size, hashes)
+        case [9, bytes() as root, int() as index] if _is_chunk(root, index):
+            return ChunkWanted(root, index)
+        case [10, bytes() as root, int() as index, bytes() as data] if _is_chunk(root, index):
+            if not 0 < len(data) <= limits.SNAPSHOT_CHUNK_BYTES:
+                raise CodecError(f"a chunk has 1 to {limits.SNAPSHOT_CHUNK_BYTES} bytes")
+            return Chunk(root, index, data)
+        case [11, bytes() as root]:
+            return SnapshotWanted(_hash(root))
     raise CodecError("a sync message of unknown shape")
 
 
@@ -196,6 +267,20 @@ def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= limits.SEQ_MAX:
         raise CodecError("expected a sequence number")
     return value
+
+
+def _is_chunk(root: bytes, index: int) -> bool:
+    return len(root) == _HASH and type(index) is int and 0 <= index < limits.SNAPSHOT_CHUNKS_MAX
+
+
+def _offer(checkpoint: bytes, attests: list[Any], size: int, hashes: list[Any]) -> Offer:
+    if len(attests) > limits.ELECTORS_MAX or any(type(item) is not bytes for item in attests):
+        raise CodecError(f"an offer holds at most {limits.ELECTORS_MAX} attestations")
+    if type(size) is not int:
+        raise CodecError("the size of a snapshot is an integer")
+    manifest = Manifest(size, tuple(_hash(item) for item in hashes))
+    manifest.check()
+    return Offer(checkpoint, tuple(attests), manifest)
 
 
 def _plain_content(content: bytes | tuple[FrontierEntry, ...] | None) -> Any:

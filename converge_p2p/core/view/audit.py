@@ -6,7 +6,8 @@ Source: `docs/protocol.md`, audit; accountable safety as in Sheng et al., BFT Pr
 Two kinds of findings. A *contradiction* lies in what the elector signed itself: whoever holds the operations can check
 it, and nothing that arrives later takes it back. A vote without *support* is one for which nothing held here speaks; an
 honest elector held what it voted on and passes it on, so such a finding stands once frontiers are equal. If two values
-were certified, one kind or the other names at least as many electors as any two quorums share.
+were certified, one kind or the other names at least as many electors as any two quorums share. What a checkpoint covers
+is not judged: a quorum attested it, and what it rests on is held by nobody.
 
 An honest elector has one chain. So of two votes with different `seq` the lower was signed first, or their author forked
 and is guilty anyway. Registers forget promises when they are settled; that is why the log is read here, and not they.
@@ -15,7 +16,7 @@ and is guilty anyway. Registers forget promises when they are settled; that is w
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, Valu
 from converge_p2p.core.view.epochs import Counting, Epochs, EpochValue
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import NOBODY, Grant, Offer, Proposal, Register, Vote
+from converge_p2p.core.view.settled import SettledTable
 
 
 class Rule(Enum):
@@ -67,12 +69,24 @@ class Finding(NamedTuple):
     subject: TaskId | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Subjects that a checkpoint covers."""
+
+    table: SettledTable
+    vetoes: frozenset[TaskId]
+
+    def __contains__(self, subject: object) -> bool:
+        """Whether it is one of them."""
+        return subject in self.table or subject in self.vetoes
+
+
 class HeldChain(NamedTuple):
     """What is held of an author.
 
     Attributes:
-        prefix, loose: signed operations.
-        complete: whether everything of it that others hold is kept here as well.
+        prefix, loose: signed operations; of what a checkpoint covers, what was retained.
+        complete: whether everything of it that others hold, and that is judged, is kept here as well.
     """
 
     author: PublicKey
@@ -84,14 +98,19 @@ class HeldChain(NamedTuple):
 def held_chains(log: OperationLog) -> list[HeldChain]:
     """What the log holds now, as values: an audit of a large log can then run in a thread of its own."""
     return [
-        HeldChain(author, tuple(chain.signed), tuple(chain.loose.values()), not chain.overflowing and chain.cut is None)
+        HeldChain(
+            author,
+            (*(item.signed for item in log.retained_of(author)), *chain.signed),
+            tuple(chain.loose.values()),
+            not chain.overflowing and chain.cut is None,
+        )
         for author, chain in sorted(log.chains.items())
     ]
 
 
 def audit(log: OperationLog, view: View) -> list[Finding]:
     """Find electors that broke a rule, by what the log holds. See `audit_chains`."""
-    return audit_chains(held_chains(log), view.pool, view.epochs)
+    return audit_chains(held_chains(log), view.pool, view.epochs, Decided(view.compacted, view.vetoes.closed))
 
 
 def culprits(findings: Iterable[Finding], *, contradictions_only: bool = False) -> list[PublicKey]:
@@ -104,18 +123,21 @@ def culprits(findings: Iterable[Finding], *, contradictions_only: bool = False) 
     return sorted({found.elector for found in findings if found.rule.is_contradiction or not contradictions_only})
 
 
-def audit_chains(chains: Iterable[HeldChain], pool: PoolId, epochs: Epochs) -> list[Finding]:
+def audit_chains(
+    chains: Iterable[HeldChain], pool: PoolId, epochs: Epochs, decided: Container[object] = ()
+) -> list[Finding]:
     """Find electors that broke a rule.
 
     Args:
         chains: every chain that is held.
         pool: whose they are.
         epochs: those in force so far; votes that name others are not judged.
+        decided: subjects that a checkpoint covers; what is said about them is not judged.
 
     Returns:
         The findings in order of elector, rule and proof; of an elector and a rule at most `limits.AUDIT_FINDINGS_MAX`.
     """
-    docket = _Docket(epochs)
+    docket = _Docket(epochs, decided)
     for chain in chains:
         prefix = [decode_operation(signed, pool, trusted=True) for signed in chain.prefix]
         loose = [decode_operation(signed, pool, trusted=True) for signed in chain.loose]
@@ -178,10 +200,11 @@ class _Said:
 class _Docket:
     """Collects what electors said, and what is wrong with it."""
 
-    def __init__(self, epochs: Epochs) -> None:
+    def __init__(self, epochs: Epochs, decided: Container[object]) -> None:
         self.findings: list[Finding] = []
         self.incomplete: set[PublicKey] = set()
         self._epochs = epochs
+        self._decided = decided
         self._said: dict[tuple[PublicKey, TaskId], _Said] = {}
         self._cases: dict[tuple[TaskId, bool], _Case] = {}
 
@@ -213,7 +236,7 @@ class _Docket:
         epoch = self._epochs.find(operation.epoch)
         if not isinstance(operation.body, VoteBody) or epoch is None or operation.author not in epoch.electors:
             return ()
-        return operation.body.ballots
+        return tuple(ballot for ballot in operation.body.ballots if ballot.task not in self._decided)
 
     def _changes(self, operation: Operation, ballot: Ballot) -> bool:
         """Whether a ballot is about the next epoch."""
@@ -234,9 +257,9 @@ class _Docket:
             whole: everything its author signed before it was taken before.
         """
         match operation.body:
-            case ClaimBody(task):
+            case ClaimBody(task) if task not in self._decided:
                 self._case_of(operation, task).authors[operation.id] = operation.author
-            case ReportBody(task) as body:
+            case ReportBody(task) as body if task not in self._decided:
                 self._case_of(operation, task).take_report(operation, body)
         together: dict[TaskId, dict[Token, ValueHash]] = {}
         for ballot in self._ballots(operation):

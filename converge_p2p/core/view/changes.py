@@ -13,7 +13,8 @@ from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome
-from converge_p2p.core.oplog.bodies import Cut, Lock, Purpose, Token
+from converge_p2p.core.oplog.bodies import Lock, Purpose, Token
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import Counting, Epochs, EpochValue
 from converge_p2p.core.view.register import Grant, Offer, Register, StandingClaim

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, assert_never
 
+from converge_p2p.core.governance.trust import topic_of
 from converge_p2p.core.oplog.bodies import ActBody, ClaimBody, Purpose, SubmitBody
 from converge_p2p.core.oplog.coordination import (
     AnswerBody,
@@ -36,6 +37,7 @@ from converge_p2p.core.view.negotiation import Negotiations
 from converge_p2p.core.view.polls import Polls
 from converge_p2p.core.view.register import StandingClaim
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
+from converge_p2p.core.view.trust import TrustFold
 
 Coordinated: TypeAlias = CoordinationBody | ActBody
 """What is folded here."""
@@ -50,6 +52,7 @@ class Coordination:
         members: Members,
         registers: dict[TaskId, TaskRegister],
         register_of: Callable[[TaskId], TaskRegister],
+        trust: TrustFold,
     ) -> None:
         """Make an empty one.
 
@@ -58,9 +61,11 @@ class Coordination:
             members: who is frozen.
             registers: the tasks of the pool; only read.
             register_of: the register of a task, made if it is new.
+            trust: whose table keeps who asked for tasks that were settled below a checkpoint.
         """
         self._registers = registers
         self._register_of = register_of
+        self._trust = trust
         self.delegations = Delegations(pool, members, self._topic_of)
         self.auctions = Auctions(members, self._submitter_of)
         self.polls = Polls(self.delegations)
@@ -246,6 +251,9 @@ class Coordination:
 
     def _count_claim(self, task: TaskId, act: Act) -> None:
         principal = self.delegations.principal(act)
+        if task in self._trust.table:
+            # nothing is left to cancel
+            return
         if principal is not None and isinstance(act.inner, ClaimBody):
             self._register_of(task).claims[act.operation] = StandingClaim(
                 act.operation, act.author, act.seq, Purpose.CANCEL, 0, act.inner.reason, principal=principal
@@ -263,11 +271,17 @@ class Coordination:
 
     def _topic_of(self, task: TaskId) -> bytes | None:
         register = self._registers.get(task)
-        return None if register is None or register.submitted is None else register.submitted.spec.topic
+        if register is not None and register.submitted is not None:
+            return register.submitted.spec.topic
+        past = self._trust.table.get(task)
+        return None if past is None else topic_of(past.contexts)
 
     def _submitter_of(self, task: TaskId) -> PublicKey | None:
         register = self._registers.get(task)
-        return None if register is None or register.submitted is None else register.submitted.author
+        if register is not None:
+            return register.submitter
+        past = self._trust.table.get(task)
+        return None if past is None else past.submitter
 
     # ------------------------------------------------------------ reading
 

@@ -8,6 +8,7 @@ register for each epoch number.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from converge_p2p.core.governance.formula import Threshold
 from converge_p2p.core.governance.models import ProtocolRules, Ruleset
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import TaskValue
-from converge_p2p.core.oplog.bodies import Cut, read_cuts
+from converge_p2p.core.oplog.cuts import Cut, read_cuts
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 
 _HASH = 32
@@ -104,7 +105,7 @@ def epoch_subject(pool: PoolId, number: int) -> TaskId:
     return TaskId(tagged_hash("epoch", pool, number.to_bytes(8, "big")))
 
 
-@dataclass(slots=True)
+@dataclass
 class Epoch:
     """An epoch that was certified, or the first.
 
@@ -131,6 +132,11 @@ class Epoch:
     cuts: tuple[Cut, ...] = ()
     value: TaskValue | None = None
     key_commit: bytes = b""
+
+    @functools.cached_property
+    def ranks(self) -> dict[PublicKey, int]:
+        """The electors in the order of their keys, each with its place."""
+        return {elector: rank for rank, elector in enumerate(sorted(self.electors))}
 
 
 class Epochs:

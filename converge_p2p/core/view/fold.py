@@ -7,7 +7,7 @@ never by "the state right now", so that acceptance does not depend on the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.admission import check_admission
@@ -19,7 +19,6 @@ from converge_p2p.core.oplog.bodies import (
     VOTES,
     Ballot,
     ClaimBody,
-    Cut,
     Genesis,
     JoinBody,
     LeaveBody,
@@ -32,6 +31,8 @@ from converge_p2p.core.oplog.bodies import (
     VetoBody,
     VoteBody,
 )
+from converge_p2p.core.oplog.checkpoints import AttestBody, CheckpointBody
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.key_bodies import ContentKeyBody, PrekeyBody
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
@@ -40,14 +41,18 @@ from converge_p2p.core.oplog.succession import RecoverBody, RecoveryBody, Succee
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.admitting import may_join
-from converge_p2p.core.view.changes import Change, EpochRegister
+from converge_p2p.core.view.attested import Attested
+from converge_p2p.core.view.changes import EpochRegister
+from converge_p2p.core.view.compacting import recall
 from converge_p2p.core.view.coordination import Coordinated, Coordination
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.evidence import Evidence
+from converge_p2p.core.view.installing import next_register, note_strays
 from converge_p2p.core.view.keys import KeyFold
 from converge_p2p.core.view.members import Members
 from converge_p2p.core.view.motions import Motions
 from converge_p2p.core.view.register import Grant, Register, StandingClaim, Vote
+from converge_p2p.core.view.settled import SettledTable
 from converge_p2p.core.view.state import state_of, task_view
 from converge_p2p.core.view.succession import Successions
 from converge_p2p.core.view.tasks import Submitted, TaskRegister
@@ -68,6 +73,7 @@ class View:
         self.evidence = Evidence()
         self.motions = Motions(evidence=self.evidence)
         self.epochs = Epochs(pool, protocol)
+        self.attested = Attested(self.epochs)
         self.registers: dict[TaskId, TaskRegister] = {}
         self.changes: dict[TaskId, EpochRegister] = {}
         """The registers of the epochs, by what votes on them name; the last is that of the next epoch."""
@@ -75,10 +81,15 @@ class View:
         self.open: dict[TaskId, None] = {}
         """Tasks and vetoes that are not settled, in the order in which they were first heard of."""
         self.vetoes = Vetoes(self.epochs, self.registers, self.open)
-        self._strays: dict[TaskId, None] = {}
+        self.strays: dict[TaskId, None] = {}
         """Settled subjects of which another value was accepted as well."""
-        self.coordination = Coordination(pool, self.members, self.registers, self._register)
-        self.trust = TrustFold(self.registers, self.motions)
+        self.trust = TrustFold(self.registers, self.motions, self.epochs)
+        self.coordination = Coordination(pool, self.members, self.registers, self._register, self.trust)
+
+    @property
+    def compacted(self) -> SettledTable:
+        """Tasks that were settled below a checkpoint: of them only the end is known."""
+        return self.trust.table
 
     @property
     def spec(self) -> PoolSpec | None:
@@ -131,11 +142,8 @@ class View:
         )
 
     def _open(self, epoch: Epoch) -> Epoch:
-        following = epoch.number + 1
-        subject = epoch_subject(self.pool, following)
-        self._next_change = self.changes[subject] = EpochRegister(
-            subject, following, self.epochs, lambda: self._carried(epoch), self._locks_justified
-        )
+        following = self._next_change = next_register(self, epoch)
+        self.changes[following.id] = following
         rules = epoch.counting.rules
         electorate = electorate_of(epoch.electors, rules, epoch.number)
         self.trust.touch(*self.motions.open_epoch(epoch.number, electorate))
@@ -144,35 +152,6 @@ class View:
             founders.add(self.creator)
         self.members.found(founders, epoch.number)
         return epoch
-
-    def _carried(self, epoch: Epoch) -> Mapping[OperationId, Change]:
-        """The changes that were carried in an epoch and can be made."""
-        changes = {}
-        for motion in self.motions.carried_changes(epoch.number):
-            spec = motion.terms or epoch.spec
-            same_pool = spec.fixed == epoch.spec.fixed
-            gone = {*motion.expelled, *self.members.expelled()}
-            if same_pool and not gone & set(spec.electors):
-                changes[motion.id] = Change(motion.expelled, spec)
-        return changes
-
-    def _locks_justified(self, promised: Mapping[PublicKey, int]) -> bool:
-        """Whether all that these electors accepted in this epoch, before those seqs, was endorsed by a quorum."""
-        number = self.epochs.number
-        for name in self.open:
-            register = self.subject(name)
-            if register is not None and not register.inherits_justly(number, promised):
-                return False
-        # of a subject that is settled here some electors may not know that: there a stray accept would bind them
-        return all(
-            register.inherits_justly(number, promised)
-            for register in map(self.subject, self._strays)
-            if register is not None
-        )
-
-    def _note_strays(self, register: Register) -> None:
-        if any(value != register.settled for votes in register.rounds.values() for value in votes.accepted):
-            self._strays[register.id] = None
 
     def cut(self, cut: Cut, voided: list[Operation], *, forked: bool = False) -> set[TaskId]:
         """Take back the data operations of a removed author beyond its cut. Votes stay.
@@ -196,16 +175,22 @@ class View:
         body = operation.body
         return isinstance(body, Genesis) and operation.seq == 0 and pool_id(operation.author, body.spec) == self.pool
 
-    def apply(self, operation: Operation) -> tuple[TaskId, ...]:
+    def apply(self, operation: Operation, *, judged: bool = False) -> tuple[TaskId, ...]:
         """Apply an operation that became part of its author's chain; called in chain order.
+
+        Args:
+            operation: what to apply.
+            judged: a checkpoint retained it, which says that its author was a member there; this is not asked again,
+                except where it can have changed since.
 
         Returns:
             The subjects it concerns.
         """
         body, author = operation.body, operation.author
+        member = judged and operation.seq < self.successions.revocable_from(author)
         match body:
             case VoteBody():
-                return self._apply_votes(operation, body)
+                return self._apply_votes(operation, body, judged=judged)
             case OpinionBody():
                 return self._apply_opinion(operation)
             case VetoBody() | EvidenceBody():
@@ -219,12 +204,17 @@ class View:
                     self.successions.note(operation, body)
                 return ()
             case RecoveryBody():
-                self.successions.saw(author, body)
+                self.successions.saw(author, body, operation.seq)
             case JoinBody():
-                if self.may_join(author, operation.epoch, body.proof):
+                if member or self.may_join(author, operation.epoch, body.proof):
                     self.members.change(author, operation.seq, True, body.capabilities)
                 return ()
-        if not self.members.has_at(author, operation.epoch):
+            case CheckpointBody() | AttestBody():
+                self.attested.add(operation)
+                return ()
+        # whether a commitment has an effect is asked as of what stands behind it
+        member = member and not isinstance(body, RecoveryBody)
+        if not (member or self.members.has_at(author, operation.epoch)):
             # whoever may have been a heir before, or becomes one: what was carried may rest on what it said
             return self.apply_loose(operation) if self.successions.may_inherit(author) else ()
         match body:
@@ -314,11 +304,12 @@ class View:
         # motions about the task may be decided by it, and whoever follows those needs it as long
         return (body.task, self.next_change.id)
 
-    def _apply_votes(self, operation: Operation, body: VoteBody) -> tuple[TaskId, ...]:
+    def _apply_votes(self, operation: Operation, body: VoteBody, *, judged: bool = False) -> tuple[TaskId, ...]:
         epoch = self.epochs.find(operation.epoch)
         if epoch is None or operation.author not in epoch.electors:
             return ()
-        self._count(operation, body.ballots)
+        # what a vote that was retained says of tasks that were not is in the table
+        self._count(operation, (one for one in body.ballots if not (judged and one.task in self.compacted)))
         return tuple({ballot.task: None for ballot in body.ballots})
 
     def _count(self, operation: Operation, ballots: Iterable[Ballot]) -> None:
@@ -342,7 +333,7 @@ class View:
                     self.trust.touch(task)
                     if register.settled is not None and not isinstance(register, EpochRegister):
                         self.vetoes.follow(register)
-                        self._note_strays(register)
+                        note_strays(self, register)
 
     def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
         """Count what an operation that waits for its predecessors says of the next epoch.
@@ -385,11 +376,14 @@ class View:
             case VetoBody() | EvidenceBody() as body:
                 return self._hear(operation, body)
             case RecoveryBody() as body:
-                self.successions.saw(operation.author, body)
+                self.successions.saw(operation.author, body, operation.seq)
             case MotionBody() as motion:
                 self.motions.add_void_motion(operation)
                 self.trust.touch(TaskId(motion.subject))
                 return (self.next_change.id,)
+            case CheckpointBody() | AttestBody():
+                # what was proposed is only content: attestations make it count
+                self.attested.add(operation)
         return ()
 
     def void(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
@@ -405,17 +399,19 @@ class View:
         self.trust.touch(*touched)
         return touched
 
-    def refold(self, author: PublicKey, operations: list[Operation]) -> set[TaskId]:
+    def refold(self, author: PublicKey, operations: list[Operation], base: int = 0) -> set[TaskId]:
         """Fold the chain of an author anew, because it took another's place, lost it, or its own was taken.
 
         Args:
-            operations: the whole chain.
+            author: whose.
+            operations: the whole chain, or what checkpoints retained of it and what stands above them.
+            base: where that begins. Who was a member below is judged, except where that depends on other chains.
         """
         touched = self._take_back(author, 0, operations, again=True)
         self.members.forget(author)
         for operation in operations:
             if not isinstance(operation.body, (*VOTES, Genesis)):
-                touched.update(self.apply(operation))
+                touched.update(self.apply(operation, judged=operation.seq < base))
         return touched
 
     def _take_back(self, author: PublicKey, seq: int, voided: list[Operation], *, again: bool = False) -> set[TaskId]:
@@ -475,10 +471,14 @@ class View:
 
     def _named(self, name: TaskId) -> Register:
         """The register of a veto, or of a task: what is not known to be a veto yet is taken for a task."""
+        if name in self.vetoes.closed:
+            return TaskRegister(name, self.epochs)
         return self.vetoes.registers.get(name) or self.registers.get(name) or self._register(name)
 
     def _register(self, task: TaskId) -> TaskRegister:
         register = self.registers.get(task)
+        if register is None:
+            register = recall(self, task)
         if register is None:
             register = self.registers[task] = TaskRegister(task, self.epochs, self.evidence)
             self.open[task] = None

@@ -192,6 +192,10 @@ class KeyFold:
         prekeys = self._prekeys.get(member)
         return prekeys[-1][1] if prekeys else exchange_key_of(member)
 
+    def prekeys_at(self, member: PublicKey) -> list[int]:
+        """Where in the member's chain its prekeys stand."""
+        return [seq for seq, _ in self._prekeys.get(member, ())]
+
     def recipients(self, members: Iterable[PublicKey]) -> dict[PublicKey, bytes]:
         """Return member → X25519 key, without those nothing can be sealed to.
 

@@ -45,6 +45,11 @@ class Members:
         record = self._records.setdefault(author, MemberRecord([]))
         record.changes.append((seq, joined, capabilities))
 
+    def changed_at(self, author: PublicKey) -> list[int]:
+        """Where in the author's chain the joins and leaves stand that are in effect."""
+        record = self._records.get(author)
+        return [] if record is None else [change[0] for change in record.changes]
+
     def freeze(self, author: PublicKey, seq: int) -> None:
         """Void what an author that forked did from `seq` on."""
         self._frozen[author] = seq

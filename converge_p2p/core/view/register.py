@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.task import TaskValue
-from converge_p2p.core.oplog.bodies import Cut, Lock, Purpose, ReportBody, Token
+from converge_p2p.core.oplog.bodies import Lock, Purpose, ReportBody, Token
+from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.epochs import Counting, Epochs

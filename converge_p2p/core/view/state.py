@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def state_of(view: View) -> bytes:
     """Canonical bytes of the decided state: equal on all replicas that hold the same operations."""
-    decided = [(task, view.registers[task].decided()) for task in sorted(view.registers)]
-    tasks = [[task, *said] for task, said in decided if said]
+    decided: dict[TaskId, list[object]] = {task: [1, final] for task, final in view.compacted.endings()}
+    decided.update((task, register.decided()) for task, register in view.registers.items())
+    tasks = [[task, *decided[task]] for task in sorted(decided) if decided[task]]
     frozen = [[author, seq] for author, seq in sorted(view.members.frozen().items())]
     expelled = [[author, length] for author, length in sorted(view.members.expelled().items())]
     epoch = [view.epochs.number, view.epochs.current.hash] if len(view.epochs) else None

@@ -59,6 +59,8 @@ class Successions:
         self._said: set[tuple[PublicKey, bytes]] = set()
         """Every commitment that was ever seen, void ones too: who is let into the log may not depend on the order."""
         self._entered: set[PublicKey] = set()
+        self._first_said: dict[PublicKey, int] = {}
+        """Where the first commitment of a key stands, void ones too."""
         self._folded: dict[PublicKey, Standing] = {}
         """With which standing the chain of a key was folded, if not with none."""
         self._stale: dict[PublicKey, None] = {}
@@ -111,9 +113,10 @@ class Successions:
         self._entered.add(key)
         self._stale[key] = None
 
-    def saw(self, author: PublicKey, body: RecoveryBody) -> None:
+    def saw(self, author: PublicKey, body: RecoveryBody, seq: int) -> None:
         """A commitment is held, whether or not it has an effect."""
         self._said.add((author, body.commitment))
+        self._first_said[author] = min(seq, self._first_said.get(author, seq))
 
     # ------------------------------------------------------------ reading
 
@@ -169,6 +172,13 @@ class Successions:
     def heirs(self) -> list[PublicKey]:
         """Every key that inherits a membership."""
         return [key for key, standing in self._folded.items() if standing.inherits]
+
+    def revocable_from(self, key: PublicKey) -> int:
+        """The number from which operations of a key can still lose or gain their effect by what others sign.
+
+        That is 0 of a key that takes another's place, and where a key committed to a recovery key, from there on.
+        """
+        return 0 if key in self._entered else self._first_said.get(key, FOREVER)
 
     def may_inherit(self, key: PublicKey) -> bool:
         """Whether a key's chain begins as that of a successor. No other key inherits anything."""

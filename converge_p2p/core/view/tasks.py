@@ -13,6 +13,7 @@ from typing import NamedTuple
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.governance.evaluators import judge_by_rule
 from converge_p2p.core.governance.models import VetoTerms
+from converge_p2p.core.governance.trust import contexts_of
 from converge_p2p.core.model.evaluator import Evaluator, EvaluatorKind, parse_evaluator
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue
 from converge_p2p.core.oplog.bodies import Purpose, Token
@@ -59,6 +60,24 @@ class TaskRegister(Register):
         self._by_rule.clear()
         self.recount()
 
+    # ------------------------------------------------------------ what it is about
+
+    @property
+    def submitter(self) -> PublicKey | None:
+        """Who asked for it, or in whose name it was asked for; None if no submit is known."""
+        return None if self.submitted is None else self.submitted.author
+
+    @property
+    def contexts(self) -> tuple[bytes, ...]:
+        """What work on it says something about (see `governance.trust`)."""
+        return () if self.submitted is None else contexts_of(self.submitted.spec)
+
+    @property
+    def credited(self) -> tuple[Outcome, PublicKey] | None:
+        """The outcome it was settled on, whether or not that is denied, and whose work it was; None if not known."""
+        value = self.value
+        return None if value is None else (value.outcome, value.worker)
+
     # ------------------------------------------------------------ how it is voted on
 
     @property
@@ -89,10 +108,11 @@ class TaskRegister(Register):
         lock the epoch began with. The submitter grants if it is an elector, otherwise whom rendezvous hashing names.
         """
         epoch = self.epochs[token.epoch]
-        if token.round or self.submitted is None or not epoch.spec.policy.fast_path:
+        submitter = self.submitter
+        if token.round or submitter is None or not epoch.spec.policy.fast_path:
             return None
-        if self.submitted.author in epoch.electors:
-            return self.submitted.author
+        if submitter in epoch.electors:
+            return submitter
         number = token.epoch.to_bytes(8, "big")
         return min(epoch.electors, key=lambda elector: tagged_hash("granter", self.id, number, elector))
 

@@ -6,58 +6,53 @@ Source: `docs/protocol.md`, trust.
 
 A register forgets the way to a result once the task is settled, and what it forgot depends on what came first. So what
 trust rests on is kept here as sets of its own. The events of a task are computed from these, all anew, whenever one of
-them changed; forks take back what they rest on in the same way.
+them changed; forks take back what they rest on in the same way. Of tasks below a checkpoint the points are added up,
+and what they rest on is in a table; if something late comes for one of them, it is taken out of the sums and computed
+anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode
 from converge_p2p.core.governance import trust
-from converge_p2p.core.governance.trust import TrustEvent, TrustLedger
+from converge_p2p.core.governance.trust import TrustEvent, TrustLedger, TrustSums
 from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.oplog.bodies import Purpose, ReportBody, Token
 from converge_p2p.core.oplog.motions import MotionKind
 from converge_p2p.core.oplog.operation import Operation
-from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.core.view.epochs import Epochs
 from converge_p2p.core.view.motions import Motion, Motions
+from converge_p2p.core.view.past import Evidence, Past, PastTask, past_of
 from converge_p2p.core.view.register import Grant, RoundVotes, StandingClaim
+from converge_p2p.core.view.settled import SettledTable
 from converge_p2p.core.view.tasks import TaskRegister
-
-
-@dataclass(slots=True)
-class _Evidence:
-    """What is known of the attempts at one task, settled or not.
-
-    Attributes:
-        granted: round → claim → electors that granted it.
-        expired: round → electors that said that its holder ran out of time.
-        reported: (round, author) → report operation → value.
-    """
-
-    granted: dict[Token, dict[OperationId, set[PublicKey]]] = field(default_factory=dict)
-    expired: dict[Token, set[PublicKey]] = field(default_factory=dict)
-    reported: dict[tuple[Token, PublicKey], dict[OperationId, ValueHash]] = field(default_factory=dict)
 
 
 class TrustFold:
     """The trust ledger of a pool, kept up to date with its fold."""
 
-    def __init__(self, registers: Mapping[TaskId, TaskRegister], motions: Motions) -> None:
+    def __init__(self, registers: Mapping[TaskId, TaskRegister], motions: Motions, epochs: Epochs) -> None:
         """Start with nothing known.
 
         Args:
             registers: the task registers of the fold.
             motions: its motions.
+            epochs: its epochs.
         """
         self._registers = registers
         self._motions = motions
+        self._epochs = epochs
         self._ledger = TrustLedger()
-        self._tasks: dict[TaskId, _Evidence] = {}
+        self._tasks: dict[TaskId, Evidence] = {}
         self._touched: dict[TaskId, None] = {}
+        self.table = SettledTable()
+        """What is kept of tasks that were settled below a checkpoint. Some of them may be registered again."""
+        self._summed = TrustSums()
+        """What the table contributes to the ledger."""
 
     # ------------------------------------------------------------ adding
 
@@ -97,10 +92,10 @@ class TrustFold:
         for task in tasks:
             self._touched[task] = None
 
-    def _evidence(self, task: TaskId) -> _Evidence:
+    def _evidence(self, task: TaskId) -> Evidence:
         evidence = self._tasks.get(task)
         if evidence is None:
-            evidence = self._tasks[task] = _Evidence()
+            evidence = self._tasks[task] = Evidence()
         return evidence
 
     # ------------------------------------------------------------ reading
@@ -119,24 +114,81 @@ class TrustFold:
         for task in self._touched:
             register, events = self._registers.get(task), [*self._lost_disputes(task)]
             if register is not None:
-                events += self._events(register, self._tasks.get(task) or _Evidence())
+                events += self._work(register, self._tasks.get(task, Evidence()))
+                if register.credited is not None and self._settled_in(register):
+                    events += self._rejection(task, *register.credited, register.contexts)
+            else:
+                past = self.table.get(task)
+                if past is not None:
+                    events += self._rejection(task, past.outcome, past.worker, past.contexts)
             self._ledger.replace(task, events)
         self._touched.clear()
 
+    # ------------------------------------------------------------ checkpoints
+
+    def past(self, register: TaskRegister) -> Past | None:
+        """What is to be kept of a task when what it came from is let go, or None if it has to stay whole for now."""
+        first = min(self._settled_in(register), default=None)
+        return None if first is None else past_of(register, self._tasks.get(register.id, Evidence()), first)
+
+    def extended(self, pasts: Mapping[TaskId, Past]) -> SettledTable:
+        """The table with these tasks, which are all registered here, as it is known now."""
+        sums = TrustSums()
+        sums.add(self.table.sums)
+        for task in pasts:
+            self._count_past(sums, task, -1)
+            register = self._registers[task]
+            for event in self._work(register, self._tasks.get(task, Evidence())):
+                sums.count(event)
+        return self.table.extended(pasts, sums)
+
+    def begin_from(self, table: SettledTable, gone: Collection[TaskId]) -> None:
+        """Let what is kept in a table stand for its tasks. Those that are registered here count as they are here.
+
+        Args:
+            table: the table.
+            gone: tasks of it that were registered here and no longer are.
+        """
+        self.table, before, self._summed = table, self._summed, TrustSums()
+        self._summed.add(table.sums)
+        for task in self._registers:
+            self._count_past(self._summed, task, -1)
+        self._ledger.sums.add(before, -1)
+        self._ledger.sums.add(self._summed)
+        for task in gone:
+            self._tasks.pop(task, None)
+            self.touch(task)
+
+    def recall(self, register: PastTask) -> None:
+        """Something came for a task of the table, and it is about to be registered here."""
+        sums = TrustSums()
+        self._count_past(sums, register.id, 1)
+        self._summed.add(sums, -1)
+        self._ledger.sums.add(sums, -1)
+        self._tasks[register.id] = register.evidence()
+        self.touch(register.id)
+
+    def _count_past(self, sums: TrustSums, task: TaskId, times: int) -> None:
+        past = self.table.get(task)
+        if past is not None:
+            register = PastTask(task, self._epochs, past)
+            for event in self._work(register, register.evidence()):
+                sums.count(event, times)
+
     # ------------------------------------------------------------ what follows from what
 
-    def _events(self, register: TaskRegister, evidence: _Evidence) -> Iterator[TrustEvent]:
-        submitted = register.submitted
-        contexts = () if submitted is None else trust.contexts_of(submitted.spec)
+    def _work(self, register: TaskRegister, evidence: Evidence) -> Iterator[TrustEvent]:
+        contexts = register.contexts
 
         def event(what: str, author: PublicKey, token: Token, points: int) -> TrustEvent:
             name = encode([what, register.id, author, *token])
             return TrustEvent(name, author, contexts, token.epoch, points)
 
-        settled = self._settled_in(register)
+        first = min(self._settled_in(register), default=None)
         held = dict(self._held(register, evidence))
         for token, claim in held.items():
-            if claim.purpose is not Purpose.WORK or token in settled:
+            # nobody fails at what is done: from the first round on that settled the task there is nothing to hold
+            if claim.purpose is not Purpose.WORK or (first is not None and token >= first):
                 continue
             release = register.releases.get((claim.author, token))
             if release is not None:
@@ -147,19 +199,24 @@ class TrustFold:
         for (token, author), values in evidence.reported.items():
             if len(set(values.values())) > 1:
                 yield event("twice", author, token, trust.REPORTED_TWICE)
-        value = register.value
-        if value is not None and settled:
-            first = min(settled)
-            worked = any(claim.author == value.worker and claim.purpose is Purpose.WORK for claim in held.values())
-            if value.outcome is Outcome.COMPLETED:
-                yield event("completed", value.worker, first, trust.COMPLETED)
-            elif value.outcome is Outcome.FAILED and worked:
+        if register.credited is not None and first is not None:
+            outcome, worker = register.credited
+            if outcome is Outcome.COMPLETED:
+                yield event("completed", worker, first, trust.COMPLETED)
+            elif outcome is Outcome.FAILED and any(
+                claim.author == worker and claim.purpose is Purpose.WORK and token <= first
+                for token, claim in held.items()
+            ):
                 # a submitter or elector that closes an exhausted task did not fail at it
-                yield event("gave-up", value.worker, first, trust.FAILED)
-            carried = [motion.epoch for motion in self._disputes(register.id) if self._motions.carried(motion.id)]
-            if carried and value.outcome is Outcome.COMPLETED:
-                name = encode(["rejected", register.id, value.worker])
-                yield TrustEvent(name, value.worker, contexts, min(carried), trust.RESULT_REJECTED)
+                yield event("gave-up", worker, first, trust.FAILED)
+
+    def _rejection(
+        self, task: TaskId, outcome: Outcome, worker: PublicKey, contexts: tuple[bytes, ...]
+    ) -> Iterator[TrustEvent]:
+        carried = [motion.epoch for motion in self._disputes(task) if self._motions.carried(motion.id)]
+        if carried and outcome is Outcome.COMPLETED:
+            name = encode(["rejected", task, worker])
+            yield TrustEvent(name, worker, contexts, min(carried), trust.RESULT_REJECTED)
 
     def _lost_disputes(self, task: TaskId) -> Iterator[TrustEvent]:
         """Whether there is such a task does not matter: who may know a voided claim of it, and who not, must agree."""
@@ -171,7 +228,7 @@ class TrustFold:
     def _disputes(self, task: TaskId) -> list[Motion]:
         return [motion for motion in self._motions.disputes(task) if motion.kind is MotionKind.REJECT_RESULT]
 
-    def _held(self, register: TaskRegister, evidence: _Evidence) -> Iterator[tuple[Token, StandingClaim]]:
+    def _held(self, register: TaskRegister, evidence: Evidence) -> Iterator[tuple[Token, StandingClaim]]:
         """Rounds whose holder is known. Two certificates in one round need lying electors; the lesser id counts."""
         nothing = RoundVotes()
         for token, claims in evidence.granted.items():

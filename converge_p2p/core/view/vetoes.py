@@ -141,12 +141,16 @@ class Vetoes:
         self._tasks = tasks
         self._unsettled = unsettled
         self._words: dict[TaskId, dict[OperationId, Word]] = {}
+        self.closed: frozenset[TaskId] = frozenset()
+        """Subjects of which a checkpoint says how they were decided: nothing that comes changes anything."""
 
     def hear(self, operation: Operation, body: VetoBody) -> tuple[TaskId, ...]:
         """Note what somebody said about a result. Like a vote, it counts whatever becomes of its author."""
         if not self._epochs.was_vetoer(operation.author, operation.epoch):
             return ()
         subject = veto_subject(body.task, body.value)
+        if subject in self.closed:
+            return ()
         said = self._words.setdefault(subject, {})
         said[operation.id] = Word(operation.id, operation.author, body.deny, body.reason)
         return (subject,)
@@ -184,6 +188,15 @@ class Vetoes:
         task.veto = self.registers[subject] = register
         if register.settled is None:
             self._unsettled[subject] = None
+
+    def close(self, subjects: frozenset[TaskId]) -> None:
+        """Let go of what a checkpoint says how it was decided."""
+        self.closed = subjects
+        for subject in [name for name in self._words if name in subjects]:
+            del self._words[subject]
+        for subject in [name for name in self.registers if name in subjects]:
+            del self.registers[subject]
+            self._unsettled.pop(subject, None)
 
     def twin(self, name: TaskId) -> TaskId | None:
         """The veto of a task, or the task of a veto: what changes with it."""

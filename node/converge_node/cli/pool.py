@@ -206,6 +206,7 @@ def _pool_text(item: schema.PoolDetail) -> str:
         ("task types", ", ".join(item.task_types) or "any"),
         ("tasks", _counts(item) or "none"),
         ("frontier", item.frontier),
+        ("checkpoint", _checkpoint(item.checkpoint)),
         ("culprits", _culprits(item.culprits)),
     ]
     pairs += [("frozen", f"{one.agent_id} signed two operations with number {one.seq}") for one in item.frozen]
@@ -213,6 +214,13 @@ def _pool_text(item: schema.PoolDetail) -> str:
         pairs.append(("silent", item.unsure))
     rows = [(member.agent_id, "elector" if member.elector else "member") for member in item.member_list]
     return facts(pairs) + "\n\n" + table(("AGENT", "ROLE"), rows, empty="its members are not known yet")
+
+
+def _checkpoint(item: schema.CheckpointItem) -> str:
+    if item.number == 0:
+        return f"none yet, {item.tail} operations held"
+    number = "not known yet" if item.number is None else f"number {item.number}"
+    return f"{number}, covers {item.tasks} settled tasks; {item.tail} operations above it"
 
 
 def _culprits(count: int | None) -> str:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from converge_node.control.governance import decided_by
 from converge_node.control.ports import AnnouncementLike, NodeLike, PeerLike, PoolLike
 from converge_node.schema import (
+    CheckpointItem,
     FindingItem,
     FrozenItem,
     MemberItem,
@@ -70,6 +71,9 @@ async def pool_detail(pool: PoolLike) -> PoolDetail:
         ],
         unsure=pool.unsure,
         frontier=pool.frontier_digest,
+        checkpoint=CheckpointItem(
+            number=pool.checkpoint.number, tasks=pool.checkpoint.tasks, tail=pool.checkpoint.tail
+        ),
         decided_by=decided_by(pool.spec) if pool.ready else "",
         culprits=await pool.culprits() if pool.ready else None,
         epoch=pool.council.epoch,
