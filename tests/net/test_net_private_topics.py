@@ -124,7 +124,7 @@ async def test_a_message_reaches_members_through_a_member_and_those_who_join_aga
 
 
 async def test_after_a_lost_connection_members_prove_themselves_anew():
-    async with start(1) as one, start(2) as two:
+    async with start(1, peers_wanted=0) as one, start(2, peers_wanted=0) as two:
         heard = await take_part(one)
         await take_part(two)
         await two.connect(one.addresses[0])
