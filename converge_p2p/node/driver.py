@@ -252,7 +252,7 @@ class PoolDriver:
                 case ev.Persist(token, operations, durable):
                     if not durable:
                         self._fresh.extend(operations)
-                    self._writer.put(self.pool, operations, durable, functools.partial(self._persisted, token))
+                    self._writer.put(self.pool, operations, durable, self._persisted, token)
                 case ev.Keep(secrets):
                     sealed = seal_secrets(self.replica.identity, self.pool, secrets)
                     self._writer.keep(keyring_key(self.pool), sealed)
@@ -307,11 +307,11 @@ class PoolDriver:
         for kind in TASK_TIMERS:
             self._timers.cancel((self.pool, ev.TimerKey(kind, task)))
 
-    def _persisted(self, token: int) -> None:
-        self.feed(ev.Persisted(token))
-        written = self._written.pop(token, None)
-        if written is not None:
-            written.end(done=True)
+    def _persisted(self, tokens: tuple[int, ...]) -> None:
+        self.feed(ev.Persisted(tokens))
+        for token in tokens:
+            if (written := self._written.pop(token, None)) is not None:
+                written.end(done=True)
 
 
 def _now() -> ev.Now:

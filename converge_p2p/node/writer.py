@@ -21,7 +21,25 @@ from converge_p2p.store.api import NodeStore
 _NO_POOL = PoolId(bytes(32))
 """For a batch without operations."""
 
+GATHER_TURNS = 8
+"""Turns of the event loop that a commit lets pass first. In an idle node that is no time. In a busy one, frames wait to
+be read, and what they cause shares the commit, and the frame in which it goes out."""
+
 Batch = tuple[PoolId, Sequence[tuple[OperationId, bytes]]]
+
+
+Done = Callable[[tuple[int, ...]], None]
+"""Called with the tokens of the batches that were written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """Operations to append, and who is told."""
+
+    batch: Batch
+    durable: bool
+    done: Done
+    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +66,7 @@ class StoreWriter:
             store: where to.
         """
         self._store = store
-        self._waiting: list[tuple[Batch, bool, Callable[[], None]] | _Compaction] = []
+        self._waiting: list[_Writing | _Compaction] = []
         self._kept: dict[str, bytes] = {}
         self._bytes = 0
         self._wake = trio.Event()
@@ -62,20 +80,22 @@ class StoreWriter:
         """Whether so much waits that nothing more should be taken from peers (`limits.PENDING_WRITE_BYTES_MAX`)."""
         return self._bytes > limits.PENDING_WRITE_BYTES_MAX
 
-    def put(self, pool: PoolId, operations: tuple[bytes, ...], durable: bool, done: Callable[[], None]) -> None:
+    def put(self, pool: PoolId, operations: tuple[bytes, ...], durable: bool, done: Done, token: int = 0) -> None:
         """Hand over a batch. After the end of `run` it is dropped, and `done` is never called.
 
         Args:
             pool: the pool it belongs to.
             operations: signed operations.
             durable: it must survive a loss of power before `done` is called.
-            done: called in the event loop once it is written.
+            done: called in the event loop once it is written: once for all batches of a commit that name it, in the
+                order they were handed over, so that what they cause can be one thing too.
+            token: what `done` is told of this batch.
         """
         if self._ended:
             return
         rows = [(operation_id(signed), signed) for signed in operations]
         self._bytes += sum(map(len, operations))
-        self._add(((pool, rows), durable, done))
+        self._add(_Writing((pool, rows), durable, done, token))
 
     def compact(
         self, pool: PoolId, snapshot: bytes, drop: tuple[OperationId, ...], entries: Mapping[str, bytes]
@@ -84,7 +104,7 @@ class StoreWriter:
         if not self._ended:
             self._add(_Compaction(pool, snapshot, drop, entries))
 
-    def _add(self, item: tuple[Batch, bool, Callable[[], None]] | _Compaction) -> None:
+    def _add(self, item: _Writing | _Compaction) -> None:
         self._waiting.append(item)
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._wake.set()
@@ -99,7 +119,7 @@ class StoreWriter:
         """Wait until what was handed over so far is written, whatever comes after it."""
         if not self._ended:
             passed = trio.Event()
-            self.put(_NO_POOL, (), False, passed.set)
+            self.put(_NO_POOL, (), False, lambda _tokens: passed.set())
             await passed.wait()
 
     async def flush(self) -> None:
@@ -120,6 +140,8 @@ class StoreWriter:
                     self._idle.set()
                     self._wake = trio.Event()
                     await self._wake.wait()
+                for _ in range(GATHER_TURNS):
+                    await trio.lowlevel.checkpoint()
                 await self._commit()
         finally:
             # whoever waits for a flush must not wait for ever
@@ -133,7 +155,7 @@ class StoreWriter:
             await trio.to_thread.run_sync(self._store.compact, first.pool, first.snapshot, first.drop, first.entries)
             self.commits += 1
             return
-        taken = []
+        taken: list[_Writing] = []
         for item in self._waiting:
             if isinstance(item, _Compaction):
                 break
@@ -142,14 +164,17 @@ class StoreWriter:
         kept, self._kept = self._kept, {}
         for key, value in kept.items():
             await trio.to_thread.run_sync(self._store.put, key, value)
-        batches = [batch for batch, _, _ in taken]
-        durable = any(must for _, must, _ in taken)
+        batches = [item.batch for item in taken]
+        durable = any(item.durable for item in taken)
         await trio.to_thread.run_sync(functools.partial(self._store.append_many, batches, durable=durable))
         self.commits += 1
-        for (_, rows), _, done in taken:
-            self._bytes -= sum(len(signed) for _, signed in rows)
-            done()
+        told: dict[Done, list[int]] = {}
+        for item in taken:
+            self._bytes -= sum(len(signed) for _, signed in item.batch[1])
+            told.setdefault(item.done, []).append(item.token)
+        for done, tokens in told.items():
+            done(tuple(tokens))
 
 
-def _nothing() -> None:
+def _nothing(_tokens: tuple[int, ...]) -> None:
     """Nobody waits for this batch."""

@@ -12,6 +12,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.oplog.bodies import JoinBody, LeaveBody, ReportBody
 from converge_p2p.core.oplog.key_bodies import PrekeyBody
 from converge_p2p.core.oplog.operation import decode_operation
+from converge_p2p.core.replica.installing import out_of_chain
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PublicKey
 from converge_p2p.core.view.retention import subjects_of
@@ -180,3 +181,4 @@ def held_operations(replica: Replica) -> Iterable[bytes]:
     for author in sorted(replica.log.chains):
         yield from replica.log.read(author, 0, replica.log.length(author))
         yield from replica.log.read_loose(author)
+    yield from out_of_chain(replica.view, replica.log)

@@ -190,7 +190,7 @@ class Machine:
             if not self.liar and self.world.ledger.changes(operation):
                 self.world.ledger.held_at(operation, self._durable(position))
             self.world.ledger.signed(operation)
-        self.feed(ev.Persisted(token))
+        self.feed(ev.Persisted((token,)))
 
     def _durable(self, position: int) -> dict[PublicKey, int]:
         """How many operations of each author the disk holds for certain, without a gap."""

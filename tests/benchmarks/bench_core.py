@@ -48,7 +48,7 @@ def make_operations() -> tuple[PoolId, list[bytes]]:
         for effect in replicas[index].handle(event, ev.Now(now, 1_700_000_000_000 + now)):
             match effect:
                 case ev.Persist(token, operations):
-                    at(1, index, ev.Persisted(token))
+                    at(1, index, ev.Persisted((token,)))
                     stored.extend(operations if index == 0 else ())
                 case ev.Publish(operations):
                     for other in range(ELECTORS):

@@ -141,7 +141,7 @@ def settle_writes(replica: Replica, effects: list[ev.Effect], now_ms: int = 0) -
         effect = waiting.pop(0)
         out.append(effect)
         if isinstance(effect, ev.Persist) and effect.durable:
-            waiting.extend(replica.handle(ev.Persisted(effect.token), now(now_ms)))
+            waiting.extend(replica.handle(ev.Persisted((effect.token,)), now(now_ms)))
     return out
 
 
@@ -225,7 +225,7 @@ class Mesh:
         """Obey one effect of a node's replica."""
         match effect:
             case ev.Persist(token, _, True):
-                self.at(1, node, ev.Persisted(token))
+                self.at(1, node, ev.Persisted((token,)))
             case ev.Publish(operations) if self.gossip:
                 for other in range(len(self.replicas)):
                     if other != node and self._arrives(node, other):

@@ -387,7 +387,7 @@ def run_timers(replica: Replica, start_ms: int = 0, turns: int = 40) -> list[ev.
         effects += waiting
         for effect in waiting:
             if isinstance(effect, ev.Persist) and effect.durable:
-                effects += replica.handle(ev.Persisted(effect.token), now(start_ms + turn * 300))
+                effects += replica.handle(ev.Persisted((effect.token,)), now(start_ms + turn * 300))
     return effects
 
 

@@ -309,7 +309,7 @@ def test_what_was_signed_and_not_written_was_never_said(case: Case) -> None:
     assert [effect.durable for effect in effects if isinstance(effect, ev.Persist)] == [False, True]
     own = next(effect for effect in effects if isinstance(effect, ev.Persist) and effect.durable)
     assert not case.elector.log.holds(OperationId(bytes(32)))
-    published = case.elector.handle(ev.Persisted(own.token), now())
+    published = case.elector.handle(ev.Persisted((own.token,)), now())
     assert [effect.operations for effect in published if isinstance(effect, ev.Publish)] == [own.operations]
 
 
@@ -321,7 +321,7 @@ def test_votes_collect_while_one_is_being_written(case: Case) -> None:
     for pair in rest:
         more = case.elector.handle(ev.Received(tuple(item.signed for item in pair)), now())
         assert not [effect for effect in more if isinstance(effect, ev.Persist) and effect.durable]
-    effects = case.elector.handle(ev.Persisted(token), now())
+    effects = case.elector.handle(ev.Persisted((token,)), now())
     (vote,) = [effect for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
     assert len(vote.operations) == 1
     assert len(ballots_in(settle_writes(case.elector, effects))) == 1 + 4

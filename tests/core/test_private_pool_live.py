@@ -511,7 +511,7 @@ def test_secrets_are_kept_before_what_rests_on_them_is_written() -> None:
         effect = effects.pop(0)
         order.append(type(effect))
         if isinstance(effect, ev.Persist) and effect.durable:
-            effects += replica.handle(ev.Persisted(effect.token), ev.Now(0, 0))
+            effects += replica.handle(ev.Persisted((effect.token,)), ev.Now(0, 0))
     bodies = [operation.body for operation in _own(replica)]
     assert [type(body).__name__ for body in bodies] == ["Genesis", "PrekeyBody", "ContentKeyBody"]
     keeps = [index for index, kind in enumerate(order) if kind is ev.Keep]

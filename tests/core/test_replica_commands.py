@@ -174,10 +174,10 @@ def test_an_own_operation_is_sent_only_when_it_is_written(case: Case) -> None:
     length = case.replica.log.length(case.replica.identity.public_key)
     (persist,) = [effect for effect in effects if isinstance(effect, ev.Persist)]
     assert persist.durable
-    effects = case.replica.handle(ev.Persisted(persist.token), now())
+    effects = case.replica.handle(ev.Persisted((persist.token,)), now())
     assert len(published(effects)) == len(notices(effects, ev.Acknowledged)) == 1
     assert case.replica.log.length(case.replica.identity.public_key) == length + 1
-    assert case.replica.handle(ev.Persisted(persist.token), now()) == [], "said twice"
+    assert case.replica.handle(ev.Persisted((persist.token,)), now()) == [], "said twice"
 
 
 def test_a_claim_that_wins_is_told_once_and_the_result_reported_once(case: Case) -> None:

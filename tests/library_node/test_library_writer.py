@@ -42,22 +42,25 @@ def op(number: int) -> bytes:
 async def test_batches_are_written_in_order_and_acknowledged_only_after_the_write() -> None:
     store = GateStore()
     writer = StoreWriter(store)
-    done: list[int] = []
+    told: list[tuple[int, ...]] = []
+    others: list[tuple[int, ...]] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
-        writer.put(POOL, (op(0),), True, lambda: done.append(0))
+        writer.put(POOL, (op(0),), True, told.append, 0)
         await trio.to_thread.run_sync(store.began.wait)
-        assert done == []
+        assert told == []
         for number in (1, 2, 3):
-            writer.put(POOL if number != 2 else OTHER, (op(number),), number == 3, lambda n=number: done.append(n))
+            pool, tell = (OTHER, others.append) if number == 2 else (POOL, told.append)
+            writer.put(pool, (op(number),), number == 3, tell, number)
         store.gate.set()
         await writer.flush()
-        assert done == [0, 1, 2, 3]
         nursery.cancel_scope.cancel()
     # what came while the first was written shares one commit, durable because one of them must be
     assert store.calls == [([op(0)], True), ([op(1), op(2), op(3)], True)]
     assert writer.commits == 2
     assert list(store.load(POOL)) == [op(0), op(1), op(3)]
+    # and whoever handed it over is told of all of it at once
+    assert (told, others) == ([(0,), (1, 3)], [(2,)])
 
 
 async def test_a_commit_in_which_nothing_must_survive_a_power_loss_is_not_forced_to_disk() -> None:
@@ -66,7 +69,7 @@ async def test_a_commit_in_which_nothing_must_survive_a_power_loss_is_not_forced
     writer = StoreWriter(store)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
-        writer.put(POOL, (op(0),), False, lambda: None)
+        writer.put(POOL, (op(0),), False, lambda _: None)
         await writer.flush()
         nursery.cancel_scope.cancel()
     assert store.calls == [([op(0)], False)]
@@ -77,7 +80,7 @@ async def test_a_flush_also_waits_for_what_an_acknowledgement_hands_over() -> No
     writer = StoreWriter(store)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
-        writer.put(POOL, (op(0),), True, lambda: writer.put(POOL, (op(1),), True, lambda: None))
+        writer.put(POOL, (op(0),), True, lambda _: writer.put(POOL, (op(1),), True, lambda _: None))
         await writer.flush()
         assert list(store.load(POOL)) == [op(0), op(1)]
         nursery.cancel_scope.cancel()
@@ -87,7 +90,7 @@ async def test_a_barrier_does_not_wait_for_what_comes_after_it() -> None:
     store = MemoryStore()
     writer = StoreWriter(store)
 
-    def again() -> None:
+    def again(_tokens: tuple[int, ...] = ()) -> None:
         writer.put(POOL, (op(1),), False, again)
 
     async with trio.open_nursery() as nursery:
@@ -101,10 +104,10 @@ async def test_a_barrier_does_not_wait_for_what_comes_after_it() -> None:
 async def test_it_is_full_above_the_bound_and_no_longer_after_the_write() -> None:
     writer = StoreWriter(MemoryStore())
     big = b"x" * (limits.PENDING_WRITE_BYTES_MAX // 2)
-    writer.put(POOL, (big,), False, lambda: None)
-    writer.put(POOL, (big,), False, lambda: None)
+    writer.put(POOL, (big,), False, lambda _: None)
+    writer.put(POOL, (big,), False, lambda _: None)
     assert not writer.full
-    writer.put(POOL, (b"y",), False, lambda: None)
+    writer.put(POOL, (b"y",), False, lambda _: None)
     assert writer.full
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
@@ -117,11 +120,11 @@ async def test_a_failed_write_ends_it_acknowledges_nothing_and_leaves_nobody_wai
     store = MemoryStore()
     writer = StoreWriter(store)
     done: list[int] = []
-    writer.put(POOL, (op(0),), True, lambda: done.append(0))
+    writer.put(POOL, (op(0),), True, done.extend, 0)
     store.close()
     with pytest.raises(StoreError):
         await writer.run()
-    writer.put(POOL, (op(1),), True, lambda: done.append(1))
+    writer.put(POOL, (op(1),), True, done.extend, 1)
     with trio.fail_after(5):
         await writer.flush()
         await writer.barrier()

@@ -68,7 +68,7 @@ class Stage:
                             log = self.replicas[who].log
                             self.ledger.held_at(operation, {author: log.length(author) for author in log.chains})
                         self.ledger.signed(operation)
-                    effects += self.replicas[who].handle(ev.Persisted(token), ev.Now(self.now_ms, self.now_ms))
+                    effects += self.replicas[who].handle(ev.Persisted((token,)), ev.Now(self.now_ms, self.now_ms))
                 case ev.SetTimer(key, at_ms):
                     self._timers[who][key] = at_ms
                 case _:

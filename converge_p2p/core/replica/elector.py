@@ -372,7 +372,12 @@ class Elector:
         # a certificate that came after all ends the impatience
         stalled = patience.stalled is not None and patience.stalled >= current
         if stalled and register.certified_id(current) is None:
-            return following
+            if highest != current or (top is not None and current <= top):
+                return following
+            # alone ahead of the others, who may not follow one elector that could lie. They come by their own timers, and
+            # whoever went on meanwhile would be ahead for ever, and could endorse nothing that they come to
+            patience.stalled = None
+            self._await_certificate(current, patience, wait)
         return following if self._round_is_over(register, current) else None
 
     def _is_led_to(self, register: Register, token: Token) -> bool:

@@ -173,9 +173,9 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class Persisted:
-    """The batch of `Persist(token, …)` is on disk."""
+    """The batches of `Persist(token, …)` are on disk: all that one commit wrote, in the order they were handed out."""
 
-    token: int
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +356,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Write operations to the log store; then answer with `Persisted(token)`.
+    """Write operations to the log store; then answer with `Persisted((token,))`, or of several at once.
 
     Attributes:
         durable: True for own operations: they must survive power loss before `Persisted` is said.

@@ -19,6 +19,12 @@ from converge_p2p.core.view.epochs import Epoch
 from converge_p2p.core.view.fold import View
 
 
+def out_of_chain(view: View, log: OperationLog) -> list[bytes]:
+    """The votes and reports that opened epochs, and that no chain here holds: none can be asked for by its number."""
+    early = [(name, signed) for change in view.changes.values() for name, signed in change.early.items()]
+    return [signed for name, signed in early if not log.holds(name)]
+
+
 class Installer:
     """Puts epochs in force on one replica, and folds chains anew."""
 

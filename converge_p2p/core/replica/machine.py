@@ -30,7 +30,7 @@ from converge_p2p.core.replica.duty import claim_of_duty, duty_of
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.events import Effect, Emit, Event, Notice, Now, SetTimer, TimerKey, TimerKind
 from converge_p2p.core.replica.holdings import Holdings
-from converge_p2p.core.replica.installing import Installer
+from converge_p2p.core.replica.installing import Installer, out_of_chain
 from converge_p2p.core.replica.judging import Judging
 from converge_p2p.core.replica.own_tip import OwnTip
 from converge_p2p.core.replica.pen import Pen
@@ -80,7 +80,7 @@ class Replica:
         self._holdings = Holdings(self.log)
         self._elector = Elector(identity.public_key, self.view, self.log.prefix, self._holdings)
         self._proposer = Proposer(identity.public_key, self._emit, self.contents, self._holdings)
-        self._sessions = Sessions(self.log, self._send, self._wake_sync)
+        self._sessions = Sessions(self.log, self._send, self._wake_sync, lambda: out_of_chain(self.view, self.log))
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
         self._judging = Judging(identity.public_key, self.view, self._emit)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
@@ -188,8 +188,8 @@ class Replica:
                 self._receive(operations, peer)
             case ev.SyncReceived(peer, payload):
                 self._sync(peer, payload)
-            case ev.Persisted(token):
-                self._persisted(token)
+            case ev.Persisted(tokens):
+                self._persisted([operation for token in tokens for operation in self._in_flight.pop(token, ())])
             case ev.TimerFired(key):
                 self._timer(key)
             case ev.PeerUp(peer, key):
@@ -316,19 +316,20 @@ class Replica:
             self._touch(*self.view.apply_loose(operation))
         self._installer.refold()
         self._fresh.extend(operation.signed for operation in inserted.kept)
-        if inserted.missing is not None:
-            self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
+        early: tuple[TaskId, ...] = ()
         if inserted.accepted or inserted.loose:
             self._digests.soon(self._now.mono_ms)
             self._installer.install()
             self._compaction.checkpointer.grown(self._now.mono_ms)
         elif inserted.parked is not None:
-            early = self.view.apply_early(inserted.parked)
-            if early:
+            if early := self.view.apply_early(inserted.parked):
                 # an epoch may come into force by it, and must be known again after a restart: own operations name it
                 self._fresh.append(inserted.parked.signed)
             self._touch(*early)
             self._installer.install()
+        if inserted.missing is not None and not early:
+            # what counts already was perhaps sent because nobody has what it follows
+            self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         self._installer.refold()
 
     def _apply(self, operation: Operation) -> None:
@@ -436,9 +437,8 @@ class Replica:
         self._own.append(operation)
         return operation
 
-    def _persisted(self, token: int) -> None:
-        operations = self._in_flight.pop(token, None)
-        if operations is None:
+    def _persisted(self, operations: list[Operation]) -> None:
+        if not operations:
             return
         for operation in operations:
             body = operation.body

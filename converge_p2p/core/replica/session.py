@@ -11,7 +11,7 @@ costs as much, and no more: its pieces are asked of others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 
 from converge_p2p.core import limits
@@ -60,7 +60,11 @@ class Sessions:
     """Anti-entropy with all peers of one pool."""
 
     def __init__(
-        self, log: OperationLog, send: Callable[[PeerId, SyncMessage], None], wake: Callable[[int], None]
+        self,
+        log: OperationLog,
+        send: Callable[[PeerId, SyncMessage], None],
+        wake: Callable[[int], None],
+        out_of_chain: Callable[[], Sequence[bytes]],
     ) -> None:
         """Begin without peers.
 
@@ -68,8 +72,11 @@ class Sessions:
             log: what is held here.
             send: sends a message to a peer.
             wake: sees to it that `on_timer` is called at a time, in local milliseconds.
+            out_of_chain: gives the operations that opened epochs and stand in no chain, for a predecessor is lost.
         """
         self._log = log
+        self._out_of_chain = out_of_chain
+        self._offers = 0
         self._send = send
         self._wake = wake
         self._wake_ms: int | None = None
@@ -153,6 +160,17 @@ class Sessions:
         self._pursue(peer, now_ms)
         for reply in result.messages():
             self._send(peer, reply)
+        if result.lacking:
+            self._offer(peer)
+
+    def _offer(self, peer: PeerId) -> None:
+        """Send what nobody can ask for: a peer in an older epoch may lack just that. A part at a time, in turn."""
+        offered = self._out_of_chain()
+        start = self._offers % (len(offered) or 1)
+        batch = next(batches((*offered[start:], *offered[:start]), limits.BATCH_BYTES_MAX), ())
+        self._offers += len(batch)
+        if batch:
+            self._send(peer, Operations(batch, last=False))
 
     def on_entries(self, peer: PeerId, message: Entries, now_ms: int) -> None:
         """Ask for what is missing here."""

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.model.task import Outcome
+from converge_p2p.core.model.task import Outcome, TaskValue
 from converge_p2p.core.oplog.bodies import Lock, Purpose, Token
 from converge_p2p.core.oplog.cuts import Cut
-from converge_p2p.core.types import OperationId, PublicKey, TaskId
+from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.epochs import Counting, Epochs, EpochValue
 from converge_p2p.core.view.register import Grant, Offer, Register, StandingClaim
 
@@ -35,7 +35,7 @@ class Change(NamedTuple):
 class EpochRegister(Register):
     """The register of one epoch number, voted on by the electors of the epoch before."""
 
-    __slots__ = ("_carried", "_locks_justified", "early", "number", "promises")
+    __slots__ = ("_carried", "_early_values", "_locks_justified", "early", "number", "promises")
 
     def __init__(
         self,
@@ -59,8 +59,9 @@ class EpochRegister(Register):
         self.promises: dict[OperationId, Grant] = {}
         """Every promise, kept after settlement too: the epoch is made of them."""
         self.early: dict[OperationId, bytes] = {}
-        """Signed votes that were counted while they waited for a predecessor: the log may never hold them, and whoever
-        has to prove the epoch needs them."""
+        """Signed votes and reports that were counted while they waited for a predecessor: the log may never hold them,
+        and whoever has to prove the epoch, or to learn of it, needs them."""
+        self._early_values: dict[ValueHash, dict[OperationId, None]] = {}
         self._carried = carried
         self._locks_justified = locks_justified
 
@@ -97,8 +98,15 @@ class EpochRegister(Register):
         if self.settled is None or vote in self.certificate.values():
             self.early[vote] = signed
         if self.settled is not None:
-            certified = set(self.certificate.values())
+            certified = {*self.certificate.values(), *self._early_values.get(self.settled, ())}
             self.early = {name: held for name, held in self.early.items() if name in certified}
+
+    def add_early_value(self, report: OperationId, signed: bytes, value: TaskValue) -> None:
+        """Remember a value from a report that waits for a predecessor, and keep the report as an early vote is kept."""
+        self.add_value(value)
+        if value.hash in self.values:
+            self._early_values.setdefault(value.hash, {})[report] = None
+            self.early[report] = signed
 
     # ------------------------------------------------------------ the value
 

@@ -347,7 +347,7 @@ class View:
             return ()
         subject = epoch_subject(self.pool, operation.epoch + 1)
         if isinstance(body, ReportBody) and body.task == subject:
-            self.changes[subject].add_value(body.value)
+            self.changes[subject].add_early_value(operation.id, operation.signed, body.value)
             return (subject,)
         if not isinstance(body, VoteBody):
             return ()
