@@ -364,6 +364,7 @@ class Ledger:
         Raises:
             InvariantViolated: the value was not reported by whoever held the round, or is credited to somebody else.
         """
+        tasks = set(self.submits.values())
         for (name, _), subject in self.subjects.items():
             for value, token in subject.settled.items():
                 if not any(report.value == value for report in self._held_reports(name, subject, token)):
@@ -382,7 +383,8 @@ class Ledger:
                     raise InvariantViolated(9, f"{short(name)}: the result is credited to somebody else")
                 own = [report for report in reports if report.value == value]
                 worked = {report.worker for report in own if report.outcome is Outcome.COMPLETED}
-                need = 0 if subject.number else self.epochs[first.epoch].spec.model.evidence
+                # whether a veto is waited for needs none, also where the pool asks for evidence by now
+                need = self.epochs[first.epoch].spec.model.evidence if name in tasks else 0
                 if worked and need and len(self._cited[name, value] - worked) < need:
                     raise InvariantViolated(9, f"{short(name)}: settled without the evidence that the terms ask for")
 
