@@ -345,8 +345,9 @@ class Elector:
         if top is not None and (highest is None or top > highest):
             if register.certified_id(top) is None:
                 return top
-            if _granter(register, top) is None:
-                # more than f electors are ahead and made a certificate: another promise adds nothing
+            if _granter(register, top) is None and self._key not in register.counting(top.epoch).rules.deciders:
+                # more than f electors are ahead and made a certificate: another promise adds nothing. A decider goes on
+                # from there: where another one led the witnesses there, and is gone, they wait for this one
                 return None
             current = top
         elif highest is None:
