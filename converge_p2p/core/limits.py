@@ -262,6 +262,22 @@ DHT_CLAIMS_PER_KEY_MAX: Final = 32
 DHT_CLAIMS_PER_PEER_MAX: Final = 128
 DHT_CLAIMS_MAX: Final = 16_384
 
+# relays: what a node that serves as one gives away, and how many circuits a node has itself
+RELAY_MESSAGE_BYTES_MAX: Final = 4096
+RELAY_RESERVATIONS_MAX: Final = 128
+RELAY_RESERVATIONS_PER_HOST_MAX: Final = 16
+RELAY_RESERVATION_S: Final = 3600.0
+RELAY_CIRCUITS_MAX: Final = 128
+RELAY_CIRCUITS_PER_PEER_MAX: Final = 16
+RELAY_CIRCUIT_S: Final = 3600.0
+RELAY_CIRCUIT_BYTES_MAX: Final = 256 * 1024 * 1024
+RELAY_CIRCUIT_BYTES_PER_SECOND_MAX: Final = 4 * 1024 * 1024
+RELAY_REQUESTS_PER_PEER_PER_SECOND_MAX: Final = 1.0
+RELAY_REQUESTS_BURST_MAX: Final = 32
+RELAYS_USED_MAX: Final = 2
+RELAY_ADDRESSES_MAX: Final = 2
+CIRCUITS_OWN_MAX: Final = 64
+
 # how long the multiplexer waits for a peer, in seconds: for room to write, for room on one stream, for the end of a
 # stream that is closed on this side, for the answer to a ping, for the end after a farewell
 CONNECTION_STALL_S: Final = 30.0
@@ -341,6 +357,10 @@ assert STREAM_WINDOW_BYTES_MAX >= 256 * 1024
 # answers that need no room in the queue: one for each ping, stream and refusal of a burst, of twelve bytes
 assert (PINGS_BURST_MAX + STREAM_OPENS_PER_SECOND_MAX + STREAM_REFUSALS_BURST_MAX) * 12 < WRITE_QUEUE_CONTROL_BYTES_MAX
 assert KEEPALIVE_INTERVAL_S <= KEEPALIVE_TIMEOUT_S
+assert RELAYS_USED_MAX * RELAY_ADDRESSES_MAX < ADDRESSES_PER_PEER_MAX
+assert RELAY_CIRCUITS_PER_PEER_MAX < INBOUND_STREAMS_PER_PEER_MAX
+assert RELAY_CIRCUITS_PER_PEER_MAX <= RELAY_CIRCUITS_MAX
+assert RELAY_RESERVATIONS_MAX <= PEERS_MAX
 assert GOSSIP_BATCH_BYTES_MAX < GOSSIP_DATA_BYTES_MAX < GOSSIP_RPC_BYTES_MAX
 assert MESSAGE_BYTES_MAX < DIRECT_BYTES_MAX
 assert MESSAGE_BYTES_MAX < GOSSIP_DATA_BYTES_MAX

@@ -1,6 +1,14 @@
 """The network room: the only importer of the transport library. Importing it takes about a second."""
 
-from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo, RecordValidator, Transport
+from converge_p2p.net.config import (
+    NetworkConfig,
+    NetworkHandler,
+    PeerInfo,
+    RecordValidator,
+    RelayBounds,
+    RelayUse,
+    Transport,
+)
 from converge_p2p.net.names import peer_id_of, public_key_of
 from converge_p2p.net.network import Network, open_network
 
@@ -10,6 +18,8 @@ __all__ = [
     "NetworkHandler",
     "PeerInfo",
     "RecordValidator",
+    "RelayBounds",
+    "RelayUse",
     "Transport",
     "open_network",
     "peer_id_of",

@@ -86,7 +86,8 @@ def free_inbound_slots(
 
     async def handle(channel: Any, listener: Multiaddr, _failure: Any) -> None:
         remote = swarm._build_remote_multiaddr(channel)
-        raw = RawConnection(channel, False)
+        # one that comes through a relay is a connection already, and takes a slot as any other
+        raw = channel if isinstance(channel, RawConnection) else RawConnection(channel, False)
         try:
             denied = remote is not None and not await swarm.connection_gate.is_allowed(remote)
             if denied or len(held) >= inbound_max:

@@ -28,6 +28,7 @@ SHUTDOWN_TIMEOUT_S_MAX: Final = 30.0
 
 GovernanceName = Literal["democratic", "dictatorial"]
 TransportName = Literal["fast", "stock"]
+RelayClientName = Literal["on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
@@ -77,6 +78,13 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         TransportName,
         Meta(description="Whose code carries connections: fast is this project's, stock the library's; they mix."),
     ] = "fast"
+    relay_client: Annotated[
+        RelayClientName,
+        Meta(description="Whether to be reached through relays, for a node that others cannot dial."),
+    ] = "off"
+    relay_service: Annotated[
+        bool, Meta(description="Serve as a relay: pass bytes on, within bounds, to nodes that others cannot dial.")
+    ] = False
 
 
 class TasksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

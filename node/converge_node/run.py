@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from converge_node import schema
-from converge_node.config import Settings, TransportName, example_file
+from converge_node.config import RelayClientName, Settings, TransportName, example_file
 from converge_node.control.app import ControlApi, ControlState, node_item
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
@@ -59,6 +59,8 @@ class NodeArguments:
         home: folder of its stores; None keeps everything in memory.
         network_key: of the private network it is in.
         transport: whose code carries connections.
+        relay_client: whether it is reached through relays.
+        relay_service: whether it serves as a relay.
     """
 
     identity: Identity
@@ -68,6 +70,8 @@ class NodeArguments:
     bootstrap: Sequence[str]
     transport: TransportName
     network_key: NetworkKey | None = None
+    relay_client: RelayClientName = "off"
+    relay_service: bool = False
 
 
 OpenNode = Callable[[NodeArguments], AbstractAsyncContextManager[NodeLike]]
@@ -90,7 +94,7 @@ class RunOptions:
 
 def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
     """Return the library's node. Imports libp2p, which takes a second or two."""
-    from converge_p2p.net import NetworkConfig, Transport
+    from converge_p2p.net import NetworkConfig, RelayBounds, RelayUse, Transport
     from converge_p2p.node import Node, NodeConfig
 
     # what imported modules hold stays as long as the process: a full collection that visits it takes twice as long
@@ -102,7 +106,12 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
         announce=arguments.announce,
         bootstrap=arguments.bootstrap,
         config=NodeConfig(
-            network=NetworkConfig(listen=(), transport=Transport(arguments.transport)),
+            network=NetworkConfig(
+                listen=(),
+                transport=Transport(arguments.transport),
+                relay_client=RelayUse(arguments.relay_client),
+                relay_service=RelayBounds() if arguments.relay_service else None,
+            ),
             network_key=arguments.network_key,
         ),
     )
@@ -188,6 +197,8 @@ class _Run:
             bootstrap=(*self._config.network.bootstrap, *_named(followed)),
             network_key=network_key_of(self._config.network.psk_file, self._paths),
             transport=self._config.network.transport,
+            relay_client=self._config.network.relay_client,
+            relay_service=self._config.network.relay_service,
         )
         opening = self._open_node(arguments)
         adopt_library_logs(self._config.log)
