@@ -44,6 +44,7 @@ class FakePeer:
     peer_id: str = "12D3KooWFake"
     addresses: tuple[str, ...] = ("/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWFake",)
     direction: str = "outbound"
+    relayed: bool = False
 
     @property
     def agent_id(self) -> AgentId:
