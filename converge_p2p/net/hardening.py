@@ -185,6 +185,26 @@ def close_only_what_is_there(host: Any) -> None:
     swarm.close_peer = close_peer
 
 
+def forget_closed_listeners(host: Any) -> None:
+    """B19: while a host closes, a peer that connects in that moment ends it with an error.
+
+    Stock, greeting a peer asks the listening sockets for their addresses, and a socket that was just closed raises
+    OSError, in a task of the host's services. Here a closed one has no address.
+    """
+    swarm = host.get_network()
+
+    def addresses() -> list[Multiaddr]:
+        found: list[Multiaddr] = []
+        for listener in list(swarm.listeners.values()):
+            try:
+                found.extend(listener.get_addrs())
+            except OSError as error:
+                log.debug("a listener was just closed: %r", error)
+        return found
+
+    host.get_transport_addrs = addresses
+
+
 def shielded(seconds: float) -> trio.CancelScope:
     """Return a scope for cleaning up: cancellation from outside is held off, but for a limited time only."""
     scope = trio.move_on_after(seconds)
