@@ -11,12 +11,16 @@ from converge_p2p.net.config import (
 )
 from converge_p2p.net.names import peer_id_of, public_key_of
 from converge_p2p.net.network import Network, open_network
+from converge_p2p.net.reach.autonat import Reachable
+from converge_p2p.net.reach.reachability import ReachStatus
 
 __all__ = [
     "Network",
     "NetworkConfig",
     "NetworkHandler",
     "PeerInfo",
+    "ReachStatus",
+    "Reachable",
     "RecordValidator",
     "RelayBounds",
     "RelayUse",

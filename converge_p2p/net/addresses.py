@@ -21,6 +21,15 @@ from converge_p2p.net.names import public_key_of
 CIRCUIT: Final = "/p2p-circuit"
 """Ends a transport address that leads through a relay: `/ip4/…/tcp/…/p2p/<relay>/p2p-circuit`."""
 
+_LOCAL: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+        "::1/128", "fc00::/7", "fe80::/10",
+    )
+)  # fmt: skip
+"""RFC 1918, 6598, 3927, 4193, 4291. Python's own `is_private` counts networks for documentation, too."""
+
 _HOST_PROTOCOLS = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 
@@ -104,6 +113,15 @@ def is_unspecified(transport: str) -> bool:
         return ipaddress.ip_address(host_of(transport)).is_unspecified
     except ValueError:
         return False
+
+
+def is_local(host: str) -> bool:
+    """Say whether an IP address means something in one network only: at home, in an office, on one machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return any(address in network for network in _LOCAL if network.version == address.version)
 
 
 def observed_address(host: str, port: int) -> str | None:

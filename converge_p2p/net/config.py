@@ -28,6 +28,8 @@ class Transport(StrEnum):
 class RelayUse(StrEnum):
     """When a node reserves places at relays, so that it is reached through them."""
 
+    AUTO = "auto"
+    """While other nodes cannot dial it."""
     ON = "on"
     OFF = "off"
 
@@ -108,6 +110,7 @@ class NetworkConfig:
         validators: record validators of the hash table, by namespace without slashes.
         transport: whose code carries the connections.
         dht: whether to take part in the hash table.
+        autonat: whether to find out if others can dial this node, and to help them find out.
         relay_client: when to be reached through relays.
         relay_service: None, or what to give away as a relay to others.
         dial_timeout_s: for one address.
@@ -132,7 +135,8 @@ class NetworkConfig:
     validators: Mapping[str, RecordValidator] = field(default_factory=dict)
     transport: Transport = Transport.FAST
     dht: bool = True
-    relay_client: RelayUse = RelayUse.OFF
+    autonat: bool = True
+    relay_client: RelayUse = RelayUse.AUTO
     relay_service: RelayBounds | None = None
     dial_timeout_s: float = 15.0
     retry_first_s: float = 1.0

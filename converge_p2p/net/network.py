@@ -22,26 +22,24 @@ from converge_p2p.core.identity import SEED_BYTES, fingerprint
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.addresses import (
     AddressBook,
-    is_loopback,
     observed_address,
     parse_listen,
     split_peer_address,
 )
 from converge_p2p.net.bootstrap import Connector
 from converge_p2p.net.conduct import Conduct
-from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo, RelayUse, Transport
+from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo, Transport
 from converge_p2p.net.dht import Dht
 from converge_p2p.net.direct import DirectRequests
 from converge_p2p.net.exchange import PeerExchange
 from converge_p2p.net.fast.pubsub import FAST_MESH_PROTOCOLS, FastGossipSub
 from converge_p2p.net.gossip import MESH_PROTOCOLS, Gossip, HardenedGossipSub, OnMessage, Validate
 from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly, log
-from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners, transport_addresses
+from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners
 from converge_p2p.net.names import is_ed25519, peer_name, public_key_of, raw_peer_id
 from converge_p2p.net.private_network import check_private_addresses
 from converge_p2p.net.reach.circuit import is_relayed
-from converge_p2p.net.reach.relay_client import RelayClient
-from converge_p2p.net.reach.relay_service import RelayService
+from converge_p2p.net.reach.reachability import Reachability, ReachStatus
 from converge_p2p.net.sync import SyncStreams
 from converge_p2p.net.topic_access import TopicAccess
 from converge_p2p.net.topic_members import TopicMembership
@@ -121,20 +119,15 @@ class Network:
         self._exchange = PeerExchange(
             host, self._book, config, self.counters, self._own_addresses, self._connector.changed
         )
-        self._relays = RelayClient(
+        self._reach = Reachability(
             host,
+            config,
             self.counters,
-            wanted=self._wants_relays,
-            known_addresses=self._book.addresses,
-            reach=self._reach_relay,
-            changed=self._addresses_changed,
-            write_timeout_s=config.write_timeout_s,
-        )
-        self._connector.use_relays(self._relays.dial)
-        self._relay_service = (
-            RelayService(host, config.relay_service, self.counters, self._direct_addresses, self.blame)
-            if config.relay_service
-            else None
+            self._book,
+            self._connector,
+            blame=self.blame,
+            is_banned=self._is_banned,
+            moved=self._addresses_changed,
         )
         self._closing: trio.Nursery | None = None
         host.get_network().register_notifee(ConnectionWatcher(self))
@@ -169,7 +162,7 @@ class Network:
             self._exchange.start(dialling)
             self._membership.start(dialling)
             self._connector.start(dialling)
-            self._relays.start(dialling)
+            self._reach.start(dialling)
             if self._dht:
                 self._dht.start(dialling)
             for raw in self._host.get_connected_peers():
@@ -196,14 +189,12 @@ class Network:
         if self._dht:
             self._dht.connection_up(raw)
         self._connector.changed()
-        self._relays.look_again()
+        self._reach.connection_up(raw)
 
     def connection_down(self, raw: ID) -> None:
         """Called by the watcher: the last connection to a peer closed."""
         self._membership.connection_down(raw)
-        self._relays.connection_down(raw)
-        if self._relay_service:
-            self._relay_service.connection_down(raw)
+        self._reach.connection_down(raw)
         self._connector.changed()
 
     # ------------------------------------------------------------ peers
@@ -214,21 +205,7 @@ class Network:
         return tuple(f"{address}/p2p/{self.peer_id}" for address in self._own_addresses())
 
     def _own_addresses(self) -> tuple[str, ...]:
-        circuits = self._relays.addresses()
-        # a neighbour takes so many addresses only; those through relays are the ones that work from anywhere
-        direct = self._direct_addresses()[: limits.ADDRESSES_PER_PEER_MAX - len(circuits)]
-        return tuple(sorted((*direct, *circuits), key=is_loopback)) if circuits else self._direct_addresses()
-
-    def _direct_addresses(self) -> tuple[str, ...]:
-        return transport_addresses(self._host, self._config.announce)
-
-    def _wants_relays(self) -> bool:
-        return self._config.relay_client is RelayUse.ON
-
-    async def _reach_relay(self, relay: PeerId, transport: str, timeout_s: float) -> None:
-        if self._is_banned(relay):
-            raise NetworkError(f"relay {relay} is banned", hint="unban it first")
-        await self._connector.dial(relay, (transport,), timeout_s)
+        return self._reach.addresses()
 
     def _addresses_changed(self) -> None:
         """This node is reached elsewhere now: its peers are told, and tell others."""
@@ -257,9 +234,9 @@ class Network:
         return tuple(sorted(found, key=lambda info: info.since))
 
     @property
-    def relays(self) -> tuple[PeerId, ...]:
-        """The relays that this node can be reached through now."""
-        return self._relays.relays
+    def reachability(self) -> ReachStatus:
+        """How others reach this node now."""
+        return self._reach.status()
 
     def good_addresses(self) -> tuple[str, ...]:
         """Return full multiaddrs of peers that live or lived, to be passed on as `NetworkConfig.known`."""

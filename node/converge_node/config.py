@@ -28,7 +28,7 @@ SHUTDOWN_TIMEOUT_S_MAX: Final = 30.0
 
 GovernanceName = Literal["democratic", "dictatorial"]
 TransportName = Literal["fast", "stock"]
-RelayClientName = Literal["on", "off"]
+RelayClientName = Literal["auto", "on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
@@ -80,8 +80,10 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "fast"
     relay_client: Annotated[
         RelayClientName,
-        Meta(description="Whether to be reached through relays, for a node that others cannot dial."),
-    ] = "off"
+        Meta(
+            description="When to be reached through relays: auto is while others say that they cannot dial this node."
+        ),
+    ] = "auto"
     relay_service: Annotated[
         bool, Meta(description="Serve as a relay: pass bytes on, within bounds, to nodes that others cannot dial.")
     ] = False

@@ -59,7 +59,7 @@ class NodeArguments:
         home: folder of its stores; None keeps everything in memory.
         network_key: of the private network it is in.
         transport: whose code carries connections.
-        relay_client: whether it is reached through relays.
+        relay_client: when it is reached through relays.
         relay_service: whether it serves as a relay.
     """
 
@@ -70,7 +70,7 @@ class NodeArguments:
     bootstrap: Sequence[str]
     transport: TransportName
     network_key: NetworkKey | None = None
-    relay_client: RelayClientName = "off"
+    relay_client: RelayClientName = "auto"
     relay_service: bool = False
 
 

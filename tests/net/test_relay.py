@@ -24,6 +24,7 @@ from converge_p2p.net.fast.yamux import FastYamux
 from converge_p2p.net.names import raw_peer_id
 from converge_p2p.net.reach import relay_wire
 from converge_p2p.net.reach.circuit import circuit_connection
+from converge_p2p.net.reach.messages import encode_message, read_message
 from converge_p2p.net.reach.relay_wire import HOP, Status
 
 pytestmark = pytest.mark.network
@@ -51,7 +52,7 @@ async def hidden_behind(bounds: RelayBounds = GENEROUS, **changes: Any) -> Async
             **changes,
         ) as hidden,
     ):
-        await until(lambda: hidden.relays == (relay.peer_id,), "a place at the relay")
+        await until(lambda: hidden.reachability.relays == (relay.peer_id,), "a place at the relay")
         yield relay, hidden
 
 
@@ -105,10 +106,12 @@ async def test_closing_a_relayed_connection_frees_its_place_at_the_relay_and_bot
     async with hidden_behind() as (relay, hidden), start(3, peers_wanted=0) as visitor:
         for _ in range(3):
             await visitor.connect(circuit_of(hidden))
-            assert relay._relay_service.circuits == 1
+            assert relay._reach.relay_service.circuits == 1
             await visitor.disconnect(hidden.peer_id)
-            await until(lambda: relay._relay_service.circuits == 0, "the circuit to end at the relay")
-            await until(lambda: hidden._relays._circuits == visitor._relays._circuits == 0, "both ends to be free")
+            await until(lambda: relay._reach.relay_service.circuits == 0, "the circuit to end at the relay")
+            await until(
+                lambda: hidden._reach.relays._circuits == visitor._reach.relays._circuits == 0, "both ends to be free"
+            )
             await until(lambda: all(p.peer_id != visitor.peer_id for p in hidden.peers()), "the other end to notice")
 
 
@@ -119,7 +122,7 @@ async def test_the_circuit_ends_when_the_relay_does_and_the_addresses_with_it(tr
         await until(lambda: all(p.peer_id != hidden.peer_id for p in visitor.peers()), "the circuit to break")
         # the hidden node comes back to its bootstrap peer, and has a place again
         await until(lambda: hidden.counters["relay_places_lost"] == 1, "the place to be lost")
-        await until(lambda: hidden.relays == (relay.peer_id,), "a new place")
+        await until(lambda: hidden.reachability.relays == (relay.peer_id,), "a new place")
         await visitor.connect(circuit_of(hidden))
         assert await visitor.request(hidden.peer_id, b"abc") == b"cba"
 
@@ -147,7 +150,7 @@ async def ask_relay(network: Network, relay: Network, message: bytes) -> HopMess
     try:
         await stream.write(message)
         with trio.fail_after(10):
-            return await relay_wire.read_message(stream, HopMessage)
+            return await read_message(stream, HopMessage)
     finally:
         await stream.reset()
 
@@ -159,7 +162,7 @@ async def test_a_relay_grants_so_many_places_and_no_more(transport: Any) -> None
         assert answer.status == Status.RESERVATION_REFUSED
         # who has one renews it
         assert (await ask_relay(hidden, relay, relay_wire.reserve())).status == Status.OK
-        assert len(relay._relay_service) == 1
+        assert len(relay._reach.relay_service) == 1
 
 
 async def test_a_relay_grants_so_many_places_to_one_host_and_no_more() -> None:
@@ -171,18 +174,18 @@ async def test_a_relay_grants_so_many_places_to_one_host_and_no_more() -> None:
 
 async def test_a_place_ends_with_its_time_and_is_renewed_before() -> None:
     async with hidden_behind(RelayBounds(reservation_s=3600)) as (relay, hidden):
-        relay._relay_service._bounds = RelayBounds(reservation_s=0.01)
+        relay._reach.relay_service._bounds = RelayBounds(reservation_s=0.01)
         assert (await ask_relay(hidden, relay, relay_wire.reserve())).status == Status.OK
-        await until(lambda: not len(relay._relay_service), "the place to end")
+        await until(lambda: not len(relay._reach.relay_service), "the place to end")
         async with start(3, peers_wanted=0) as visitor:
             with pytest.raises(NetworkError, match="no place at it"):
                 await visitor.connect(circuit_of(hidden))
-        relay._relay_service._bounds = GENEROUS
-        place = hidden._relays._places[raw_peer_id(relay.peer_id)]
-        hidden._relays._places[raw_peer_id(relay.peer_id)] = type(place)(place.addresses, 0.0, place.ends_at)
-        hidden._relays.look_again()
+        relay._reach.relay_service._bounds = GENEROUS
+        place = hidden._reach.relays._places[raw_peer_id(relay.peer_id)]
+        hidden._reach.relays._places[raw_peer_id(relay.peer_id)] = type(place)(place.addresses, 0.0, place.ends_at)
+        hidden._reach.relays.look_again()
         await until(lambda: hidden.counters["relay_places_renewed"] == 1, "the place to be renewed")
-        assert len(relay._relay_service) == 1
+        assert len(relay._reach.relay_service) == 1
 
 
 async def test_a_relay_carries_so_many_circuits_of_a_peer_and_no_more(transport: Any) -> None:
@@ -196,7 +199,7 @@ async def test_a_relay_carries_so_many_circuits_of_a_peer_and_no_more(transport:
             await late.connect(circuit_of(hidden))
         assert relay.counters["relay_requests_refused"] == 1
         await visitor.disconnect(hidden.peer_id)
-        await until(lambda: relay._relay_service.circuits == 0, "the circuit to end")
+        await until(lambda: relay._reach.relay_service.circuits == 0, "the circuit to end")
         await late.connect(circuit_of(hidden))
 
 
@@ -259,7 +262,7 @@ async def test_an_offer_from_who_is_not_ones_relay_is_refused() -> None:
         stream = await one._host.new_stream(raw_peer_id(other.peer_id), [relay_wire.STOP])
         await stream.write(relay_wire.offer(raw_peer_id(one.peer_id), relay_wire.CircuitLimit()))
         with trio.fail_after(10):
-            answer = await relay_wire.read_message(stream, StopMessage)
+            answer = await read_message(stream, StopMessage)
         assert relay_wire.status_of(answer) is Status.PERMISSION_DENIED
         assert other.counters["circuits_refused"] == 1
 
@@ -270,7 +273,7 @@ async def test_a_relay_cannot_pass_itself_off_as_the_peer() -> None:
         victim = peer_id_of(Identity.from_seed(seed(9)).public_key)
 
         async def answer_myself(stream: Any) -> None:
-            await relay_wire.read_message(stream, HopMessage)
+            await read_message(stream, HopMessage)
             await stream.write(relay_wire.hop_status(Status.OK))
             raw = circuit_connection(stream, raw_peer_id(liar.peer_id), initiator=False)
             await liar._host.get_network()._do_handle_inbound_connection(raw, raw.get_transport_addresses()[0], None)
@@ -279,7 +282,7 @@ async def test_a_relay_cannot_pass_itself_off_as_the_peer() -> None:
         with pytest.raises(NetworkError, match="did not prove itself"):
             await visitor.connect(f"{liar.addresses[0]}/p2p-circuit/p2p/{victim}")
         assert all(peer.peer_id != victim for peer in visitor.peers())
-        assert visitor._relays._circuits == 0
+        assert visitor._reach.relays._circuits == 0
 
 
 @pytest.mark.parametrize(
@@ -288,7 +291,7 @@ async def test_a_relay_cannot_pass_itself_off_as_the_peer() -> None:
         b"\xff\xff\xff\xff\x7f",
         b"\x05hello",
         b"\x00",
-        relay_wire.encode_message(HopMessage(type=HopMessage.CONNECT)),
+        encode_message(HopMessage(type=HopMessage.CONNECT)),
         relay_wire.hop_status(Status.OK),
         b"\xff" * 20_000,
     ],
@@ -366,7 +369,7 @@ async def test_a_relay_that_lets_a_stranger_in_does_not_let_him_into_the_private
         raw = raw_peer_id(hidden.peer_id)
         stream = await relay._host.new_stream(raw, [relay_wire.STOP])
         await stream.write(relay_wire.offer(ID(b"\x00\x24\x08\x01\x12\x20" + bytes(32)), relay_wire.CircuitLimit()))
-        answer = await relay_wire.read_message(stream, StopMessage)
+        answer = await read_message(stream, StopMessage)
         assert relay_wire.status_of(answer) is Status.OK
         # what a host without the network's key says first
         await stream.write(b"\x13/multistream/1.0.0\n" + bytes(100))

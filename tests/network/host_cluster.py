@@ -84,6 +84,7 @@ class Cluster:
         *,
         settings: Callable[[int], dict[str, str]] = lambda _host: {},
         bootstrap: Callable[[list[HostNode]], str] | None = None,
+        peers: int | None = None,
     ) -> None:
         """Start the nodes.
 
@@ -91,7 +92,9 @@ class Cluster:
             hosts: where.
             folder: for homes and logs.
             settings: environment variables of a host's node.
-            bootstrap: chooses the address that the next node begins with, of those that run; by default the first.
+            bootstrap: chooses the address that the next node begins with, of those that run; by default the first;
+                nothing is no bootstrap peer.
+            peers: how many peers each node is to have in the end; by default all others.
         """
         self._hosts, self._folder, self._settings = hosts, folder, settings
         self._bootstrap = bootstrap or (lambda nodes: nodes[0].found_at()[0])
@@ -100,7 +103,8 @@ class Cluster:
         try:
             for host in range(hosts.count):
                 self.nodes.append(self._start(host))
-            wait_for(lambda: all(node.peers() == hosts.count - 1 for node in self.nodes), START_S, "the mesh")
+            wanted = hosts.count - 1 if peers is None else peers
+            wait_for(lambda: all(node.peers() == wanted for node in self.nodes), START_S, "the mesh")
         except BaseException:
             self.stop()
             raise
@@ -115,8 +119,8 @@ class Cluster:
         command += ["--json", "--listen", f"/ip4/{self._hosts.address(host)}/tcp/4001"]
         command += ["--handler", "echo=partition_work:echo@4", "--pool", "open"]
         others = [node for node in self.nodes if node.process.poll() is None]
-        if others:
-            command += ["--bootstrap", self._bootstrap(others)]
+        if others and (address := self._bootstrap(others)):
+            command += ["--bootstrap", address]
         path = os.pathsep.join([str(self._folder), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": path, **self._settings(host)}
         with open(out, "wb") as stdout, open(log, "ab") as errors:

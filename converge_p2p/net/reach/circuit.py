@@ -7,6 +7,7 @@ key, noise, yamux), so that the relay reads nothing, and cannot pass itself off 
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any, Final
 
 import trio
@@ -92,6 +93,20 @@ def directly_connected(host: Any, peer: ID) -> bool:
         not connection.is_closed and not is_relayed(connection.muxed_conn)
         for connection in host.get_network().get_connections(peer)
     )
+
+
+def host_of_connection(connection: Any) -> str:
+    """Return what counts as one host: an IPv4 address, or the 64-bit prefix that an IPv6 host owns; or nothing."""
+    remote = connection.get_remote_address()
+    try:
+        address = ipaddress.ip_address(remote[0] if remote else "")
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 async def hold_until_closed(muxed: Any, raw: RawConnection) -> None:

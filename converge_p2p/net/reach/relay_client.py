@@ -37,6 +37,7 @@ from converge_p2p.net.hardening import Counters, close_quietly, log, reset_quiet
 from converge_p2p.net.names import peer_name, raw_peer_id
 from converge_p2p.net.reach import relay_wire
 from converge_p2p.net.reach.circuit import circuit_connection, directly_connected, hold_until_closed
+from converge_p2p.net.reach.messages import BAD_MESSAGE, read_message
 from converge_p2p.net.reach.relay_wire import HOP, STOP, Status
 
 _TIMEOUT_S: Final = 10.0
@@ -199,7 +200,7 @@ class RelayClient:
         stream = await self._open(raw)
         try:
             await self._say(stream, relay_wire.reserve())
-            answer = await relay_wire.read_message(stream, HopMessage)
+            answer = await read_message(stream, HopMessage)
         finally:
             with shielded(1):
                 await reset_quietly(stream)
@@ -281,7 +282,7 @@ class RelayClient:
         raw: RawConnection | None = None
         try:
             await self._say(stream, relay_wire.connect(peer))
-            status = relay_wire.status_of(await relay_wire.read_message(stream, HopMessage))
+            status = relay_wire.status_of(await read_message(stream, HopMessage))
             if status is not Status.OK:
                 said = _WHY.get(status, "nothing known") if status else "nothing known"
                 raise NetworkError(f"the relay answered: {said}")
@@ -310,9 +311,9 @@ class RelayClient:
         relay = stream.muxed_conn.peer_id
         try:
             with trio.fail_after(_TIMEOUT_S):
-                message = await relay_wire.read_message(stream, StopMessage)
+                message = await read_message(stream, StopMessage)
                 if message.type != StopMessage.CONNECT or not message.HasField("type"):
-                    raise RemoteViolation("bad_relay_message", "no circuit is offered")
+                    raise RemoteViolation(BAD_MESSAGE, "no circuit is offered")
                 # who it is said to be from proves nothing; the handshake will
                 relay_wire.peer_of(message)
                 refusal = self._refusal(relay)

@@ -9,7 +9,6 @@ costs nothing, an address does), requests, circuits of a peer, their time, their
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +30,8 @@ from converge_p2p.net.framing import TokenBucket
 from converge_p2p.net.hardening import Counters, close_quietly, log, reset_quietly, shielded, write_whole
 from converge_p2p.net.names import peer_name
 from converge_p2p.net.reach import relay_wire
-from converge_p2p.net.reach.circuit import directly_connected, is_relayed
+from converge_p2p.net.reach.circuit import directly_connected, host_of_connection, is_relayed
+from converge_p2p.net.reach.messages import BAD_MESSAGE, read_message
 from converge_p2p.net.reach.relay_wire import HOP, STOP, CircuitLimit, Status
 
 _TIMEOUT_S: Final = 15.0
@@ -95,7 +95,7 @@ class RelayService:
         raw = stream.muxed_conn.peer_id
         try:
             with trio.move_on_after(_TIMEOUT_S) as scope:
-                message = await relay_wire.read_message(stream, HopMessage)
+                message = await read_message(stream, HopMessage)
             if scope.cancelled_caught:
                 raise NetworkError("no request came in time")
             await self._decide(stream, raw, message)
@@ -117,7 +117,7 @@ class RelayService:
         elif message.type == HopMessage.CONNECT:
             await self._connect(stream, raw, relay_wire.peer_of(message))
         else:
-            raise RemoteViolation("bad_relay_message", "neither a reservation nor a circuit is asked for")
+            raise RemoteViolation(BAD_MESSAGE, "neither a reservation nor a circuit is asked for")
 
     def _bucket(self, raw: ID) -> TokenBucket:
         bucket = self._requests.get(raw)
@@ -144,7 +144,7 @@ class RelayService:
     # ------------------------------------------------------------ reservations
 
     async def _reserve(self, stream: INetStream, raw: ID) -> None:
-        host = _host_of(stream.muxed_conn)
+        host = host_of_connection(stream.muxed_conn)
         self._sweep()
         others = [held for peer, held in self._reservations.items() if peer != raw]
         of_host = sum(held.host == host for held in others)
@@ -212,7 +212,7 @@ class RelayService:
             with trio.move_on_after(_TIMEOUT_S):
                 far = await self._host.new_stream(target, [STOP])
                 if await write_whole(self._host, far, relay_wire.offer(source, self._limit), _WRITE_S):
-                    answer = await relay_wire.read_message(far, StopMessage)
+                    answer = await read_message(far, StopMessage)
                     agreed = relay_wire.status_of(answer) is Status.OK
         except Exception as error:  # noqa: BLE001 - the edge: whatever the target does, the source is told it failed
             log.debug("%s takes no circuit from %s: %r", target, source, error)
@@ -258,17 +258,3 @@ class RelayService:
             self._counters["relay_bytes"] += len(data)
             await trio.sleep(speed.take(len(data), trio.current_time()))
         circuit.cancel()
-
-
-def _host_of(connection: Any) -> str:
-    """Return what is one host for counting: an IPv4 address, or the 64-bit prefix that an IPv6 host owns."""
-    remote = connection.get_remote_address()
-    try:
-        address = ipaddress.ip_address(remote[0] if remote else "")
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

@@ -1,7 +1,7 @@
 """Messages of the relay protocols: a reservation is asked for, a circuit is opened, and what is answered.
 
 Knows: their encoding. Must not know: who may do what.
-Source: libp2p specifications, relay/circuit-v2.md. Each message stands behind its length as a varint, and is protobuf.
+Source: libp2p specifications, relay/circuit-v2.md. How a message stands on a stream: `messages`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from google.protobuf.message import DecodeError, Message
-from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
-from libp2p.exceptions import ParseError
-from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, StopMessage
-from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
-from converge_p2p.core import limits
-from converge_p2p.core.errors import NetworkError, RemoteViolation
-from converge_p2p.net.framing import encode_varint
+from converge_p2p.core.errors import RemoteViolation
+from converge_p2p.net.reach.messages import BAD_MESSAGE, encode_message
 
 HOP: Final = TProtocol("/libp2p/circuit/relay/0.2.0/hop")
 STOP: Final = TProtocol("/libp2p/circuit/relay/0.2.0/stop")
-
-_M = TypeVar("_M", bound=Message)
 
 
 class Status(IntEnum):
@@ -57,33 +49,6 @@ class CircuitLimit:
     data_bytes: int = 0
 
 
-async def read_message(stream: INetStream, kind: type[_M]) -> _M:
-    """Read one message, and not a byte behind it.
-
-    Raises:
-        RemoteViolation: it is too long, or no such message.
-        NetworkError: the stream ended before it was complete.
-    """
-    try:
-        data = await read_varint_prefixed_bytes_limited(stream, limits.RELAY_MESSAGE_BYTES_MAX)
-    except (IOException, ParseError) as error:
-        if isinstance(error, (MessageTooLarge, ParseError)):
-            raise RemoteViolation("bad_relay_message", str(error)) from error
-        raise NetworkError(f"the stream ended early: {type(error).__name__}") from error
-    message = kind()
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise RemoteViolation("bad_relay_message", "not a message of the relay protocol") from error
-    return message
-
-
-def encode_message(message: Message) -> bytes:
-    """Return a message behind its length."""
-    body = message.SerializeToString()
-    return encode_varint(len(body)) + body
-
-
 def peer_of(message: Any) -> ID:
     """Return the peer that a request names.
 
@@ -93,7 +58,7 @@ def peer_of(message: Any) -> ID:
     raw = message.peer.id if message.HasField("peer") else b""
     # an identity multihash of an Ed25519 key has 38 bytes, the hash of any other key has 34
     if not 2 < len(raw) <= 64:
-        raise RemoteViolation("bad_relay_message", "the request names no peer")
+        raise RemoteViolation(BAD_MESSAGE, "the request names no peer")
     return ID(raw)
 
 
