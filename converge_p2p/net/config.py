@@ -111,6 +111,7 @@ class NetworkConfig:
         transport: whose code carries the connections.
         dht: whether to take part in the hash table.
         autonat: whether to find out if others can dial this node, and to help them find out.
+        mdns: whether to look for nodes on the same link, and to be found there.
         relay_client: when to be reached through relays.
         relay_service: None, or what to give away as a relay to others.
         dial_timeout_s: for one address.
@@ -136,6 +137,7 @@ class NetworkConfig:
     transport: Transport = Transport.FAST
     dht: bool = True
     autonat: bool = True
+    mdns: bool = False
     relay_client: RelayUse = RelayUse.AUTO
     relay_service: RelayBounds | None = None
     dial_timeout_s: float = 15.0

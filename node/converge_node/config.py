@@ -78,6 +78,9 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         TransportName,
         Meta(description="Whose code carries connections: fast is this project's, stock the library's; they mix."),
     ] = "fast"
+    mdns: Annotated[bool, Meta(description="Look for nodes on the same link by multicast DNS, and be found there.")] = (
+        False
+    )
     relay_client: Annotated[
         RelayClientName,
         Meta(

@@ -59,6 +59,7 @@ class NodeArguments:
         home: folder of its stores; None keeps everything in memory.
         network_key: of the private network it is in.
         transport: whose code carries connections.
+        mdns: whether it looks for nodes on the same link.
         relay_client: when it is reached through relays.
         relay_service: whether it serves as a relay.
     """
@@ -70,6 +71,7 @@ class NodeArguments:
     bootstrap: Sequence[str]
     transport: TransportName
     network_key: NetworkKey | None = None
+    mdns: bool = False
     relay_client: RelayClientName = "auto"
     relay_service: bool = False
 
@@ -109,6 +111,7 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
             network=NetworkConfig(
                 listen=(),
                 transport=Transport(arguments.transport),
+                mdns=arguments.mdns,
                 relay_client=RelayUse(arguments.relay_client),
                 relay_service=RelayBounds() if arguments.relay_service else None,
             ),
@@ -197,6 +200,7 @@ class _Run:
             bootstrap=(*self._config.network.bootstrap, *_named(followed)),
             network_key=network_key_of(self._config.network.psk_file, self._paths),
             transport=self._config.network.transport,
+            mdns=self._config.network.mdns,
             relay_client=self._config.network.relay_client,
             relay_service=self._config.network.relay_service,
         )

@@ -6,6 +6,7 @@ Source: docs/operations.md, "Being reached".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,9 @@ from converge_p2p.net.bootstrap import Connector
 from converge_p2p.net.config import NetworkConfig, RelayUse
 from converge_p2p.net.hardening import Counters
 from converge_p2p.net.host import transport_addresses
+from converge_p2p.net.names import peer_name
 from converge_p2p.net.reach.autonat import Reachable, ReachProbe, ReachService
+from converge_p2p.net.reach.mdns import LinkSearch
 from converge_p2p.net.reach.relay_client import RelayClient
 from converge_p2p.net.reach.relay_service import RelayService
 
@@ -37,6 +40,8 @@ class ReachStatus:
         wants_relays: whether it looks for such peers.
         relay_reservations: places that it keeps for others as a relay; None if it serves as none.
         relay_circuits: connections that it passes on as a relay.
+        link_peers: nodes that were found on the same link; None if it does not look there.
+        link_trouble: why it cannot, in words; empty if all is well.
     """
 
     reachable: Reachable
@@ -45,6 +50,8 @@ class ReachStatus:
     wants_relays: bool
     relay_reservations: int | None
     relay_circuits: int
+    link_peers: int | None
+    link_trouble: str
 
 
 class Reachability:
@@ -76,6 +83,7 @@ class Reachability:
         """
         self._host = host
         self._config = config
+        self._book = book
         self._connector = connector
         self._is_banned = is_banned
         self._moved = moved
@@ -104,11 +112,22 @@ class Reachability:
             else None
         )
 
+        me = peer_name(host.get_id())
+        # what this node announces may be a router's address; neighbours reach its own
+        interfaces = functools.partial(transport_addresses, host, ())
+        self._link = (
+            LinkSearch(me, config.network_key, counters, own_addresses=interfaces, found=self._found)
+            if config.mdns
+            else None
+        )
+
     def start(self, nursery: trio.Nursery) -> None:
         """Begin."""
         if self._config.autonat:
             self._probe.start(nursery)
         self.relays.start(nursery)
+        if self._link:
+            self._link.start(nursery)
 
     def connection_up(self, raw: ID) -> None:
         """A connection to a peer opened."""
@@ -155,6 +174,8 @@ class Reachability:
             self._wants_relays(),
             None if service is None else len(service),
             0 if service is None else service.circuits,
+            None if self._link is None else self._link.peers,
+            "" if self._link is None else self._link.trouble,
         )
 
     # ------------------------------------------------------------ what follows
@@ -167,6 +188,10 @@ class Reachability:
     def _verdict_changed(self) -> None:
         self.relays.look_again()
         self._moved()
+
+    def _found(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        if self._book.learn(peer, addresses):
+            self._connector.changed()
 
     async def _reach_relay(self, relay: PeerId, transport: str, timeout_s: float) -> None:
         if self._is_banned(relay):
