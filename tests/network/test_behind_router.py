@@ -14,6 +14,7 @@ from processes import Overview, run_command
 from routed_hosts import RoutedHosts
 
 from converge_node.demo.mesh import wait_for
+from converge_node.reach_schema import ReachItem
 
 pytestmark = [pytest.mark.network, pytest.mark.namespaces]
 
@@ -68,6 +69,14 @@ def test_a_host_behind_a_router_is_dialled_through_a_relay_and_tasks_settle(tmp_
             assert visitor.counter("circuits_dialled") == hidden.counter("circuits_accepted") == 1
             assert relay.counter("relay_circuits_opened") == 1
             settle_some(pool_across(cluster, visitor, hidden), nodes, "hello")
+            # and everybody knows how things stand
+            reach = [node.client.get(ReachItem, "v1", "reach") for node in nodes]
+            assert [item.reachable for item in reach] == ["yes", "no", "yes"]
+            assert relay.item is not None
+            assert [item.relays for item in reach] == [[], [relay.item.peer_id], []]
+            assert reach[RELAY].relay_reservations == 1
+            # nothing failed, so that nothing is named
+            assert [run_command(node, "doctor") for node in nodes] == ["", "", ""]
         finally:
             cluster.stop()
 

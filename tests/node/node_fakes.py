@@ -73,8 +73,21 @@ class FakeAnnouncement:
 
 
 @dataclass(frozen=True)
+class FakeReach:
+    reachable: str = "unknown"
+    confirmed: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()
+    wants_relays: bool = False
+    relay_reservations: int | None = None
+    relay_circuits: int = 0
+    link_peers: int | None = None
+    link_trouble: str = ""
+
+
+@dataclass(frozen=True)
 class FakeStatus:
     uptime_s: float = 1.5
+    reach: FakeReach = FakeReach()
     counters: dict[str, int] = field(default_factory=lambda: {"gossip_rejected": 2})
 
 
