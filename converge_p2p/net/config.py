@@ -113,6 +113,7 @@ class NetworkConfig:
         autonat: whether to find out if others can dial this node, and to help them find out.
         mdns: whether to look for nodes on the same link, and to be found there.
         relay_client: when to be reached through relays.
+        hole_punch: whether to try for direct connections with peers that are reached through relays.
         relay_service: None, or what to give away as a relay to others.
         dial_timeout_s: for one address.
         retry_first_s: first pause after a failed dial; it doubles up to `retry_max_s`, with jitter.
@@ -139,6 +140,7 @@ class NetworkConfig:
     autonat: bool = True
     mdns: bool = False
     relay_client: RelayUse = RelayUse.AUTO
+    hole_punch: bool = True
     relay_service: RelayBounds | None = None
     dial_timeout_s: float = 15.0
     retry_first_s: float = 1.0

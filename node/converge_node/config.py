@@ -87,6 +87,9 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="When to be reached through relays: auto is while others say that they cannot dial this node."
         ),
     ] = "auto"
+    hole_punch: Annotated[
+        bool, Meta(description="Try for direct connections with peers that are reached through relays.")
+    ] = True
     relay_service: Annotated[
         bool, Meta(description="Serve as a relay: pass bytes on, within bounds, to nodes that others cannot dial.")
     ] = False

@@ -61,6 +61,7 @@ class NodeArguments:
         transport: whose code carries connections.
         mdns: whether it looks for nodes on the same link.
         relay_client: when it is reached through relays.
+        hole_punch: whether it tries for direct connections past relays.
         relay_service: whether it serves as a relay.
     """
 
@@ -73,6 +74,7 @@ class NodeArguments:
     network_key: NetworkKey | None = None
     mdns: bool = False
     relay_client: RelayClientName = "auto"
+    hole_punch: bool = True
     relay_service: bool = False
 
 
@@ -113,6 +115,7 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
                 transport=Transport(arguments.transport),
                 mdns=arguments.mdns,
                 relay_client=RelayUse(arguments.relay_client),
+                hole_punch=arguments.hole_punch,
                 relay_service=RelayBounds() if arguments.relay_service else None,
             ),
             network_key=arguments.network_key,
@@ -202,6 +205,7 @@ class _Run:
             transport=self._config.network.transport,
             mdns=self._config.network.mdns,
             relay_client=self._config.network.relay_client,
+            hole_punch=self._config.network.hole_punch,
             relay_service=self._config.network.relay_service,
         )
         opening = self._open_node(arguments)

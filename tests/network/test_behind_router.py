@@ -51,8 +51,8 @@ def test_a_host_behind_a_router_is_dialled_through_a_relay_and_tasks_settle(tmp_
     hidden_host, visitor_host = 1, 2
 
     def settings(host: int) -> dict[str, str]:
-        # the others find out by themselves that nobody can dial them
-        return {f"{PREFIX}RELAY_SERVICE": "true"} if host == RELAY else {}
+        # the others find out by themselves that nobody can dial them; here they stay at the relay
+        return {f"{PREFIX}RELAY_SERVICE": "true"} if host == RELAY else {f"{PREFIX}HOLE_PUNCH": "false"}
 
     def bootstrap(running: list[HostNode]) -> str:
         # the visitor knows nothing but the hidden node's address through the relay
@@ -83,8 +83,8 @@ def test_a_host_behind_a_router_is_dialled_through_a_relay_and_tasks_settle(tmp_
 
 def test_two_hosts_behind_routers_of_their_own_work_together_through_a_relay(tmp_path: Path) -> None:
     def settings(host: int) -> dict[str, str]:
-        # the others find out by themselves that nobody can dial them
-        return {f"{PREFIX}RELAY_SERVICE": "true"} if host == RELAY else {}
+        # the others find out by themselves that nobody can dial them; here they stay at the relay
+        return {f"{PREFIX}RELAY_SERVICE": "true"} if host == RELAY else {f"{PREFIX}HOLE_PUNCH": "false"}
 
     with RoutedHosts("public", "hidden", "hidden") as hosts:
         cluster = Cluster(hosts, tmp_path, settings=settings)
@@ -125,5 +125,33 @@ def test_a_host_that_starts_again_under_another_address_is_found_again(tmp_path:
                 assert any(hosts.address(mover) in text for text in at)
             # its own neighbours are told where it is now, and nobody is told where it was
             assert not any(f"/{old}/" in text for text in nodes[mover].found_at())
+        finally:
+            cluster.stop()
+
+
+def test_two_hosts_behind_routers_connect_directly_and_go_on_without_the_relay(tmp_path: Path) -> None:
+    def settings(host: int) -> dict[str, str]:
+        return {f"{PREFIX}RELAY_SERVICE": "true"} if host == RELAY else {}
+
+    with RoutedHosts("public", "hidden", "hidden") as hosts:
+        cluster = Cluster(hosts, tmp_path, settings=settings)
+        try:
+            relay, one, other = cluster.nodes
+            pair = [one, other]
+
+            def direct() -> bool:
+                ids = [node.item.peer_id for node in pair if node.item is not None]
+                return all(
+                    not peer.relayed for node in pair for peer in node.peer_list() if peer.peer_id in ids
+                ) and all(node.peers() == 2 for node in pair)
+
+            wait_for(direct, 60, "a direct connection")
+            assert one.counter("punches_succeeded") + other.counter("punches_succeeded") >= 1
+            overview = pool_across(cluster, one, other)
+            settle_some(overview, cluster.nodes, "with the relay")
+            relay.kill()
+            tasks = [overview.submit(node, f"without the relay, from {node.name}") for node in pair]
+            overview.wait_settled(tasks, pair)
+            overview.check_settled_once(pair)
         finally:
             cluster.stop()

@@ -25,6 +25,7 @@ from converge_p2p.net.host import transport_addresses
 from converge_p2p.net.names import peer_name
 from converge_p2p.net.reach.autonat import Reachable, ReachProbe, ReachService
 from converge_p2p.net.reach.mdns import LinkSearch
+from converge_p2p.net.reach.punch import HolePuncher
 from converge_p2p.net.reach.relay_client import RelayClient
 from converge_p2p.net.reach.relay_service import RelayService
 
@@ -121,6 +122,19 @@ class Reachability:
             else None
         )
 
+        self._puncher = (
+            HolePuncher(
+                host,
+                counters,
+                own_addresses=self._interface_addresses,
+                known_addresses=book.addresses,
+                blame=blame,
+                write_timeout_s=config.write_timeout_s,
+            )
+            if config.hole_punch
+            else None
+        )
+
     def start(self, nursery: trio.Nursery) -> None:
         """Begin."""
         if self._config.autonat:
@@ -128,12 +142,16 @@ class Reachability:
         self.relays.start(nursery)
         if self._link:
             self._link.start(nursery)
+        if self._puncher:
+            self._puncher.start(nursery)
 
     def connection_up(self, raw: ID) -> None:
         """A connection to a peer opened."""
         if self._config.autonat:
             self._probe.connection_up(raw)
         self.relays.look_again()
+        if self._puncher:
+            self._puncher.connection_up(raw)
 
     def connection_down(self, raw: ID) -> None:
         """The last connection to a peer closed."""
