@@ -168,7 +168,10 @@ class _Run:
     async def main(self) -> ExitCode:
         """Start, run, stop. Cancellation: stops without grace."""
         self._state = ControlState(
-            home=str(self._paths.state_dir), socket=str(self._paths.socket), request_stop=self._stop
+            home=str(self._paths.state_dir),
+            socket=str(self._paths.socket),
+            request_stop=self._stop,
+            next_command=next_command,
         )
         self._shutdown = Shutdown(self._config.shutdown.timeout_s, on_stage=self._set_stage)
         async with trio.open_nursery() as nursery:
@@ -212,7 +215,6 @@ class _Run:
         adopt_library_logs(self._config.log)
         async with opening as node:
             self._state.node = node
-            self._state.next_command = next_command(node.addresses)
             self._shutdown.stage("running")
             self._state.ready = True
             for pool in node.pools.values():

@@ -55,7 +55,7 @@ class ControlState:
         stopping: set when the node begins to stop; ends every stream.
         request_stop: begins the shutdown.
         pool_joined: called with each pool that was created or joined through this interface.
-        next_command: the command that starts the next node.
+        next_command: returns the command that starts a node which finds this one at its addresses.
         meshes: topics that were joined.
     """
 
@@ -67,7 +67,7 @@ class ControlState:
     ready: bool = False
     stopping: trio.Event = field(default_factory=trio.Event)
     pool_joined: Callable[[PoolLike], None] = lambda _pool: None
-    next_command: str = ""
+    next_command: Callable[[Sequence[str]], str] = lambda _addresses: ""
     meshes: mesh.Meshes = field(default_factory=mesh.Meshes)
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
@@ -465,7 +465,7 @@ def node_item(state: ControlState) -> schema.NodeItem:
         version=__version__,
         home=state.home,
         socket=state.socket,
-        next_command=state.next_command,
+        next_command=state.next_command(node.addresses),
     )
 
 
