@@ -149,7 +149,12 @@ class RelayClient:
     def _due(self) -> list[ID]:
         """Relays to renew a place at, and peers that may be one, as long as there are too few."""
         now = trio.current_time()
-        over = [raw for raw, place in self._places.items() if place.ends_at <= now]
+        # a relay that is left only through another relay keeps no place
+        over = [
+            raw
+            for raw, place in self._places.items()
+            if place.ends_at <= now or not directly_connected(self._host, raw)
+        ]
         for raw in over:
             del self._places[raw]
         if over:
