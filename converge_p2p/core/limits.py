@@ -262,6 +262,48 @@ DHT_CLAIMS_PER_KEY_MAX: Final = 32
 DHT_CLAIMS_PER_PEER_MAX: Final = 128
 DHT_CLAIMS_MAX: Final = 16_384
 
+# relays: what a node that serves as one gives away, and how many circuits a node has itself
+RELAY_RESERVATIONS_MAX: Final = 128
+RELAY_RESERVATIONS_PER_HOST_MAX: Final = 16
+RELAY_RESERVATION_S: Final = 3600.0
+RELAY_CIRCUITS_MAX: Final = 128
+RELAY_CIRCUITS_PER_PEER_MAX: Final = 16
+RELAY_CIRCUIT_S: Final = 3600.0
+RELAY_CIRCUIT_BYTES_MAX: Final = 256 * 1024 * 1024
+RELAY_CIRCUIT_BYTES_PER_SECOND_MAX: Final = 4 * 1024 * 1024
+RELAY_REQUESTS_PER_PEER_PER_SECOND_MAX: Final = 1.0
+RELAY_REQUESTS_BURST_MAX: Final = 32
+RELAYS_USED_MAX: Final = 2
+RELAY_ADDRESSES_MAX: Final = 2
+CIRCUITS_OWN_MAX: Final = 64
+
+# whether this node can be dialled: whom it asks, and what it does for others that ask
+REACH_MESSAGE_BYTES_MAX: Final = 4096
+REACH_ANSWERS_HELD_MAX: Final = 8
+REACH_ADDRESSES_CONFIRMED_MAX: Final = 2
+REACH_DIALS_AT_ONCE_MAX: Final = 8
+REACH_DIALS_PER_ASK_MAX: Final = 4
+REACH_ASKS_PER_SECOND_MAX: Final = 4.0
+REACH_ASKS_BURST_MAX: Final = 64
+REACH_ASKS_PER_HOST_PER_SECOND_MAX: Final = 0.1
+REACH_ASKS_PER_HOST_BURST_MAX: Final = 8
+REACH_HOSTS_HELD_MAX: Final = 1024
+
+# direct connections past a relay
+PUNCH_ADDRESSES_MAX: Final = 4
+PUNCHES_AT_ONCE_MAX: Final = 8
+PUNCHES_PER_SECOND_MAX: Final = 0.5
+PUNCHES_BURST_MAX: Final = 16
+
+# neighbours on the same link
+MDNS_PACKET_BYTES_MAX: Final = 4096
+MDNS_PACKETS_PER_SECOND_MAX: Final = 256
+MDNS_ANSWERS_PER_SECOND_MAX: Final = 1.0
+MDNS_QUESTION_S_MAX: Final = 60.0
+MDNS_HOSTS_HELD_MAX: Final = 256
+MDNS_PEERS_PER_HOST_MAX: Final = 16
+MDNS_NEW_PER_HOST_PER_SECOND_MAX: Final = 0.1
+
 # how long the multiplexer waits for a peer, in seconds: for room to write, for room on one stream, for the end of a
 # stream that is closed on this side, for the answer to a ping, for the end after a farewell
 CONNECTION_STALL_S: Final = 30.0
@@ -341,6 +383,11 @@ assert STREAM_WINDOW_BYTES_MAX >= 256 * 1024
 # answers that need no room in the queue: one for each ping, stream and refusal of a burst, of twelve bytes
 assert (PINGS_BURST_MAX + STREAM_OPENS_PER_SECOND_MAX + STREAM_REFUSALS_BURST_MAX) * 12 < WRITE_QUEUE_CONTROL_BYTES_MAX
 assert KEEPALIVE_INTERVAL_S <= KEEPALIVE_TIMEOUT_S
+assert RELAYS_USED_MAX * RELAY_ADDRESSES_MAX + REACH_ADDRESSES_CONFIRMED_MAX < ADDRESSES_PER_PEER_MAX
+assert RELAY_CIRCUITS_PER_PEER_MAX < INBOUND_STREAMS_PER_PEER_MAX
+assert RELAY_CIRCUITS_PER_PEER_MAX <= RELAY_CIRCUITS_MAX
+assert RELAY_RESERVATIONS_MAX <= PEERS_MAX
+assert ADDRESSES_PER_PEER_MAX * 260 + 512 < MDNS_PACKET_BYTES_MAX
 assert GOSSIP_BATCH_BYTES_MAX < GOSSIP_DATA_BYTES_MAX < GOSSIP_RPC_BYTES_MAX
 assert MESSAGE_BYTES_MAX < DIRECT_BYTES_MAX
 assert MESSAGE_BYTES_MAX < GOSSIP_DATA_BYTES_MAX

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from multiaddr import Multiaddr
 
@@ -16,6 +17,18 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, ConfigError
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.names import public_key_of
+
+CIRCUIT: Final = "/p2p-circuit"
+"""Ends a transport address that leads through a relay: `/ip4/…/tcp/…/p2p/<relay>/p2p-circuit`."""
+
+_LOCAL: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+        "::1/128", "fc00::/7", "fe80::/10",
+    )
+)  # fmt: skip
+"""RFC 1918, 6598, 3927, 4193, 4291. Python's own `is_private` counts networks for documentation, too."""
 
 _HOST_PROTOCOLS = ("ip4", "ip6", "dns", "dns4", "dns6")
 
@@ -55,18 +68,34 @@ def split_peer_address(text: str) -> tuple[PeerId, str]:
         raise ConfigError(f"{text!r}: {error}", hint=hint) from error
     except Exception as error:
         raise ConfigError(f"{text!r} is not a multiaddr: {error}", hint=hint) from error
-    if len(names) != 2 or names[0] not in _HOST_PROTOCOLS or names[1] != "tcp":
-        raise ConfigError(f"{text!r}: only /ip4|ip6|dns|dns4|dns6/…/tcp/… can be dialled", hint=hint)
+    direct, circuit = ["tcp"], ["tcp", "p2p", "p2p-circuit"]
+    if not names or names[0] not in _HOST_PROTOCOLS or names[1:] not in (direct, circuit):
+        known = "/ip4|ip6|dns|dns4|dns6/…/tcp/…, and the same behind a relay, …/p2p/…/p2p-circuit"
+        raise ConfigError(f"{text!r}: only {known} can be dialled", hint=hint)
+    if names[1:] == circuit:
+        relay, _ = split_peer_address(transport.removesuffix(CIRCUIT))
+        if relay == peer:
+            raise ConfigError(f"{text!r}: a peer cannot be reached through itself", hint=hint)
     return PeerId(peer), transport
 
 
+def is_circuit(transport: str) -> bool:
+    """Say whether a transport address leads through a relay."""
+    return transport.endswith(CIRCUIT)
+
+
+def split_circuit(transport: str) -> tuple[PeerId, str]:
+    """Split the address of a circuit, which was checked before, into the relay and where that is dialled."""
+    return split_peer_address(transport.removesuffix(CIRCUIT))
+
+
 def tcp_port(transport: str) -> int:
-    """Return the port of a transport address that was checked before."""
-    return int(transport.rsplit("/tcp/", 1)[1])
+    """Return the port of a transport address that was checked before; of the relay, if it leads through one."""
+    return int(transport.split("/")[4])
 
 
 def host_of(transport: str) -> str:
-    """Return the host part of a transport address that was checked before."""
+    """Return the host part of a transport address that was checked before; of the relay, if it leads through one."""
     return transport.split("/")[2]
 
 
@@ -84,6 +113,15 @@ def is_unspecified(transport: str) -> bool:
         return ipaddress.ip_address(host_of(transport)).is_unspecified
     except ValueError:
         return False
+
+
+def is_local(host: str) -> bool:
+    """Say whether an IP address means something in one network only: at home, in an office, on one machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return any(address in network for network in _LOCAL if network.version == address.version)
 
 
 def observed_address(host: str, port: int) -> str | None:

@@ -9,7 +9,7 @@ A node never depends on one bootstrap peer: once it has heard of others, it keep
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -20,13 +20,19 @@ from multiaddr import Multiaddr
 from converge_p2p.core import limits
 from converge_p2p.core.errors import NetworkError
 from converge_p2p.core.types import PeerId
-from converge_p2p.net.addresses import AddressBook, split_peer_address
+from converge_p2p.net.addresses import AddressBook, is_circuit, split_peer_address
 from converge_p2p.net.config import NetworkConfig
 from converge_p2p.net.hardening import Counters, log
 from converge_p2p.net.names import peer_name, raw_peer_id
 from converge_p2p.net.private_network import noted_refusals
 
 _CONCURRENT_DIALS_MAX = 8
+_HEAD_START_S = 1.0
+"""How long direct addresses are tried before those through a relay are tried beside them. Behind a router that drops
+what it does not know, each direct address costs a whole timeout."""
+
+DialThrough = Callable[[PeerId, str, float], Awaitable[None]]
+"""Connects to a peer through a relay: peer, address, seconds. Raises NetworkError."""
 
 
 class Connector:
@@ -54,6 +60,7 @@ class Connector:
         self._random = random.Random()
         self._changed = trio.Event()
         self._dialing: dict[PeerId, trio.Event] = {}
+        self._dial_through: DialThrough | None = None
         self._bootstrap: dict[PeerId, list[str]] = {}
         for text in config.bootstrap:
             peer, address = split_peer_address(text)
@@ -69,6 +76,10 @@ class Connector:
         for peer, addresses in self._bootstrap.items():
             nursery.start_soon(self._keep, peer, tuple(addresses))
         nursery.start_soon(self._fill)
+
+    def use_relays(self, dial_through: DialThrough) -> None:
+        """From now on, dial addresses that lead through relays, too."""
+        self._dial_through = dial_through
 
     def changed(self) -> None:
         """A connection opened or closed, or the book has new entries: look again."""
@@ -88,7 +99,8 @@ class Connector:
 
         Args:
             peer: whom.
-            addresses: transport addresses without `/p2p/…`, at least one.
+            addresses: transport addresses without `/p2p/…`, at least one. Those that lead through a relay are tried
+                beside the others, a moment later.
             timeout_s: for each address.
 
         Raises:
@@ -100,14 +112,12 @@ class Connector:
             return
         finished = self._dialing[peer] = trio.Event()
         try:
-            reasons = []
-            for address in addresses:
-                reason = await self._dial_address(raw_peer_id(peer), address, timeout_s)
-                if reason is None:
-                    self._book.reached(peer, address)
-                    self._counters["dials_succeeded"] += 1
-                    return
-                reasons.append(f"{address}: {reason}")
+            attempt = _Attempt(self, peer, addresses, timeout_s)
+            reasons = await attempt.run()
+            if attempt.worked is not None:
+                self._book.reached(peer, attempt.worked)
+                self._counters["dials_succeeded"] += 1
+                return
             self._counters["dials_failed"] += 1
             hint = "check that the node runs, and that the address and port can be reached from here"
             raise NetworkError(f"cannot reach peer {peer}: {'; '.join(reasons) or 'no address is known'}", hint=hint)
@@ -115,8 +125,19 @@ class Connector:
             del self._dialing[peer]
             finished.set()
 
-    async def _dial_address(self, raw: ID, address: str, timeout_s: float) -> str | None:
-        """Dial one address; return None, or why it failed."""
+    async def dial_circuit(self, peer: PeerId, address: str, timeout_s: float) -> str | None:
+        """Dial one address through a relay; return None, or why it failed."""
+        if self._dial_through is None:
+            return "this node uses no relays"
+        with noted_refusals() as reasons:
+            try:
+                await self._dial_through(peer, address, timeout_s)
+            except NetworkError as error:
+                return reasons[0] if reasons else str(error)
+        return None if self.is_connected(peer) else "the peer closed the connection"
+
+    async def dial_address(self, raw: ID, address: str, timeout_s: float) -> str | None:
+        """Dial one direct address; return None, or why it failed."""
         network = self._host.get_network()
         # B9: after a failure the library refuses to dial the peer for a minute, of several addresses it dials only
         # one per transport, and a black hole blocks it for over a minute
@@ -197,6 +218,55 @@ class Connector:
         longest = min(self._config.retry_max_s, self._config.retry_first_s * 2.0 ** min(failures - 1, 16))
         # between half and the whole, so that nodes which lost the same peer do not return all at once
         return longest * (0.5 + 0.5 * self._random.random())
+
+
+class _Attempt:
+    """One try to reach a peer, at all its addresses.
+
+    Attributes:
+        worked: the address that did, or None.
+    """
+
+    def __init__(self, connector: Connector, peer: PeerId, addresses: Sequence[str], timeout_s: float) -> None:
+        self.worked: str | None = None
+        self._connector = connector
+        self._peer = peer
+        self._direct = [address for address in addresses if not is_circuit(address)]
+        self._circuits = [address for address in addresses if is_circuit(address)]
+        self._timeout_s = timeout_s
+        self._reasons: list[str] = []
+        self._direct_failed = trio.Event()
+
+    async def run(self) -> list[str]:
+        """Try until one works; return why the others did not."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._try_direct, nursery.cancel_scope)
+            if self._circuits:
+                nursery.start_soon(self._try_circuits, nursery.cancel_scope)
+        return self._reasons
+
+    async def _try_direct(self, both: trio.CancelScope) -> None:
+        for address in self._direct:
+            reason = await self._connector.dial_address(raw_peer_id(self._peer), address, self._timeout_s)
+            if self._done(address, reason, both):
+                return
+        self._direct_failed.set()
+
+    async def _try_circuits(self, both: trio.CancelScope) -> None:
+        with trio.move_on_after(_HEAD_START_S):
+            await self._direct_failed.wait()
+        for address in self._circuits:
+            reason = await self._connector.dial_circuit(self._peer, address, self._timeout_s)
+            if self._done(address, reason, both):
+                return
+
+    def _done(self, address: str, reason: str | None, both: trio.CancelScope) -> bool:
+        if reason is None:
+            self.worked = self.worked or address
+            both.cancel()
+            return True
+        self._reasons.append(f"{address}: {reason}")
+        return False
 
 
 def _root_cause(error: BaseException) -> str:

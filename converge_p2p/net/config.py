@@ -25,6 +25,40 @@ class Transport(StrEnum):
     """The transport library's, with its faults repaired."""
 
 
+class RelayUse(StrEnum):
+    """When a node reserves places at relays, so that it is reached through them."""
+
+    AUTO = "auto"
+    """While other nodes cannot dial it."""
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayBounds:
+    """What a node that serves as a relay gives away. The defaults are those of `core.limits`.
+
+    Attributes:
+        reservations: places at once.
+        reservations_per_host: of one IPv4 address, or IPv6 network of 64 bits.
+        reservation_s: how long a place is kept without being renewed, in seconds.
+        circuits: connections passed on at once.
+        circuits_per_peer: of them, from or to one peer.
+        circuit_s: how long one may last, in seconds.
+        circuit_bytes: how much one may carry in each direction.
+        circuit_bytes_per_second: and how fast.
+    """
+
+    reservations: int = limits.RELAY_RESERVATIONS_MAX
+    reservations_per_host: int = limits.RELAY_RESERVATIONS_PER_HOST_MAX
+    reservation_s: float = limits.RELAY_RESERVATION_S
+    circuits: int = limits.RELAY_CIRCUITS_MAX
+    circuits_per_peer: int = limits.RELAY_CIRCUITS_PER_PEER_MAX
+    circuit_s: float = limits.RELAY_CIRCUIT_S
+    circuit_bytes: int = limits.RELAY_CIRCUIT_BYTES_MAX
+    circuit_bytes_per_second: int = limits.RELAY_CIRCUIT_BYTES_PER_SECOND_MAX
+
+
 class NetworkHandler(Protocol):
     """What a node does with the network's events.
 
@@ -76,6 +110,11 @@ class NetworkConfig:
         validators: record validators of the hash table, by namespace without slashes.
         transport: whose code carries the connections.
         dht: whether to take part in the hash table.
+        autonat: whether to find out if others can dial this node, and to help them find out.
+        mdns: whether to look for nodes on the same link, and to be found there.
+        relay_client: when to be reached through relays.
+        hole_punch: whether to try for direct connections with peers that are reached through relays.
+        relay_service: None, or what to give away as a relay to others.
         dial_timeout_s: for one address.
         retry_first_s: first pause after a failed dial; it doubles up to `retry_max_s`, with jitter.
         retry_max_s: longest pause between dials of one peer.
@@ -98,6 +137,11 @@ class NetworkConfig:
     validators: Mapping[str, RecordValidator] = field(default_factory=dict)
     transport: Transport = Transport.FAST
     dht: bool = True
+    autonat: bool = True
+    mdns: bool = False
+    relay_client: RelayUse = RelayUse.AUTO
+    hole_punch: bool = True
+    relay_service: RelayBounds | None = None
     dial_timeout_s: float = 15.0
     retry_first_s: float = 1.0
     retry_max_s: float = 30.0
@@ -121,6 +165,7 @@ class PeerInfo:
         direction: `outbound` if this node dialled, else `inbound`.
         since: Unix time of the oldest connection, seconds.
         replicating: whether the replication stream works in both directions.
+        relayed: whether the only connections to it lead through relays.
     """
 
     peer_id: PeerId
@@ -130,3 +175,4 @@ class PeerInfo:
     direction: str
     since: float
     replicating: bool
+    relayed: bool = False

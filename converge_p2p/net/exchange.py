@@ -22,7 +22,14 @@ from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, ConfigError, ConvergeError, NetworkError, RemoteViolation
 from converge_p2p.core.identity import PUBLIC_KEY_BYTES
 from converge_p2p.core.types import PeerId, PublicKey
-from converge_p2p.net.addresses import AddressBook, is_loopback, observed_address, split_peer_address, tcp_port
+from converge_p2p.net.addresses import (
+    AddressBook,
+    is_circuit,
+    is_loopback,
+    observed_address,
+    split_peer_address,
+    tcp_port,
+)
 from converge_p2p.net.config import NetworkConfig
 from converge_p2p.net.direct import read_frame
 from converge_p2p.net.framing import encode_frame
@@ -127,6 +134,11 @@ class PeerExchange:
             self._asking.add(raw)
             self._nursery.start_soon(self._ask, raw)
 
+    def tell_everybody(self) -> None:
+        """The own addresses changed: ask all peers, which tells them, too."""
+        for raw in self._host.get_connected_peers():
+            self.connection_up(raw)
+
     async def _ask_now_and_then(self) -> None:
         while True:
             await trio.sleep(self._config.exchange_interval_s * (0.5 + self._random.random()))
@@ -178,7 +190,8 @@ class PeerExchange:
         remote = stream.muxed_conn.get_remote_address()
         if remote is None:
             return claimed
-        observed = (observed_address(remote[0], tcp_port(address)) for address in claimed)
+        own = (address for address in claimed if not is_circuit(address))
+        observed = (observed_address(remote[0], tcp_port(address)) for address in own)
         both = dict.fromkeys([*(address for address in observed if address is not None), *claimed])
         return tuple(both)[: limits.ADDRESSES_PER_PEER_MAX]
 

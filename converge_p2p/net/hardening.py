@@ -86,7 +86,8 @@ def free_inbound_slots(
 
     async def handle(channel: Any, listener: Multiaddr, _failure: Any) -> None:
         remote = swarm._build_remote_multiaddr(channel)
-        raw = RawConnection(channel, False)
+        # one that comes through a relay is a connection already, and takes a slot as any other
+        raw = channel if isinstance(channel, RawConnection) else RawConnection(channel, False)
         try:
             denied = remote is not None and not await swarm.connection_gate.is_allowed(remote)
             if denied or len(held) >= inbound_max:
@@ -182,6 +183,26 @@ def close_only_what_is_there(host: Any) -> None:
         await connection.muxed_conn.secured_conn.close()
 
     swarm.close_peer = close_peer
+
+
+def forget_closed_listeners(host: Any) -> None:
+    """B19: while a host closes, a peer that connects in that moment ends it with an error.
+
+    Stock, greeting a peer asks the listening sockets for their addresses, and a socket that was just closed raises
+    OSError, in a task of the host's services. Here a closed one has no address.
+    """
+    swarm = host.get_network()
+
+    def addresses() -> list[Multiaddr]:
+        found: list[Multiaddr] = []
+        for listener in list(swarm.listeners.values()):
+            try:
+                found.extend(listener.get_addrs())
+            except OSError as error:
+                log.debug("a listener was just closed: %r", error)
+        return found
+
+    host.get_transport_addrs = addresses
 
 
 def shielded(seconds: float) -> trio.CancelScope:

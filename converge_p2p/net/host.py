@@ -30,6 +30,7 @@ from converge_p2p.net.hardening import (
     Counters,
     close_only_what_is_there,
     contain_stream_failures,
+    forget_closed_listeners,
     free_inbound_slots,
     log,
     own_the_dialling,
@@ -96,6 +97,7 @@ def build_host(
     free_inbound_slots(host, counters, config.peers_max, Handshakes(counters).one)
     own_the_dialling(host, frozenset({DHT_PROTOCOL}))
     close_only_what_is_there(host)
+    forget_closed_listeners(host)
     return host
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,12 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, LocalError, NetworkError
 from converge_p2p.core.identity import SEED_BYTES, fingerprint
 from converge_p2p.core.types import PeerId
-from converge_p2p.net.addresses import AddressBook, observed_address, parse_listen, split_peer_address
+from converge_p2p.net.addresses import (
+    AddressBook,
+    observed_address,
+    parse_listen,
+    split_peer_address,
+)
 from converge_p2p.net.bootstrap import Connector
 from converge_p2p.net.conduct import Conduct
 from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo, Transport
@@ -30,9 +35,11 @@ from converge_p2p.net.exchange import PeerExchange
 from converge_p2p.net.fast.pubsub import FAST_MESH_PROTOCOLS, FastGossipSub
 from converge_p2p.net.gossip import MESH_PROTOCOLS, Gossip, HardenedGossipSub, OnMessage, Validate
 from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly, log
-from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners, transport_addresses
+from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners
 from converge_p2p.net.names import is_ed25519, peer_name, public_key_of, raw_peer_id
 from converge_p2p.net.private_network import check_private_addresses
+from converge_p2p.net.reach.circuit import is_relayed
+from converge_p2p.net.reach.reachability import Reachability, ReachStatus
 from converge_p2p.net.sync import SyncStreams
 from converge_p2p.net.topic_access import TopicAccess
 from converge_p2p.net.topic_members import TopicMembership
@@ -76,6 +83,7 @@ class Network:
     Attributes:
         peer_id: the own transport name.
         counters: drops, refusals and errors since the start, by name.
+        when_moved: is called when `addresses` have become others. Set by who tells others of them.
     """
 
     def __init__(self, config: NetworkConfig, seed: bytes, handler: NetworkHandler) -> None:
@@ -83,6 +91,7 @@ class Network:
         if len(seed) != SEED_BYTES:
             raise ConfigError(f"seed has {len(seed)} bytes; expected {SEED_BYTES}")
         self.counters: Counter[str] = Counter()
+        self.when_moved: Callable[[], None] = lambda: None
         self._config = config
         check_private_addresses((*config.listen, *config.bootstrap, *config.announce), config.network_key)
         self._listen = [parse_listen(text) for text in config.listen]
@@ -109,6 +118,16 @@ class Network:
         self._dht = Dht(host, config.validators, self.counters) if config.dht else None
         self._exchange = PeerExchange(
             host, self._book, config, self.counters, self._own_addresses, self._connector.changed
+        )
+        self._reach = Reachability(
+            host,
+            config,
+            self.counters,
+            self._book,
+            self._connector,
+            blame=self.blame,
+            is_banned=self._is_banned,
+            moved=self._addresses_changed,
         )
         self._closing: trio.Nursery | None = None
         host.get_network().register_notifee(ConnectionWatcher(self))
@@ -143,6 +162,7 @@ class Network:
             self._exchange.start(dialling)
             self._membership.start(dialling)
             self._connector.start(dialling)
+            self._reach.start(dialling)
             if self._dht:
                 self._dht.start(dialling)
             for raw in self._host.get_connected_peers():
@@ -169,10 +189,12 @@ class Network:
         if self._dht:
             self._dht.connection_up(raw)
         self._connector.changed()
+        self._reach.connection_up(raw)
 
     def connection_down(self, raw: ID) -> None:
         """Called by the watcher: the last connection to a peer closed."""
         self._membership.connection_down(raw)
+        self._reach.connection_down(raw)
         self._connector.changed()
 
     # ------------------------------------------------------------ peers
@@ -183,7 +205,12 @@ class Network:
         return tuple(f"{address}/p2p/{self.peer_id}" for address in self._own_addresses())
 
     def _own_addresses(self) -> tuple[str, ...]:
-        return transport_addresses(self._host, self._config.announce)
+        return self._reach.addresses()
+
+    def _addresses_changed(self) -> None:
+        """This node is reached elsewhere now: its peers are told, and tell others."""
+        self._exchange.tell_everybody()
+        self.when_moved()
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """Return the connected peers, the oldest connection first."""
@@ -202,8 +229,14 @@ class Network:
             direction = "outbound" if str(oldest.direction).endswith("outbound") else "inbound"
             since = float(oldest._created_at)
             up = self._sync.is_up(raw)
-            found.append(PeerInfo(peer, key, fingerprint(key), addresses, direction, since, up))
+            relayed = all(is_relayed(connection.muxed_conn) for connection in connections)
+            found.append(PeerInfo(peer, key, fingerprint(key), addresses, direction, since, up, relayed))
         return tuple(sorted(found, key=lambda info: info.since))
+
+    @property
+    def reachability(self) -> ReachStatus:
+        """How others reach this node now."""
+        return self._reach.status()
 
     def good_addresses(self) -> tuple[str, ...]:
         """Return full multiaddrs of peers that live or lived, to be passed on as `NetworkConfig.known`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from converge_p2p.core import limits
 from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.types import AgentId, PeerId
-from converge_p2p.net import NetworkConfig
+from converge_p2p.net import NetworkConfig, ReachStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class NodeStatus:
         peers: how many are connected.
         pools: how many it takes part in.
         counters: drops, refusals and errors, by name.
+        reach: how others reach it.
     """
 
     id: AgentId
@@ -50,3 +51,4 @@ class NodeStatus:
     peers: int
     pools: int
     counters: dict[str, int]
+    reach: ReachStatus

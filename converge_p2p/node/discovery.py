@@ -125,6 +125,7 @@ class DiscoveryService:
     async def open(self, network: Network, nursery: trio.Nursery, send: Callable[[PeerId, bytes], None]) -> None:
         """Take part, until `close`. See `AgentNews.open`."""
         self._network = network
+        network.when_moved = self.moved
         await self._news.open(network, nursery, send)
         if self._declarations.any:
             self._changed.set()
@@ -157,6 +158,10 @@ class DiscoveryService:
                 nursery.start_soon(self._shelf.run)
 
     # ------------------------------------------------------------ what the network brings
+
+    def moved(self) -> None:
+        """The addresses of this node have become others: say so, if anything is said at all."""
+        self._changed.set()
 
     def peer_up(self, peer: PeerId) -> None:
         """A peer is linked."""

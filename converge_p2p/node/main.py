@@ -266,12 +266,12 @@ class Node:
     def status(self) -> NodeStatus:
         """The node at a glance."""
         counters = Counter(self.counters) + Counter(self._network.counters) + Counter(self._mail.counters)
-        pools = self._pools.all()
-        for pool in pools.values():
+        for pool in self._pools.all().values():
             counters.update(pool.counters)
         counters["commits"] = self._writer.commits
-        up_s = time.monotonic() - self._started_at
-        return NodeStatus(self.id, self.peer_id, self.addresses, up_s, len(self.peers()), len(pools), dict(counters))
+        up_s, reach = time.monotonic() - self._started_at, self._network.reachability
+        sizes = len(self.peers()), len(self._pools.all())
+        return NodeStatus(self.id, self.peer_id, self.addresses, up_s, *sizes, dict(counters), reach)
 
     def watch_pools(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PoolAnnouncement]]:
         """Give a channel of announced pools, the known ones first."""

@@ -28,6 +28,7 @@ SHUTDOWN_TIMEOUT_S_MAX: Final = 30.0
 
 GovernanceName = Literal["democratic", "dictatorial"]
 TransportName = Literal["fast", "stock"]
+RelayClientName = Literal["auto", "on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
 
@@ -77,6 +78,21 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         TransportName,
         Meta(description="Whose code carries connections: fast is this project's, stock the library's; they mix."),
     ] = "fast"
+    mdns: Annotated[bool, Meta(description="Look for nodes on the same link by multicast DNS, and be found there.")] = (
+        False
+    )
+    relay_client: Annotated[
+        RelayClientName,
+        Meta(
+            description="When to be reached through relays: auto is while others say that they cannot dial this node."
+        ),
+    ] = "auto"
+    hole_punch: Annotated[
+        bool, Meta(description="Try for direct connections with peers that are reached through relays.")
+    ] = True
+    relay_service: Annotated[
+        bool, Meta(description="Serve as a relay: pass bytes on, within bounds, to nodes that others cannot dial.")
+    ] = False
 
 
 class TasksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from converge_node import schema
-from converge_node.config import Settings, TransportName, example_file
+from converge_node.config import RelayClientName, Settings, TransportName, example_file
 from converge_node.control.app import ControlApi, ControlState, node_item
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
@@ -59,6 +59,10 @@ class NodeArguments:
         home: folder of its stores; None keeps everything in memory.
         network_key: of the private network it is in.
         transport: whose code carries connections.
+        mdns: whether it looks for nodes on the same link.
+        relay_client: when it is reached through relays.
+        hole_punch: whether it tries for direct connections past relays.
+        relay_service: whether it serves as a relay.
     """
 
     identity: Identity
@@ -68,6 +72,10 @@ class NodeArguments:
     bootstrap: Sequence[str]
     transport: TransportName
     network_key: NetworkKey | None = None
+    mdns: bool = False
+    relay_client: RelayClientName = "auto"
+    hole_punch: bool = True
+    relay_service: bool = False
 
 
 OpenNode = Callable[[NodeArguments], AbstractAsyncContextManager[NodeLike]]
@@ -90,7 +98,7 @@ class RunOptions:
 
 def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
     """Return the library's node. Imports libp2p, which takes a second or two."""
-    from converge_p2p.net import NetworkConfig, Transport
+    from converge_p2p.net import NetworkConfig, RelayBounds, RelayUse, Transport
     from converge_p2p.node import Node, NodeConfig
 
     # what imported modules hold stays as long as the process: a full collection that visits it takes twice as long
@@ -102,7 +110,14 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
         announce=arguments.announce,
         bootstrap=arguments.bootstrap,
         config=NodeConfig(
-            network=NetworkConfig(listen=(), transport=Transport(arguments.transport)),
+            network=NetworkConfig(
+                listen=(),
+                transport=Transport(arguments.transport),
+                mdns=arguments.mdns,
+                relay_client=RelayUse(arguments.relay_client),
+                hole_punch=arguments.hole_punch,
+                relay_service=RelayBounds() if arguments.relay_service else None,
+            ),
             network_key=arguments.network_key,
         ),
     )
@@ -153,7 +168,10 @@ class _Run:
     async def main(self) -> ExitCode:
         """Start, run, stop. Cancellation: stops without grace."""
         self._state = ControlState(
-            home=str(self._paths.state_dir), socket=str(self._paths.socket), request_stop=self._stop
+            home=str(self._paths.state_dir),
+            socket=str(self._paths.socket),
+            request_stop=self._stop,
+            next_command=next_command,
         )
         self._shutdown = Shutdown(self._config.shutdown.timeout_s, on_stage=self._set_stage)
         async with trio.open_nursery() as nursery:
@@ -188,12 +206,15 @@ class _Run:
             bootstrap=(*self._config.network.bootstrap, *_named(followed)),
             network_key=network_key_of(self._config.network.psk_file, self._paths),
             transport=self._config.network.transport,
+            mdns=self._config.network.mdns,
+            relay_client=self._config.network.relay_client,
+            hole_punch=self._config.network.hole_punch,
+            relay_service=self._config.network.relay_service,
         )
         opening = self._open_node(arguments)
         adopt_library_logs(self._config.log)
         async with opening as node:
             self._state.node = node
-            self._state.next_command = next_command(node.addresses)
             self._shutdown.stage("running")
             self._state.ready = True
             for pool in node.pools.values():

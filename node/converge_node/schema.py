@@ -62,13 +62,14 @@ class HealthItem(_Answer, frozen=True):
 
 
 class PeerItem(_Answer, frozen=True):
-    """A connected peer."""
+    """A connected peer. `relayed`: the only connections to it lead through relays."""
 
     peer_id: str
     agent_id: str
     public_key: str
     addresses: list[str]
     direction: str
+    relayed: bool = False
 
 
 class PoolItem(_Answer, frozen=True):

@@ -51,6 +51,8 @@ def quick(**changes: Any) -> NetworkConfig:
         "listen": (LOCAL,),
         "transport": default_transport,
         "dht": False,
+        "autonat": False,
+        "hole_punch": False,
         "dial_timeout_s": 3.0,
         "retry_first_s": 0.1,
         "retry_max_s": 0.5,

@@ -253,3 +253,18 @@ async def test_b9_opening_a_stream_dials_nobody_but_for_the_hash_table():
         assert two.peers() == ()
         await (await two._host.new_stream(raw, [dht.PROTOCOL])).reset()
         assert [peer.peer_id for peer in two.peers()] == [one.peer_id]
+
+
+async def test_b19_a_listener_that_was_just_closed_has_no_address_and_ends_nothing() -> None:
+    async with start(1) as one, start(2) as two:
+
+        def closed() -> None:
+            raise OSError(9, "Bad file descriptor")
+
+        for listener in one._host.get_network().listeners.values():
+            listener.get_addrs = closed
+        assert one._host.get_transport_addrs() == []
+        # greeting a peer asks for the addresses
+        await one.connect(two.addresses[0])
+        await linked(one, two)
+        assert one.addresses == ()

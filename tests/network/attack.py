@@ -27,6 +27,7 @@ import attack_electors as electors
 import attack_frames as frames
 import attack_links as links
 import attack_members as members
+import attack_reach as reach
 import trio
 from attack_ground import Ground
 from attack_rig import Battlefield, Outcome, Probe, in_thread
@@ -60,6 +61,9 @@ OUTSIDE: Sequence[Attack] = (
     frames.parked_floods,
     frames.gossiped_operations,
     frames.forged_messages,
+    reach.reach_protocols,
+    reach.relay_floods,
+    reach.dials_at_others,
     agents.made_up_agents,
     agents.forged_agents,
     members.control_socket,

@@ -91,6 +91,8 @@ class Battlefield:
     def __init__(self, folder: Path) -> None:
         self._mesh = Mesh(folder)
         os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        # so that there is more to attack
+        os.environ["CONVERGE_NODE_NETWORK__RELAY_SERVICE"] = "true"
         handler = ("--handler", "echo=attack_rig:echo@4")
         self.nodes = [self._mesh.add(f"victim{number}", *handler) for number in range(VICTIMS)]
         self.pool = PoolId(b"")

@@ -30,7 +30,7 @@ from converge_p2p.core.replica.wire import (
     encode_message,
 )
 from converge_p2p.core.types import OperationId, PeerId, PoolId
-from converge_p2p.net import Network, NetworkConfig, Transport, open_network
+from converge_p2p.net import Network, NetworkConfig, RelayUse, Transport, open_network
 from converge_p2p.net.addresses import split_peer_address
 from converge_p2p.net.names import raw_peer_id
 
@@ -59,6 +59,9 @@ class Attacker:
             "listen": (),
             "transport": Transport.STOCK,
             "dht": False,
+            "autonat": False,
+            "hole_punch": False,
+            "relay_client": RelayUse.OFF,
             "peers_wanted": 0,
             "dial_timeout_s": 10.0,
             **changes,

@@ -1,4 +1,4 @@
-"""A node on each of several hosts that are network namespaces, the first of them everybody's bootstrap.
+"""A node on each of several hosts that are network namespaces, the first of them everybody's bootstrap peer.
 
 Knows: the hosts, command lines, control sockets. Must not know: a test.
 """
@@ -10,11 +10,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
-from namespaces import Hosts
 from processes import Overview
 
 from converge_node import schema
@@ -42,9 +43,21 @@ class HostNode:
         assert self.item is not None
         return self.item.id
 
+    def found_at(self) -> list[str]:
+        """Its addresses, as it tells them now."""
+        return self.client.get(schema.NodeItem, "v1", "node").addresses
+
+    def counter(self, name: str) -> int:
+        """One of its counters."""
+        return self.client.get(schema.StatusItem, "v1", "status").counters.get(name, 0)
+
     def peers(self) -> int:
         """How many peers are connected."""
-        return len(self.client.get(list[schema.PeerItem], "v1", "peers"))
+        return len(self.peer_list())
+
+    def peer_list(self) -> list[schema.PeerItem]:
+        """The connected peers."""
+        return self.client.get(list[schema.PeerItem], "v1", "peers")
 
     def kill(self) -> None:
         """SIGKILL: no good-bye, nothing is flushed."""
@@ -52,17 +65,46 @@ class HostNode:
         self.process.wait()
 
 
+class SomeHosts(Protocol):
+    """What is needed of a kit of hosts."""
+
+    @property
+    def count(self) -> int: ...
+    def command(self, host: int) -> list[str]: ...
+    def address(self, host: int) -> str: ...
+
+
 class Cluster:
     """A node on each host, all connected."""
 
-    def __init__(self, hosts: Hosts, folder: Path) -> None:
-        self._hosts, self._folder = hosts, folder
+    def __init__(
+        self,
+        hosts: SomeHosts,
+        folder: Path,
+        *,
+        settings: Callable[[int], dict[str, str]] = lambda _host: {},
+        bootstrap: Callable[[list[HostNode]], str] | None = None,
+        peers: int | None = None,
+    ) -> None:
+        """Start the nodes.
+
+        Args:
+            hosts: where.
+            folder: for homes and logs.
+            settings: environment variables of a host's node.
+            bootstrap: chooses the address that the next node begins with, of those that run; by default the first;
+                nothing is no bootstrap peer.
+            peers: how many peers each node is to have in the end; by default all others.
+        """
+        self._hosts, self._folder, self._settings = hosts, folder, settings
+        self._bootstrap = bootstrap or (lambda nodes: nodes[0].found_at()[0])
         (folder / "partition_work.py").write_text(HANDLER)
         self.nodes: list[HostNode] = []
         try:
             for host in range(hosts.count):
                 self.nodes.append(self._start(host))
-            wait_for(lambda: all(node.peers() == hosts.count - 1 for node in self.nodes), START_S, "the mesh")
+            wanted = hosts.count - 1 if peers is None else peers
+            wait_for(lambda: all(node.peers() == wanted for node in self.nodes), START_S, "the mesh")
         except BaseException:
             self.stop()
             raise
@@ -77,11 +119,12 @@ class Cluster:
         command += ["--json", "--listen", f"/ip4/{self._hosts.address(host)}/tcp/4001"]
         command += ["--handler", "echo=partition_work:echo@4", "--pool", "open"]
         others = [node for node in self.nodes if node.process.poll() is None]
-        if others and others[0].item is not None:
-            command += ["--bootstrap", others[0].item.addresses[0]]
+        if others and (address := self._bootstrap(others)):
+            command += ["--bootstrap", address]
         path = os.pathsep.join([str(self._folder), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, **self._settings(host)}
         with open(out, "wb") as stdout, open(log, "ab") as errors:
-            process = subprocess.Popen(command, stdout=stdout, stderr=errors, env={**os.environ, "PYTHONPATH": path})
+            process = subprocess.Popen(command, stdout=stdout, stderr=errors, env=environment)
         node = HostNode(f"n{host}", home, ControlClient(resolve_paths(home).socket), process)
 
         def first_line() -> str:

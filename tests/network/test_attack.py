@@ -26,6 +26,8 @@ def test_real_nodes_hold_against_every_attack() -> None:
     assert all(outcome["sent"] for outcome in report["attacks"]), "an attack that sends nothing shows nothing"
     # the attacks came through to what has to stop them
     counters = report["counters"]
-    for name in ("peers_banned", "handshakes_given_up", "stream_window_overrun", "gossip_streams_refused", "rejected"):
+    stopped = ("peers_banned", "handshakes_given_up", "stream_window_overrun", "gossip_streams_refused", "rejected")
+    reach = ("relay_circuits_opened", "relay_requests_refused", "relay_requests_broken", "reach_requests_refused")
+    for name in (*stopped, *reach):
         assert counters.get(name), name
     assert not counters.get("handler_errors")

@@ -44,6 +44,7 @@ class FakePeer:
     peer_id: str = "12D3KooWFake"
     addresses: tuple[str, ...] = ("/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWFake",)
     direction: str = "outbound"
+    relayed: bool = False
 
     @property
     def agent_id(self) -> AgentId:
@@ -72,8 +73,21 @@ class FakeAnnouncement:
 
 
 @dataclass(frozen=True)
+class FakeReach:
+    reachable: str = "unknown"
+    confirmed: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()
+    wants_relays: bool = False
+    relay_reservations: int | None = None
+    relay_circuits: int = 0
+    link_peers: int | None = None
+    link_trouble: str = ""
+
+
+@dataclass(frozen=True)
 class FakeStatus:
     uptime_s: float = 1.5
+    reach: FakeReach = FakeReach()
     counters: dict[str, int] = field(default_factory=lambda: {"gossip_rejected": 2})
 
 

@@ -76,9 +76,9 @@ def bench_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[],
 
 async def test_who_the_node_is(bench_of: Callable[[], Any]) -> None:
     async with bench_of() as bench:
-        bench.state.next_command = "converge-node --bootstrap X"
+        bench.state.next_command = lambda addresses: f"converge-node --bootstrap {len(addresses)}"
         code, data = await bench.json("id")
-        assert (code, data["id"], data["next_command"]) == (0, bench.node.id, "converge-node --bootstrap X")
+        assert (code, data["id"], data["next_command"]) == (0, bench.node.id, "converge-node --bootstrap 1")
         assert (await bench.run("id", "-q"))[1] == bench.node.id + "\n"
         code, out, _ = await bench.run("status")
         assert code == 0

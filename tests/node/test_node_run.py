@@ -250,5 +250,8 @@ def test_the_next_command_names_the_address_that_most_machines_reach() -> None:
     named, anywhere = "/dns4/a.example/tcp/1/p2p/Q", "/ip4/0.0.0.0/tcp/1/p2p/Q"
     assert next_command([local, private, public]) == f"converge-node --bootstrap {public}"
     assert next_command([anywhere, local, private]) == f"converge-node --bootstrap {private}"
+    # behind a router, the way through a relay with a public address
+    relayed = "/ip4/8.8.4.4/tcp/1/p2p/R/p2p-circuit/p2p/Q"
+    assert next_command([private, relayed, local]) == f"converge-node --bootstrap {relayed}"
     assert next_command([public, named]) == f"converge-node --bootstrap {named}"
     assert next_command([anywhere, local]) == f"converge-node --home ./second-node --bootstrap {local}"

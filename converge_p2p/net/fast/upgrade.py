@@ -22,10 +22,11 @@ from libp2p.transport.upgrader import TransportUpgrader
 
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.fast.records import Opener, Sealer
-from converge_p2p.net.fast.session import FastSession, SocketWire
+from converge_p2p.net.fast.session import FastSession, SocketWire, Wire
 from converge_p2p.net.fast.yamux import FastYamux
 from converge_p2p.net.hardening import Counters
 from converge_p2p.net.private_network import GreetedConnection, ProtectedConnection
+from converge_p2p.net.reach.circuit import CircuitStream
 
 _KNOWN = (RawConnection, GreetedConnection, ProtectedConnection)
 
@@ -43,19 +44,27 @@ class FastNoise(NoiseTransport):  # type: ignore[misc]
 
 
 def _taken_over(stock: Any, raw: Any) -> Any:
-    """Return a fast session in place of the library's, or the library's if the connection is not known to be TCP.
+    """Return a fast session in place of the library's, or the library's if what carries the connection is not known.
 
-    What the fast session writes goes to the socket, past the connection that was negotiated on. So it has to be one of
-    those whose every layer is known: a private network's cipher is taken over as well.
+    What the fast session writes goes to the socket, or to the stream to a relay, past the connection that was
+    negotiated on. So it has to be one of those whose every layer is known: a private network's cipher is taken over as
+    well.
     """
-    socket_stream = getattr(getattr(raw, "stream", None), "stream", None)
-    if type(raw) not in _KNOWN or type(socket_stream) is not trio.SocketStream:
+    wire = _wire_below(getattr(raw, "stream", None))
+    if type(raw) not in _KNOWN or wire is None:
         return stock
     encrypt, decrypt = raw.ciphers() if isinstance(raw, ProtectedConnection) else (None, None)
     protocol = stock.conn.noise_state.noise_protocol
     seal, open_ = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
     sealer, opener = Sealer(bytes(seal.k), seal.n, encrypt), Opener(bytes(open_.k), open_.n, decrypt)
-    return FastSession(stock, SocketWire(socket_stream), sealer, opener, raw)
+    return FastSession(stock, wire, sealer, opener, raw)
+
+
+def _wire_below(carrier: Any) -> Wire | None:
+    if isinstance(carrier, CircuitStream):
+        return carrier.wire()
+    socket_stream = getattr(carrier, "stream", None)
+    return SocketWire(socket_stream) if type(socket_stream) is trio.SocketStream else None
 
 
 class FastUpgrader(TransportUpgrader):  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""The multiplexer as libp2p sees it: a connection and its streams, in the shape of the library's interfaces.
+"""The multiplexer as libp2p sees it: a connection, in the shape of the library's interface.
 
 Knows: trio, libp2p's interfaces and exceptions. Must not know: the rules of yamux (see `machine`).
-Source: libp2p's `IMuxedConn` and `IMuxedStream`, as the library's own multiplexer fills them.
+Source: libp2p's `IMuxedConn`, as the library's own multiplexer fills it.
 """
 
 from __future__ import annotations
@@ -12,29 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import trio
-from libp2p.abc import IMuxedConn, IMuxedStream
+from libp2p.abc import IMuxedConn
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
-from libp2p.stream_muxer.exceptions import (
-    MuxedConnUnavailable,
-    MuxedStreamClosed,
-    MuxedStreamEOF,
-    MuxedStreamError,
-    MuxedStreamReset,
-)
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded, LocalError, RemoteViolation
 from converge_p2p.core.types import PeerId
 from converge_p2p.net.fast import frames
 from converge_p2p.net.fast.machine import Bounds, Machine, StreamState
-from converge_p2p.net.fast.records import PLAINTEXT_BYTES_MAX
 from converge_p2p.net.fast.session import FastSession
+from converge_p2p.net.fast.stream import FastStream
 from converge_p2p.net.hardening import log, shielded
 from converge_p2p.net.names import peer_name
-
-_PAYLOAD_BYTES_MAX = PLAINTEXT_BYTES_MAX - frames.HEADER_BYTES
-"""One data frame fills one record."""
 
 _TURN_BYTES = 65_536
 _CALL_COST_BYTES = 2048
@@ -59,141 +50,6 @@ class Patience:
     keepalive_interval_s: float = limits.KEEPALIVE_INTERVAL_S
     keepalive_timeout_s: float = limits.KEEPALIVE_TIMEOUT_S
     go_away_linger_s: float = limits.GO_AWAY_LINGER_S
-
-
-class FastStream(IMuxedStream):  # type: ignore[misc]
-    """One stream of a connection. May be read by one task while another one writes."""
-
-    def __init__(self, connection: FastYamux, state: StreamState) -> None:
-        self.muxed_conn = connection
-        self.stream_id = state.id
-        self.is_initiator = state.own
-        self._state = state
-        self._machine = connection.machine
-        self._session = connection.secured_conn
-        self._readable: trio.Event | None = None
-        self._writable: trio.Event | None = None
-        state.owner = self
-
-    def wake(self) -> None:
-        """Something about the stream changed."""
-        if self._readable is not None:
-            self._readable.set()
-            self._readable = None
-        if self._writable is not None:
-            self._writable.set()
-            self._writable = None
-
-    async def read(self, n: int | None = -1) -> bytes:
-        """Return what there is, at most `n` bytes, as soon as there is something; all there is if `n` is -1 or None.
-
-        Raises:
-            MuxedStreamEOF: the peer has ended its direction, and everything was read.
-            MuxedStreamReset: the stream or its connection broke.
-
-        Cancellation: at any time; nothing is lost.
-        """
-        state = self._state
-        if n == 0:
-            await trio.lowlevel.checkpoint()
-            return b""
-        if state.buffer:
-            await self.muxed_conn.take_turn(len(state.buffer))
-        while not state.buffer:
-            if state.reset:
-                raise MuxedStreamReset("Stream was reset")
-            if state.receive_closed:
-                raise MuxedStreamEOF("Stream is closed for receiving")
-            if self._readable is None:
-                self._readable = trio.Event()
-            state.readers += 1
-            try:
-                await self._readable.wait()
-            finally:
-                state.readers -= 1
-        data = self._machine.take(state, len(state.buffer) if n is None or n < 0 else n)
-        self.muxed_conn.send_answers()
-        return data
-
-    async def write(self, data: bytes) -> None:
-        """Send all bytes, as fast as the peer takes them.
-
-        Raises:
-            MuxedStreamReset: the stream or its connection broke, or the peer left no room for too long.
-            MuxedStreamClosed: this side has closed the stream.
-
-        Cancellation: at any time. If a part was sent the stream is reset, as nobody could go on where this stopped.
-        """
-        self._check_writable()
-        state, end, position = self._state, len(data), 0
-        try:
-            while position < end:
-                if not state.send_window:
-                    await self._wait_credit()
-                if not self._session.has_room:
-                    await self._session.wait_room()
-                    continue
-                size = min(end - position, state.send_window, _PAYLOAD_BYTES_MAX)
-                piece = data if size == end else memoryview(data)[position : position + size]
-                self._check_writable()
-                self._session.send(self._machine.data_frame(state, piece))
-                position += size
-                await self.muxed_conn.take_turn(size)
-        except ConnectionClosedError as error:
-            raise MuxedStreamReset(str(error)) from error
-        except trio.Cancelled:
-            if 0 < position < end:
-                self._abandon()
-            raise
-
-    async def _wait_credit(self) -> None:
-        with trio.move_on_after(self.muxed_conn.patience.stream_stall_s) as scope:
-            while not self._state.send_window:
-                self._check_writable()
-                if self._writable is None:
-                    self._writable = trio.Event()
-                await self._writable.wait()
-        if scope.cancelled_caught:
-            self.muxed_conn.count("streams_stalled")
-            self._abandon()
-            raise MuxedStreamReset("the peer left no room on the stream for too long")
-
-    def _check_writable(self) -> None:
-        if self._state.reset:
-            raise MuxedStreamReset("Stream was reset")
-        if self._state.send_closed:
-            raise MuxedStreamClosed("Stream is closed for sending")
-
-    async def close(self) -> None:
-        """End the own direction; the other one may still be read."""
-        self._machine.finish(self._state, trio.current_time())
-        self.muxed_conn.after_change()
-        await trio.lowlevel.checkpoint()
-
-    async def reset(self) -> None:
-        """End both directions at once."""
-        self._abandon()
-        await trio.lowlevel.checkpoint()
-
-    def _abandon(self) -> None:
-        self._machine.reset(self._state)
-        self.muxed_conn.after_change()
-
-    def is_closed(self) -> bool:
-        """Whether both directions are over."""
-        return self._state.gone
-
-    def set_deadline(self, ttl: int) -> None:
-        """Not supported, as by the library's own multiplexer: use trio's timeouts."""
-        raise NotImplementedError("use trio.fail_after")
-
-    def get_remote_address(self) -> tuple[str, int] | None:
-        """Return the peer's address and port, if known."""
-        return self.muxed_conn.get_remote_address()
-
-    async def __aenter__(self) -> FastStream:
-        await trio.lowlevel.checkpoint()
-        return self
 
 
 class FastYamux(IMuxedConn):  # type: ignore[misc]

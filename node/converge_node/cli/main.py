@@ -21,6 +21,7 @@ _COMMANDS = {
     "id": Lazy("converge_node.cli.node:id_command", "Show who the node is and where it listens."),
     "status": Lazy("converge_node.cli.node:status", "Show the node at a glance."),
     "health": Lazy("converge_node.cli.node:health", "Say whether the node lives, or is ready."),
+    "doctor": Lazy("converge_node.cli.doctor:doctor", "Look at everything a node needs, and say what to do."),
     "peers": Lazy("converge_node.cli.node:peers", "Show connected peers."),
     "pool": Lazy("converge_node.cli.pool:pool", "Create, list, show, join and audit pools."),
     "agent": Lazy("converge_node.cli.agent:agent", "Publish this agent, and find others by what they can do."),

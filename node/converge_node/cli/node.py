@@ -68,12 +68,14 @@ def peers() -> None:
 def peers_list(invocation: Invocation) -> None:
     """List connected peers."""
     items = connect(invocation).get(list[schema.PeerItem], "v1", "peers")
-    rows = [(item.peer_id, item.agent_id[:12], item.direction, " ".join(item.addresses[:1])) for item in items]
+    rows = [
+        (peer.peer_id, peer.agent_id[:12], peer.direction, _path(peer), " ".join(peer.addresses[:1])) for peer in items
+    ]
     show(
         invocation,
         items,
         ids=lambda: [item.peer_id for item in items],
-        text=lambda: table(("PEER", "AGENT", "DIRECTION", "ADDRESS"), rows, empty="no peer is connected"),
+        text=lambda: table(("PEER", "AGENT", "DIRECTION", "PATH", "ADDRESS"), rows, empty="no peer is connected"),
     )
 
 
@@ -95,6 +97,10 @@ def version(invocation: Invocation) -> None:
 
     data = {"version": __version__, "api": schema.VERSION}
     show(invocation, data, ids=lambda: [__version__], text=lambda: f"converge-node {__version__}")
+
+
+def _path(peer: schema.PeerItem) -> str:
+    return "relay" if peer.relayed else "direct"
 
 
 def _node_facts(node: schema.NodeItem) -> list[tuple[str, object]]:

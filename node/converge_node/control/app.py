@@ -25,6 +25,7 @@ from converge_node import agent_schema, mesh_schema, schema
 from converge_node.control import agents, evidence, mesh, motions, views
 from converge_node.control.governance import admission_kind, governance_model
 from converge_node.control.ports import NodeLike, PoolLike
+from converge_node.control.reach import reach_item
 from converge_node.control.requests import body_of, milliseconds, number, read, seconds
 from converge_node.control.stream import EventStream
 from converge_node.errors import Busy, NotReady, UsageError, http_status_of, known_error
@@ -54,7 +55,7 @@ class ControlState:
         stopping: set when the node begins to stop; ends every stream.
         request_stop: begins the shutdown.
         pool_joined: called with each pool that was created or joined through this interface.
-        next_command: the command that starts the next node.
+        next_command: returns the command that starts a node which finds this one at its addresses.
         meshes: topics that were joined.
     """
 
@@ -66,7 +67,7 @@ class ControlState:
     ready: bool = False
     stopping: trio.Event = field(default_factory=trio.Event)
     pool_joined: Callable[[PoolLike], None] = lambda _pool: None
-    next_command: str = ""
+    next_command: Callable[[Sequence[str]], str] = lambda _addresses: ""
     meshes: mesh.Meshes = field(default_factory=mesh.Meshes)
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
@@ -103,6 +104,7 @@ class ControlApi:
             route("/v1/node", "GET", self._node),
             route("/v1/status", "GET", self._status),
             route("/v1/peers", "GET", self._peers),
+            route("/v1/reach", "GET", self._reach),
             route("/v1/pools", "GET", self._pools),
             route("/v1/pools", "POST", self._create_pool),
             route("/v1/pools/{pool}", "GET", self._pool),
@@ -170,6 +172,9 @@ class ControlApi:
 
     async def _health(self, _request: Request) -> Response:
         return _json(schema.success(self._health_item()), 200)
+
+    async def _reach(self, _request: Request) -> Any:
+        return reach_item(self._state.running())
 
     async def _ready(self, _request: Request) -> Response:
         item = self._health_item()
@@ -460,7 +465,7 @@ def node_item(state: ControlState) -> schema.NodeItem:
         version=__version__,
         home=state.home,
         socket=state.socket,
-        next_command=state.next_command,
+        next_command=state.next_command(node.addresses),
     )
 
 

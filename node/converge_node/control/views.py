@@ -48,6 +48,7 @@ def peer_item(peer: PeerLike) -> PeerItem:
         public_key=peer.public_key.hex(),
         addresses=[str(address) for address in peer.addresses],
         direction=str(peer.direction),
+        relayed=peer.relayed,
     )
 
 
