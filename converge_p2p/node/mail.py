@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -76,13 +76,21 @@ class _Arrival:
 class Mail:
     """All messages of one node."""
 
-    def __init__(self, identity: Identity, deliver: _Deliver, journal: ReplayJournal) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        deliver: _Deliver,
+        journal: ReplayJournal,
+        *,
+        room: Callable[[Message], bool] = lambda _message: True,
+    ) -> None:
         """Make it; `open` connects it to a network.
 
         Args:
             identity: who signs.
             deliver: called with each verified message, and whether it came on a private topic.
             journal: where it is written down what was taken.
+            room: whether whoever gets a message has room for it; otherwise its sender is told to try again.
         """
         self.identity = identity
         self.registry = IdentityRegistry()
@@ -90,6 +98,7 @@ class Mail:
         self.topics = Topics(identity)
         self._deliver = deliver
         self._journal = journal
+        self._room = room
         self._replay = ReplayWindow(floor_ms=_now_ms())
         self._network: Network | None = None
         self._nursery: trio.Nursery
@@ -328,6 +337,9 @@ class Mail:
 
     def _take(self, message: Message, *, private: bool) -> _Arrival:
         """Let a verified message wait for its turn, once."""
+        if not self._room(message):
+            # it is not remembered as taken, so that it may come again
+            raise RemoteViolation(BUSY, "the agent's inbox is full")
         self._replay.check(message, _now_ms())
         arrival = _Arrival(message, private)
         self._arrivals[message.sender, message.id] = arrival
