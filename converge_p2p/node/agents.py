@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,14 @@ from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.matters import concerns, event_of, open_matters, phase_of
 from converge_p2p.node.task_index import TaskIndex
 from converge_p2p.runtime.agent import Agent
+from converge_p2p.runtime.durable_inbox import DurableInbox
 from converge_p2p.runtime.events import CoordinationEvent
 from converge_p2p.runtime.executor import CustomHandler, Executor, StandardExecutor
 from converge_p2p.runtime.hooks import HookedMessages, Hooks
 from converge_p2p.runtime.inbox import InboxLike
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
 from converge_p2p.runtime.ports import CoordinationPort, MessagePort, PoolPort, TaskPort
+from converge_p2p.runtime.replay_log import LogEntry, ReplayLog, read_entries
 from converge_p2p.runtime.safety import SafetyPolicy
 from converge_p2p.runtime.scheduler import SchedulerLike
 from converge_p2p.runtime.settings import Health
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from converge_p2p.node.main import Node
 
 _logger = logging.getLogger(__name__)
+
+REPLAY_KEY = "replay/"
+INBOX_KEY = "inbox/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,9 @@ class AgentParts:
         executor_factory: makes the executor.
         custom_handlers: by exact kind of decision; they go before the built-in way.
         hooks: around messages.
+        replay_log: what the agent sees and decides is recorded, see `runtime.replay_log`.
+        durable_inbox: messages to one agent or its topics are on disk before their sender is told that they were
+            taken, until the agent saw them; it sees each at least once.
     """
 
     inbox: InboxLike | None = None
@@ -94,6 +102,8 @@ class AgentParts:
     executor_factory: Callable[[ExecutorParts], Executor] | None = None
     custom_handlers: Mapping[type[Decision], CustomHandler] = field(default_factory=dict)
     hooks: Hooks = field(default_factory=Hooks)
+    replay_log: bool = False
+    durable_inbox: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +127,10 @@ class HostedAgent:
 class Agents:
     """The agents of one node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, store: Store) -> None:
         """Host none yet."""
         self._node = node
+        self._store = store
         self._runtimes: dict[AgentRuntime, trio.CancelScope] = {}
         self._names: dict[str, AgentRuntime] = {}
         self._named: Counter[str] = Counter()
@@ -135,7 +146,6 @@ class Agents:
     def make_runtime(
         self,
         agent: Agent,
-        store: Store,
         *,
         tools: ToolRegistry | None,
         safety: SafetyPolicy | None,
@@ -157,7 +167,7 @@ class Agents:
         if len(self._runtimes) >= limits.AGENTS_PER_NODE_MAX:
             raise LimitExceeded("AGENTS_PER_NODE_MAX", "this node hosts too many agents")
         self._name(agent)
-        parts = AgentParts() if parts is None else parts
+        parts, store = AgentParts() if parts is None else parts, self._store
         ports = NodePorts(self._node, self._index, self._owners)
         hook = parts.hooks.before_send
         offered = ExecutorParts(
@@ -174,10 +184,19 @@ class Agents:
             claims=ports,
             after_receive=parts.hooks.after_receive,
             matters=self._matter,
+            mailbox=self._mailbox(agent, store) if parts.durable_inbox else None,
+            recorder=ReplayLog(store, self._kept_under(REPLAY_KEY, agent.name)) if parts.replay_log else None,
             checkpoint_store=store,
             config=config,
         )
         return runtime
+
+    def _kept_under(self, what: str, name: str) -> str:
+        # one store may serve several keys, one after the other
+        return f"{what}{self._node.identity.id}/{name}/"
+
+    def _mailbox(self, agent: Agent, store: Store) -> DurableInbox:
+        return DurableInbox(store, self._kept_under(INBOX_KEY, agent.name), self._node.identity)
 
     async def start(self, runtime: AgentRuntime, nursery: trio.Nursery) -> None:
         """Take part in an agent's topics, and run it in the background. Raises as `run`, and as `Node.join`."""
@@ -217,6 +236,9 @@ class Agents:
         if not self._runtimes:
             # who hosts no agent pays for no index
             self._index.fill()
+        if isinstance(runtime.mailbox, DurableInbox):
+            for message in await runtime.mailbox.load():
+                runtime.deliver(message)
         scope = trio.CancelScope()
         self._runtimes[runtime] = scope
         self._all_ended = trio.Event() if self._all_ended.is_set() else self._all_ended
@@ -269,7 +291,21 @@ class Agents:
 
     def room(self, message: Message) -> bool:
         """Whether every agent that a message concerns has room for it."""
-        return all(runtime.inbox.room(message.sender) for runtime in self._concerned(message))
+        for runtime in self._concerned(message):
+            full = isinstance(runtime.mailbox, DurableInbox) and runtime.mailbox.full
+            if full or not runtime.inbox.room(message.sender):
+                return False
+        return True
+
+    async def keep(self, messages: Sequence[Message]) -> None:
+        """Write messages down for the agents with a durable inbox.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        for runtime in tuple(self._runtimes):
+            if isinstance(runtime.mailbox, DurableInbox):
+                await runtime.mailbox.keep([each for each in messages if _concerns(runtime, each)])
 
     def deliver(self, message: Message) -> None:
         """Hand a verified message to every agent it concerns."""
@@ -277,10 +313,11 @@ class Agents:
             runtime.deliver(message)
 
     def _concerned(self, message: Message) -> Iterator[AgentRuntime]:
-        for runtime in self._runtimes:
-            topics = runtime.agent.topics
-            if not message.topics or any(own.matches(topic) for own in topics for topic in message.topics):
-                yield runtime
+        return (runtime for runtime in self._runtimes if _concerns(runtime, message))
+
+    def replay_entries(self, name: str, after: int, count: int) -> list[LogEntry]:
+        """Read entries of an agent's replay log, whether or not the agent runs. Blocks. See `read_entries`."""
+        return read_entries(self._store, self._kept_under(REPLAY_KEY, name), after, count)
 
     def task_changed(self, pool: PoolId, task: TaskId, view: TaskView | None) -> None:
         """A task looks different: whoever follows it is told, and whoever could act on it is woken."""
@@ -372,6 +409,11 @@ class Agents:
     def _open_tasks(self) -> Iterator[TaskView]:
         for pool in self._node.pools.values():
             yield from pool.open_tasks()
+
+
+def _concerns(runtime: AgentRuntime, message: Message) -> bool:
+    topics = runtime.agent.topics
+    return not message.topics or any(own.matches(topic) for own in topics for topic in message.topics)
 
 
 def _declarer(said: Declaration) -> str:

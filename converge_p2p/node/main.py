@@ -154,10 +154,10 @@ class Node:
         async with AsyncExitStack() as stack:
             await self._open_files(stack)
             self._known_peers = KnownPeers(self._store)
-            self.hosting = Agents(self)
+            self.hosting = Agents(self, self._store)
             self.bids = Bids(self.identity, self._store)
             self._home_pool = HomePool(self)
-            self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store), room=self.hosting.room)
+            self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store), self.hosting)
             timers = Timers()
             self._writer = StoreWriter(self._store)
             self.discovery = DiscoveryService(self.identity, self._store, self.counters, self._mail.registry)
@@ -484,7 +484,7 @@ class Node:
             Conflict: an agent of its name is here already.
             LimitExceeded: too many agents, or it does not fit into what this node declares (see `discoverable`).
         """
-        runtime = self.hosting.make_runtime(agent, self._store, tools=tools, safety=safety, config=config, parts=parts)
+        runtime = self.hosting.make_runtime(agent, tools=tools, safety=safety, config=config, parts=parts)
         await self.hosting.start(runtime, self._nursery)
         return runtime
 

@@ -7,12 +7,15 @@ Source: the concepts page (customisation); `docs/customization.md`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from converge_p2p.core.errors import NotAuthorised
 from converge_p2p.core.model.message import Message
 from converge_p2p.runtime.ports import MessagePort
+
+_logger = logging.getLogger(__name__)
 
 MessageHook = Callable[[Message], Message | Awaitable[Message | None] | None]
 """Takes a message and returns it, another in its place, or None to hold it back. Plain or async."""
@@ -37,6 +40,21 @@ async def passed(hook: MessageHook, message: Message) -> Message | None:
     """Return what a hook makes of a message. Raises whatever the hook raises."""
     made = hook(message)
     return await made if inspect.isawaitable(made) else made
+
+
+async def let_through(hook: MessageHook, messages: Sequence[Message], agent: str) -> list[Message]:
+    """Show each message to a hook, and return what it lets through."""
+    kept = []
+    for message in messages:
+        try:
+            made = await passed(hook, message)
+        except Exception as error:  # noqa: BLE001 - logged, and counted by whoever called
+            # a hook is foreign code, and must not keep the agent from the messages of others
+            _logger.warning("hook after_receive of agent %s raised on a message: %r", agent, error)
+            made = None
+        if made is not None:
+            kept.append(made)
+    return kept
 
 
 class HookedMessages:

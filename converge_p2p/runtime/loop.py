@@ -29,7 +29,7 @@ from converge_p2p.runtime.checkpoints import Progress, run_checkpoints
 from converge_p2p.runtime.claims import Claims, HeldClaim, Standing
 from converge_p2p.runtime.events import AgentEvent, CoordinationEvent
 from converge_p2p.runtime.executor import Executed, Executor, Refused, Result
-from converge_p2p.runtime.hooks import MessageHook, passed
+from converge_p2p.runtime.hooks import MessageHook, let_through
 from converge_p2p.runtime.inbox import Inbox, InboxLike
 from converge_p2p.runtime.outcomes import TASK_DECISIONS, Outcomes, Ticket
 from converge_p2p.runtime.ports import CheckpointStore, ClaimPort, Mailbox, TaskPort, TurnRecorder
@@ -90,9 +90,10 @@ class AgentRuntime:
         )  # fmt: skip
         self._after_receive = after_receive
         self._matters = matters
-        self._mailbox = mailbox
+        self.mailbox = mailbox
         self._recorder = recorder
         self._unseen: tuple[AgentEvent, ...] = ()
+        self._tasks_open = False
         self._held_back = 0
         self._restarts = 0
         self._wall_clock = wall_clock
@@ -289,8 +290,8 @@ class AgentRuntime:
             self.agent.enter(AgentState.IDLE)
             if good:
                 self._failures_in_row = 0
-            if self._mailbox is not None and messages:
-                await self._mailbox.done(messages)
+            if self.mailbox is not None and messages:
+                await self.mailbox.done(messages)
             # a hook that fails does not undo a turn that succeeded, but it is slowed down in the same way
             ticked = await self._guarded("on_tick", self.agent.on_tick)
             if not (good and ticked):
@@ -303,12 +304,14 @@ class AgentRuntime:
                 await self._scheduler.wait_for_work(0)
                 woken = True
             else:
-                woken = await self._scheduler.wait_for_work(self.config.receive_timeout_s)
+                woken = await self._scheduler.wait_for_work(self._idle_wait_s())
 
     async def _turn(self, messages: Sequence[Message], woken: bool) -> None:
         """One turn: `decide` and its decisions, again with the results of the tools it called."""
         if self._after_receive is not None:
-            messages = await self._let_through(self._after_receive, messages)
+            kept = await let_through(self._after_receive, messages, self.called)
+            self._held_back += len(messages) - len(kept)
+            messages = kept
         tool_results: tuple[ToolResult, ...] = ()
         for step in range(1, limits.TOOL_TURNS_MAX + 1):
             tasks = self._visible_tasks()
@@ -329,26 +332,17 @@ class AgentRuntime:
                 return
             messages = ()
 
-    async def _let_through(self, hook: MessageHook, messages: Sequence[Message]) -> list[Message]:
-        """Show each message to the hook, and keep what it lets through."""
-        kept = []
-        for message in messages:
-            try:
-                made = await passed(hook, message)
-            except Exception as error:  # noqa: BLE001 - it is logged below, and counted
-                # a hook is foreign code, and must not keep the agent from the messages of others
-                _logger.warning("hook after_receive of agent %s raised on a message: %r", self.called, error)
-                made = None
-            if made is None:
-                self._held_back += 1
-            else:
-                kept.append(made)
-        return kept
-
     def _visible_tasks(self) -> Sequence[TaskView]:
         if self._tasks is None:
             return ()
-        return self._tasks.tasks_for(self._capabilities(), limits.TASKS_PER_TURN_MAX)
+        tasks = self._tasks.tasks_for(self._capabilities(), limits.TASKS_PER_TURN_MAX)
+        self._tasks_open = bool(tasks)
+        return tasks
+
+    def _idle_wait_s(self) -> float | None:
+        """How long to wait for something: without end, if there is nothing that a timeout would be for."""
+        ticks = type(self.agent).on_tick is not Agent.on_tick
+        return self.config.receive_timeout_s if ticks or self._tasks_open or self._failures_in_row else None
 
     async def _decide(
         self,

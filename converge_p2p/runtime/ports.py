@@ -190,6 +190,22 @@ class Mailbox(Protocol):
         """The agent has seen them."""
 
 
+class ReplayStore(Protocol):
+    """Keys and values that last. Called from a worker thread."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write one value."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return a value, or None if there is none."""
+
+    def delete(self, key: str) -> bool:
+        """Remove a value; say whether there was one."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Return the keys that begin with `prefix`, sorted."""
+
+
 class CheckpointStore(Protocol):
     """Where a runtime leaves its checkpoints. Called from a worker thread."""
 

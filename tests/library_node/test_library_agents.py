@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,7 @@ class FakePool:
 
     async def release(self, task: TaskId, *, failed: bool, reason: str) -> None:
         self.note("release", task, reason)
+        self.views[task] = replace(self.views[task], state=TaskState.PENDING, assigned_to=None)
 
     async def report_bytes(self, task: TaskId, outcome: Any, result: bytes) -> None:
         self.note("report", task)
@@ -119,7 +121,7 @@ class Listener(Agent):
 
 
 def host(agents: Agents, agent: Agent) -> Any:
-    return agents.make_runtime(agent, MemoryStore(), tools=None, safety=None, config=None)
+    return agents.make_runtime(agent, tools=None, safety=None, config=None)
 
 
 def view(number: int, *, state: TaskState = TaskState.PENDING, to: PublicKey | None = None, **spec: Any) -> TaskView:
@@ -130,7 +132,7 @@ def view(number: int, *, state: TaskState = TaskState.PENDING, to: PublicKey | N
 
 
 async def test_messages_reach_agents_by_topic_and_broadcasts_reach_all(autojump_clock: Any) -> None:
-    agents = Agents(FakeNode())  # type: ignore[arg-type]
+    agents = Agents(FakeNode(), MemoryStore())  # type: ignore[arg-type]
     translator, counter = Listener(topics=[Topic("translate")]), Listener(topics=[Topic("count")])
     async with trio.open_nursery() as nursery:
         for agent in (translator, counter):
@@ -144,7 +146,7 @@ async def test_messages_reach_agents_by_topic_and_broadcasts_reach_all(autojump_
 
 
 async def test_stopping_waits_for_every_agents_goodbye_and_then_they_are_forgotten(autojump_clock: Any) -> None:
-    agents = Agents(FakeNode())  # type: ignore[arg-type]
+    agents = Agents(FakeNode(), MemoryStore())  # type: ignore[arg-type]
     hosted = [Listener(), Listener()]
     async with trio.open_nursery() as nursery:
         for agent in hosted:
@@ -163,7 +165,7 @@ async def test_agents_are_bounded_and_an_agent_that_ended_frees_its_place(
     autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "AGENTS_PER_NODE_MAX", 1)
-    agents = Agents(FakeNode())  # type: ignore[arg-type]
+    agents = Agents(FakeNode(), MemoryStore())  # type: ignore[arg-type]
     # one that was never run takes no place
     host(agents, Listener())
     async with trio.open_nursery() as nursery:
@@ -175,7 +177,7 @@ async def test_agents_are_bounded_and_an_agent_that_ended_frees_its_place(
 
 
 def test_an_agent_with_another_identity_is_refused() -> None:
-    agents = Agents(FakeNode())  # type: ignore[arg-type]
+    agents = Agents(FakeNode(), MemoryStore())  # type: ignore[arg-type]
     host(agents, Listener(identity=ME))
     with pytest.raises(LocalError, match="identity of its own"):
         host(agents, Listener(identity=OTHER))
@@ -211,7 +213,7 @@ async def test_an_agent_that_wants_to_be_found_is_declared_while_it_runs(autojum
     node: Any = FakeNode()
     secret, public = Topic("secret"), Topic("public")
     node.private = {secret: b"k" * 32, public: None}
-    agents = Agents(node)
+    agents = Agents(node, MemoryStore())
     skill = Capability("translate", cost=3)
     async with trio.open_nursery() as nursery:
         for discoverable in (True, False):
@@ -242,7 +244,7 @@ class Worker(Agent):
 async def test_a_change_of_a_task_wakes_whoever_can_do_it_and_nobody_else(autojump_clock: Any) -> None:
     node, pool = FakeNode(), FakePool([])
     node.pools[POOL] = pool
-    agents = Agents(node)  # type: ignore[arg-type]
+    agents = Agents(node, MemoryStore())  # type: ignore[arg-type]
     able, other = Worker(capabilities=[Capability("gpu")]), Worker()
     async with trio.open_nursery() as nursery:
         runtimes = [host(agents, agent) for agent in (able, other)]
@@ -272,7 +274,7 @@ async def test_two_agents_of_a_node_never_stand_for_one_task_and_the_next_takes_
 ) -> None:
     node, pool = FakeNode(), FakePool([view(1)])
     node.pools[POOL] = pool
-    agents = Agents(node)  # type: ignore[arg-type]
+    agents = Agents(node, MemoryStore())  # type: ignore[arg-type]
     one, two = Worker(), Worker()
     task = TaskId(b"\x01" * 32)
     async with trio.open_nursery() as nursery:
@@ -292,14 +294,14 @@ async def test_a_claim_of_the_node_that_nobody_owns_goes_to_one_agent_or_is_hand
     for resume in (True, False):
         node, pool = FakeNode(), FakePool([held])
         node.pools[POOL] = pool
-        agents = Agents(node)  # type: ignore[arg-type]
+        agents = Agents(node, MemoryStore())  # type: ignore[arg-type]
         workers = [Worker(), Worker()]
         for worker in workers:
             worker.claims = False
         config = RuntimeConfig(resume_claims=resume)
         async with trio.open_nursery() as nursery:
             for worker in workers:
-                runtime = agents.make_runtime(worker, MemoryStore(), tools=None, safety=None, config=config)
+                runtime = agents.make_runtime(worker, tools=None, safety=None, config=config)
                 await nursery.start(agents.run, runtime)
             await trio.sleep(1)
             seen = sorted(bool(worker.seen) for worker in workers)
@@ -313,7 +315,7 @@ async def test_a_claim_of_the_node_that_nobody_owns_goes_to_one_agent_or_is_hand
 
 async def test_agents_that_declare_the_same_do_it_once_and_until_the_last_of_them_ends(autojump_clock: Any) -> None:
     node: Any = FakeNode()
-    agents = Agents(node)
+    agents = Agents(node, MemoryStore())
     async with trio.open_nursery() as nursery:
         runtimes = [host(agents, Listener(capabilities=[Capability("translate")])) for _ in range(3)]
         for runtime in runtimes:
@@ -324,12 +326,10 @@ async def test_agents_that_declare_the_same_do_it_once_and_until_the_last_of_the
 
 
 async def test_an_agent_whose_inbox_blocks_makes_the_senders_of_its_messages_wait(autojump_clock: Any) -> None:
-    agents = Agents(FakeNode())  # type: ignore[arg-type]
+    agents = Agents(FakeNode(), MemoryStore())  # type: ignore[arg-type]
     inbox = Inbox(1, when_full=WhenFull.BLOCK)
     agent = Listener(topics=[Topic("busy")])
-    runtime = agents.make_runtime(
-        agent, MemoryStore(), tools=None, safety=None, config=None, parts=AgentParts(inbox=inbox)
-    )
+    runtime = agents.make_runtime(agent, tools=None, safety=None, config=None, parts=AgentParts(inbox=inbox))
     message = Message.create(OTHER.id, "m", topics=[Topic("busy")])
     async with trio.open_nursery() as nursery:
         await nursery.start(agents.run, runtime)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from node_library_kit import LOOPBACK, POLICY, QUICK, linked, real_node, until, who
 
 from converge_p2p import Agent, Capability, Message, Node, PoolHandle, Task, TaskView
@@ -16,7 +17,12 @@ from converge_p2p.core.model import coordination_decision as cd, decision as d
 from converge_p2p.core.model.decision import ClaimTask, Decision, ReportTask
 from converge_p2p.core.model.query import DiscoveryQuery
 from converge_p2p.core.model.task import TaskState
+from converge_p2p.node.agents import AgentParts
 from converge_p2p.runtime.events import CoordinationEvent, DecisionOutcome, Matter, OutcomeKind
+from converge_p2p.runtime.inbox import Inbox, WhenFull
+from converge_p2p.runtime.loop import RuntimeConfig
+from converge_p2p.runtime.replay import replay
+from converge_p2p.runtime.replay_log import read_turns
 
 pytestmark = pytest.mark.network
 
@@ -265,8 +271,6 @@ async def test_after_a_restart_a_claim_goes_on_in_its_round_or_is_handed_back(tm
     def hold(agent: Scripted, _: Any, tasks: Sequence[TaskView]) -> list[Decision]:
         return [ClaimTask(task.pool_id, task.id) for task in tasks if task.claimable]
 
-    from converge_p2p.runtime.loop import RuntimeConfig
-
     def home() -> Node:
         return Node(home=tmp_path, identity=who(1), listen=LOOPBACK, config=QUICK)
 
@@ -294,3 +298,100 @@ async def test_after_a_restart_a_claim_goes_on_in_its_round_or_is_handed_back(tm
             else:
                 await soon(lambda: pool.task(handle.id).state is TaskState.PENDING)
                 assert not agent.told
+
+
+class Stuck(Agent):
+    """Takes a message and never gets done with it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="reader")
+        self.began = trio.Event()
+
+    async def decide(self, messages: Sequence[Message], tasks: Sequence[TaskView]) -> list[Decision]:
+        if messages:
+            self.began.set()
+            await trio.sleep_forever()
+        return []
+
+
+class Reader(Agent):
+    """Keeps what it reads."""
+
+    def __init__(self) -> None:
+        super().__init__(name="reader")
+        self.read: list[Any] = []
+
+    def decide(self, messages: Sequence[Message], tasks: Sequence[TaskView]) -> list[Decision]:
+        self.read += [message.payload for message in messages]
+        return []
+
+
+async def test_a_message_that_was_acknowledged_reaches_a_durable_inbox_although_the_node_ends(tmp_path: Path) -> None:
+    def home(sender: Node) -> Any:
+        return real_node(2, sender, home=tmp_path)
+
+    async with real_node(1) as sender:
+        async with home(sender) as node:
+            await linked(sender, node)
+            stuck = Stuck()
+            await node.host(stuck, parts=AgentParts(durable_inbox=True))
+            with trio.fail_after(20):
+                for text in ("first", "second"):
+                    await sender.deliver(Message.create(sender.id, text, recipient=node.id))
+                await stuck.began.wait()
+        async with home(sender) as node:
+            reader = Reader()
+            await node.host(reader, parts=AgentParts(durable_inbox=True))
+            await soon(lambda: reader.read == ["first", "second"])
+        async with home(sender) as node:
+            again = Reader()
+            await node.host(again, parts=AgentParts(durable_inbox=True))
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert again.read == [], "what was seen is not kept"
+
+
+async def test_a_sender_waits_while_an_inbox_that_blocks_is_full_and_nothing_is_lost() -> None:
+    class Slow(Reader):
+        go = trio.Event()
+
+        async def decide(  # type: ignore[override]
+            self, messages: Sequence[Message], tasks: Sequence[TaskView]
+        ) -> list[Decision]:
+            if messages:
+                await self.go.wait()
+            return super().decide(messages, tasks)
+
+    async with real_node(1) as sender, real_node(2, sender) as node:
+        await linked(sender, node)
+        slow = Slow()
+        inbox = Inbox(2, when_full=WhenFull.BLOCK)
+        await node.host(slow, parts=AgentParts(inbox=inbox), config=RuntimeConfig(batch_messages=1))
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+
+                async def send_all() -> None:
+                    for number in range(6):
+                        await sender.deliver(Message.create(sender.id, number, recipient=node.id))
+
+                nursery.start_soon(send_all)
+                await soon(lambda: inbox.blocked > 0)
+                assert sender.status().counters["sent"] < 6
+                slow.go.set()
+            await soon(lambda: sorted(slow.read) == list(range(6)))
+        assert inbox.dropped == 0
+
+
+async def test_a_replay_log_of_a_node_is_read_checked_and_replayed() -> None:
+    async with real_node(1) as node:
+        pool = await node.create_pool("agents", policy=POLICY)
+        worker = Scripted(claim_and_report, name="worker")
+        await node.host(worker, parts=AgentParts(replay_log=True))
+        handle = await pool.submit(Task("count", {"n": 1}))
+        with trio.fail_after(20):
+            await handle.result()
+            await soon(lambda: OutcomeKind.SETTLED in worker.kinds(ReportTask))
+            await soon(lambda: len(node.hosting.replay_entries("worker", -1, 100)) >= 3)
+        turns = read_turns(node.hosting.replay_entries("worker", -1, 100))
+        again = Scripted(claim_and_report)
+        assert all(each.same for each in await replay(turns, again))
+        assert OutcomeKind.GRANTED in again.kinds(ClaimTask)
