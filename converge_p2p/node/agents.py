@@ -151,6 +151,7 @@ class Agents:
         safety: SafetyPolicy | None,
         config: RuntimeConfig | None,
         parts: AgentParts | None = None,
+        record: bool = False,
     ) -> AgentRuntime:
         """Put a runtime together for an agent; `run` runs it.
 
@@ -185,7 +186,7 @@ class Agents:
             after_receive=parts.hooks.after_receive,
             matters=self._matter,
             mailbox=self._mailbox(agent, store) if parts.durable_inbox else None,
-            recorder=ReplayLog(store, self._kept_under(REPLAY_KEY, agent.name)) if parts.replay_log else None,
+            recorder=ReplayLog(store, self._kept_under(REPLAY_KEY, agent.name)) if record or parts.replay_log else None,
             checkpoint_store=store,
             config=config,
         )

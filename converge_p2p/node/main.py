@@ -440,9 +440,8 @@ class Node:
             pool, timeout_s: see `join_pool`.
             word: what `PoolHandle.keys.hand_over` gave, or `core.oplog.succession.recovery` made of the recovery key.
 
-        Raises:
-            NetworkError: no connected peer knows the pool.
-            LocalError: the word is not for this key, or this key signed something in the pool before.
+        Raises NetworkError if no connected peer knows the pool, LocalError if the word is not for this key, or this key
+        signed something in the pool before.
         """
         return await self._pools.take_place(pool, word, timeout_s=timeout_s)
 
@@ -469,6 +468,7 @@ class Node:
         safety: SafetyPolicy | None = None,
         config: RuntimeConfig | None = None,
         parts: AgentParts | None = None,
+        record: bool = False,
     ) -> AgentRuntime:
         """Run an agent in this node, under this node's identity, until it or the node is stopped.
 
@@ -477,14 +477,14 @@ class Node:
             tools: what it may invoke.
             safety: what it may do.
             config: times and sizes of its loop.
-            parts: what replaces the standard parts of its runtime.
+            parts: what replaces the standard parts of its runtime; `record` adds a replay log.
 
-        Raises:
-            LocalError: the agent has an identity of its own.
-            Conflict: an agent of its name is here already.
-            LimitExceeded: too many agents, or it does not fit into what this node declares (see `discoverable`).
+        Raises LocalError if the agent has an identity of its own, Conflict if one of its name is here, LimitExceeded
+        for too many agents or one that does not fit into what this node declares (see `discoverable`).
         """
-        runtime = self.hosting.make_runtime(agent, tools=tools, safety=safety, config=config, parts=parts)
+        runtime = self.hosting.make_runtime(
+            agent, tools=tools, safety=safety, config=config, parts=parts, record=record
+        )
         await self.hosting.start(runtime, self._nursery)
         return runtime
 
