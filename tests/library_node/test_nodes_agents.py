@@ -159,6 +159,38 @@ async def test_an_auction_is_bid_revealed_and_won_by_the_cheaper_agent() -> None
         assert "won" in lost.reason
 
 
+async def test_a_sealed_bid_is_opened_by_a_node_that_was_restarted_after_it_bid(tmp_path: Path) -> None:
+    async with real_node(1) as one:
+        pool = await one.create_pool("agents", policy=POLICY)
+        task = await pool.submit(Task("count", {"n": 1}))
+        seller = await one.host(Scripted())
+        auction = await seller.act(cd.OpenAuction(pool.id, task.id))
+        async with real_node(2, one, home=tmp_path) as two:
+            await linked(one, two)
+            await two.join_pool(pool.id, timeout_s=10)
+            bidder = await two.host(Scripted())
+            await soon(lambda: two.pools[pool.id].council.coordination.auctions.of_task(task.id))
+            bid = await bidder.act(d.SubmitBid(pool.id, task.id, 12))
+            assert bid.outcome is not None
+            assert bid.outcome.kind is OutcomeKind.DONE
+            again = await bidder.act(d.SubmitBid(pool.id, task.id, 11))
+            assert "cannot be changed" in (await again.wait()).reason
+
+        def seen() -> Any:
+            view = pool.council.coordination.auctions.of_task(task.id)
+            assert view is not None
+            return view
+
+        await soon(lambda: len(seen().commits) == 1)
+        await seller.act(cd.CloseAuction(pool.id, task.id))
+        async with real_node(2, one, home=tmp_path) as two:
+            await linked(one, two)
+            await soon(lambda: seen().reveals == {two.public_key: 12})
+            await seller.act(cd.SettleAuction(pool.id, task.id))
+            assert (await auction.wait()).value == two.public_key
+            await soon(lambda: not two.bids.concerns(pool.id, task.id))
+
+
 async def test_agents_vote_negotiate_and_hear_what_came_of_it() -> None:
     def voter(agent: Scripted, *_: Any) -> list[Decision]:
         decided: list[Decision] = []
