@@ -139,6 +139,8 @@ class Agents:
         self._declared: Counter[Declaration] = Counter()
         self._index = TaskIndex(node.public_key, self._open_tasks)
         self._owners = Owners()
+        self._changed: OrderedDict[tuple[PoolId, ev.CoordinationChanged], PoolHandle] = OrderedDict()
+        self._telling = False
         self._told: OrderedDict[tuple[PoolId, OperationId], object] = OrderedDict()
 
     # ------------------------------------------------------------ coming and going
@@ -382,30 +384,45 @@ class Agents:
             self._node.spawn(release)
 
     def matter_changed(self, pool: PoolHandle, changed: ev.CoordinationChanged) -> None:
-        """An auction, poll, negotiation or delegation changed."""
-        if changed.matter is ev.Matter.AUCTION:
-            self._look_at_bid(pool, changed)
-        if not self._runtimes:
+        """An auction, poll, negotiation or delegation changed; whoever is concerned is told soon.
+
+        To look at one costs as much as was said in it, and a burst may bring a thousand steps of one at once: so it is
+        looked at after the burst.
+        """
+        if not self._runtimes and changed.matter is not ev.Matter.AUCTION:
             return
-        event = event_of(pool, changed)
+        self._changed[pool.id, changed] = pool
+        if len(self._changed) > limits.OUTCOMES_FOLLOWED_MAX:
+            self._tell_of_matter(*self._changed.popitem(last=False))
+        elif not self._telling:
+            self._telling = True
+            self._node.spawn(self._tell_of_matters)
+
+    async def _tell_of_matters(self) -> None:
+        try:
+            await trio.lowlevel.checkpoint()
+            while self._changed:
+                self._tell_of_matter(*self._changed.popitem(last=False))
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._telling = False
+
+    def _tell_of_matter(self, name: tuple[PoolId, ev.CoordinationChanged], pool: PoolHandle) -> None:
+        event = event_of(pool, name[1])
         if event is None:
             return
-        own, name = self._node.public_key, (pool.id, changed.id)
+        if isinstance(event.view, AuctionView) and self._node.bids.concerns(pool.id, event.view.task):
+            self._node.spawn(self._node.bids.look, pool, event.view)
+        own, known = self._node.public_key, (pool.id, event.id)
         phase = phase_of(event, own)
-        news = name not in self._told or self._told[name] != phase
-        self._told[name] = phase
-        self._told.move_to_end(name)
+        news = known not in self._told or self._told[known] != phase
+        self._told[known] = phase
+        self._told.move_to_end(known)
         if len(self._told) > limits.OUTCOMES_FOLLOWED_MAX:
             self._told.popitem(last=False)
         concerned = news and concerns(event, own)
         for runtime in tuple(self._runtimes):
             runtime.matter_changed(event, own=own, concerns=concerned)
-
-    def _look_at_bid(self, pool: PoolHandle, changed: ev.CoordinationChanged) -> None:
-        event = event_of(pool, changed)
-        view = None if event is None else event.view
-        if isinstance(view, AuctionView) and self._node.bids.concerns(pool.id, view.task):
-            self._node.spawn(self._node.bids.look, pool, view)
 
     def _open_tasks(self) -> Iterator[TaskView]:
         for pool in self._node.pools.values():

@@ -108,7 +108,9 @@ def _content(pool: PoolHandle, view: MatterView) -> Any:
             if isinstance(body, PollOpenBody):
                 return {"question": body.question, "options": list(body.options)}
         case SessionView():
-            bodies = {offer.id: pool.council.content(offer.id) for offer in view.proposals}
+            # those that can be answered or were agreed on: a negotiation may have thousands of offers
+            wanted = {view.head, *(() if view.agreement is None else (view.agreement,))}
+            bodies = {offer: pool.council.content(offer) for offer in wanted}
             return {name: _terms(body.terms) for name, body in bodies.items() if isinstance(body, ProposeBody)}
         case _:
             pass

@@ -77,7 +77,8 @@ class CoordinationEvent:
         matter: what it is.
         id: the operation that opened it: `Vote.question_id`, `Propose.session_id`, `ActFor.delegation_id`.
         view: how it is now. In a private pool its texts are sealed there: see `content`.
-        content: the texts in clear: the question and options of a poll, the terms of each proposal by its id.
+        content: the texts in clear: the question and options of a poll, the terms of
+            a negotiation's head, and of what was agreed, by the ids of their proposals.
     """
 
     pool_id: PoolId

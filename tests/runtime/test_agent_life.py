@@ -24,6 +24,7 @@ from converge_p2p.runtime.events import DecisionOutcome, OutcomeKind
 from converge_p2p.runtime.executor import Refused, StandardExecutor
 from converge_p2p.runtime.hooks import HookedMessages
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
+from converge_p2p.runtime.scheduler import Scheduler
 
 POOL, TASK = PoolId(b"p" * 32), TaskId(b"t" * 32)
 LEAVE = LeavePool(POOL)
@@ -411,3 +412,30 @@ async def test_an_old_round_takes_nothing_from_who_holds_a_later_one(autojump_cl
     assert claims.lost(TASK, (0, 2))
     assert not claims.lost(TASK, (0, 2))
     assert claims.won(TASK, (0, 3)), "a claim stands until it is released, and may be won later"
+
+
+async def test_a_thousand_seconds_of_nothing_wake_only_who_ticks_or_has_open_tasks(autojump_clock: MockClock) -> None:
+    class Ticking(Scripted):
+        ticks = 0
+
+        def on_tick(self) -> None:
+            self.ticks += 1
+
+    class Busy(Board):
+        def tasks_for(self, capabilities: frozenset[str], limit: int) -> Sequence[TaskView]:
+            return (view(),)
+
+    still, ticking, busy = Scripted(), Ticking(), Scripted()
+    waits: list[float | None] = []
+
+    class Watched(Scheduler):
+        async def wait_for_work(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return await super().wait_for_work(timeout)
+
+    runtimes = [make(Board(), still, scheduler=Watched()), make(Board(), ticking), make(Busy(), busy)]
+    async with running(runtimes[0]), running(runtimes[1]), running(runtimes[2]):
+        await trio.sleep(1000)
+        assert waits == [None], "it is not even asked whether something happened"
+        assert (still.turns, busy.turns) == (1, 34)
+        assert ticking.ticks == 34
