@@ -31,7 +31,7 @@ from converge_p2p.runtime.durable_inbox import DurableInbox
 from converge_p2p.runtime.events import CoordinationEvent
 from converge_p2p.runtime.executor import CustomHandler, Executor, StandardExecutor
 from converge_p2p.runtime.hooks import HookedMessages, Hooks
-from converge_p2p.runtime.inbox import InboxLike
+from converge_p2p.runtime.inbox import Inbox, InboxLike, WhenFull
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
 from converge_p2p.runtime.ports import CoordinationPort, MessagePort, PoolPort, TaskPort
 from converge_p2p.runtime.replay_log import LogEntry, ReplayLog, read_entries
@@ -94,7 +94,7 @@ class AgentParts:
         hooks: around messages.
         replay_log: what the agent sees and decides is recorded, see `runtime.replay_log`.
         durable_inbox: messages to one agent or its topics are on disk before their sender is told that they were
-            taken, until the agent saw them; it sees each at least once.
+            taken, until the agent saw them; it sees each at least once. The inbox has to be one that blocks.
     """
 
     inbox: InboxLike | None = None
@@ -158,7 +158,7 @@ class Agents:
         """Put a runtime together for an agent; `run` runs it.
 
         Raises:
-            LocalError: the agent has an identity of its own.
+            LocalError: the agent has an identity of its own, or parts that do not go together.
             Conflict: an agent of its name is here already.
             LimitExceeded: too many agents.
         """
@@ -182,7 +182,7 @@ class Agents:
             agent,
             executor,
             tasks=ports,
-            inbox=parts.inbox,
+            inbox=_inbox(parts),
             scheduler=parts.scheduler,
             claims=ports,
             after_receive=parts.hooks.after_receive,
@@ -241,7 +241,8 @@ class Agents:
             self._index.fill()
         if isinstance(runtime.mailbox, DurableInbox):
             for message in await runtime.mailbox.load():
-                runtime.deliver(message)
+                if not runtime.deliver(message):
+                    _logger.warning("the inbox of agent %s is too small for what it had kept; it waits on disk", name)
         scope = trio.CancelScope()
         self._runtimes[runtime] = scope
         self._all_ended = trio.Event() if self._all_ended.is_set() else self._all_ended
@@ -289,6 +290,20 @@ class Agents:
     def hosted(self) -> list[HostedAgent]:
         """Return how each agent is doing, by name."""
         return [_shown(runtime) for _, runtime in sorted(self._names.items()) if runtime in self._runtimes]
+
+    def counts(self) -> Counter[str]:
+        """Return counts of all agents together: how many there are, how many fail, and what happened to them."""
+        counts = Counter(agents=len(self._runtimes), tasks_left_out=self._index.left_out)
+        for runtime in self._runtimes:
+            health = runtime.health()
+            counts["agents_failing"] += not health.ok
+            counts["agent_turns"] += health.turns
+            counts["agent_failures"] += health.failures
+            counts["agent_restarts"] += health.restarts
+            counts["inbox_dropped"] += health.dropped
+            counts["inbox_blocked"] += health.blocked
+            counts["events_dropped"] += health.events_dropped
+        return counts
 
     # ------------------------------------------------------------ what happens
 
@@ -427,6 +442,17 @@ class Agents:
     def _open_tasks(self) -> Iterator[TaskView]:
         for pool in self._node.pools.values():
             yield from pool.open_tasks()
+
+
+def _inbox(parts: AgentParts) -> InboxLike | None:
+    if not parts.durable_inbox:
+        return parts.inbox
+    if isinstance(parts.inbox, Inbox) and parts.inbox.when_full is WhenFull.DROP:
+        raise LocalError(
+            "a durable inbox cannot drop what its senders were told was taken",
+            hint="make it with when_full=WhenFull.BLOCK",
+        )
+    return Inbox(when_full=WhenFull.BLOCK) if parts.inbox is None else parts.inbox
 
 
 def _concerns(runtime: AgentRuntime, message: Message) -> bool:

@@ -270,7 +270,8 @@ class Node:
 
     def status(self) -> NodeStatus:
         """The node at a glance."""
-        counters = Counter(self.counters) + Counter(self._network.counters) + Counter(self._mail.counters)
+        counts = (self.counters, self.hosting.counts(), self._network.counters, self._mail.counters)
+        counters = sum(map(Counter, counts), Counter[str]())
         pools = self._pools.all()
         for pool in pools.values():
             counters.update(pool.counters)
@@ -285,9 +286,7 @@ class Node:
     # ------------------------------------------------------------ peers, topics, messages
 
     async def connect(self, address: str) -> PeerId:
-        """Connect to a peer.
-
-        Raises NetworkError if it cannot be reached, or is another than the address says."""
+        """Connect to a peer. Raises `NetworkError` if it cannot be reached, or is another than the address says."""
         return await self._network.connect(address)
 
     async def join(self, topic: Topic | str, *, key: TopicKey | bytes | None = None) -> TopicHandle:

@@ -45,8 +45,11 @@ class DurableInbox:
 
     @property
     def full(self) -> bool:
-        """Whether no more are taken for now: `limits.INBOX_MESSAGES_MAX` wait."""
-        return len(self._kept) >= limits.INBOX_MESSAGES_MAX
+        """Whether no more are taken for now: as many wait as an inbox that blocks can hold at most.
+
+        Before that, the inbox in memory says whose messages have to wait.
+        """
+        return len(self._kept) >= 2 * limits.INBOX_MESSAGES_MAX + limits.MAIL_WAITING_MAX
 
     async def load(self) -> list[Message]:
         """Read what the agent had not seen when the node ended, the oldest first.

@@ -47,6 +47,7 @@ class Inbox:
     """A bounded queue that serves senders in turn. Used from the trio thread only.
 
     Attributes:
+        when_full: what happens when there is no room.
         dropped: how many messages were thrown away for want of room.
         accepted: how many messages were taken in.
         blocked: how many messages had to wait outside, or were sent back to wait with their sender.
@@ -67,7 +68,7 @@ class Inbox:
         if not 1 <= messages_max <= limits.INBOX_MESSAGES_MAX:
             raise LocalError(f"messages_max is {messages_max}; expected 1 to {limits.INBOX_MESSAGES_MAX}")
         self._soft_max = messages_max
-        self._when_full = when_full
+        self.when_full = when_full
         hard_max = messages_max if when_full is WhenFull.DROP else 2 * messages_max + limits.MAIL_WAITING_MAX
         self._queue: FairQueue[Message] = FairQueue(hard_max)
         self._outside = trio.lowlevel.ParkingLot()
@@ -80,7 +81,7 @@ class Inbox:
 
     def room(self, sender: AgentId) -> bool:
         """Whether a message of this sender should be delivered now. Always true for an inbox that drops."""
-        if self._when_full is WhenFull.DROP or len(self._queue) < self._soft_max:
+        if self.when_full is WhenFull.DROP or len(self._queue) < self._soft_max:
             return True
         waiting = self._queue.waiting(sender)
         share = max(1, self._soft_max // (self._queue.senders + (waiting == 0)))

@@ -304,11 +304,12 @@ async def test_a_claim_of_the_node_that_nobody_owns_goes_to_one_agent_or_is_hand
                 runtime = agents.make_runtime(worker, tools=None, safety=None, config=config)
                 await nursery.start(agents.run, runtime)
             await trio.sleep(1)
-            seen = sorted(bool(worker.seen) for worker in workers)
-            assert seen == ([False, True] if resume else [False, False])
+            told = sorted(worker.told == [OutcomeKind.GRANTED] for worker in workers)
             if resume:
-                assert [OutcomeKind.GRANTED] in [worker.told for worker in workers]
+                assert told == [False, True]
+                assert sorted(bool(worker.seen) for worker in workers) == [False, True]
             else:
+                assert told == [False, False]
                 assert pool.asked == [("release", held.id, "from before a restart")]
             await agents.stop()
 
@@ -360,3 +361,29 @@ def test_the_index_offers_by_priority_and_age_and_forgets_what_is_over(monkeypat
     assert [entry.task[0] for entry in index.fitting(frozenset())] == [6, 5]
     index.drop_pool(POOL)
     assert len(index) == 0
+
+
+async def test_a_durable_inbox_that_would_drop_is_refused_and_counts_of_all_agents_are_shown(
+    autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Listener):
+        def decide(self, messages: Sequence[Message], tasks: Sequence[TaskView]) -> list[Decision]:
+            raise ValueError("always")
+
+    agents = Agents(FakeNode(), MemoryStore())  # type: ignore[arg-type]
+    with pytest.raises(LocalError, match="cannot drop"):
+        agents.make_runtime(
+            Listener(), tools=None, safety=None, config=None, parts=AgentParts(inbox=Inbox(4), durable_inbox=True)
+        )
+    with caplog.at_level("CRITICAL", logger="converge_p2p.runtime.loop"):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(agents.run, host(agents, Broken()))
+            kept = agents.make_runtime(
+                Listener(), tools=None, safety=None, config=None, parts=AgentParts(durable_inbox=True)
+            )
+            await nursery.start(agents.run, kept)
+            await trio.sleep(0.05)
+            counts = agents.counts()
+            assert (counts["agents"], counts["agents_failing"]) == (2, 1)
+            assert counts["agent_failures"] > 0
+            await agents.stop()

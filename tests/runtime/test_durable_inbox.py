@@ -54,7 +54,8 @@ async def test_a_damaged_entry_is_dropped_and_the_others_are_read() -> None:
 
 
 async def test_it_is_full_when_as_many_wait_as_an_inbox_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "INBOX_MESSAGES_MAX", 2)
+    monkeypatch.setattr(limits, "INBOX_MESSAGES_MAX", 1)
+    monkeypatch.setattr(limits, "MAIL_WAITING_MAX", 0)
     kept = inbox(MemoryStore())
     await kept.keep([letter(1)])
     assert not kept.full
