@@ -10,6 +10,7 @@ are not handed over again: one that always makes `decide` raise would stop the a
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import time
@@ -129,8 +130,9 @@ class AgentRuntime:
         Raises:
             LimitExceeded: too many decisions wait for their answer.
         """
-        ticket = Ticket(decision)
-        await self._carry_out(decision, ticket)
+        # a copy: the same decision may be waited for twice
+        ticket = Ticket(copy.copy(decision))
+        await self._carry_out(ticket.decision, ticket)
         return ticket
 
     # ------------------------------------------------------------ what the node says
@@ -398,7 +400,11 @@ class AgentRuntime:
             refused = Refused(decision, error)
             self.outcomes.end(refused)
             return refused
-        result = await self._executor.execute(decision)
+        try:
+            result = await self._executor.execute(decision)
+        except BaseException:
+            self.outcomes.given_up(decision)
+            raise
         if isinstance(result, Refused):
             restore()
         late = self.outcomes.end(result)

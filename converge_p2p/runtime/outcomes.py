@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TypeAlias
+from weakref import WeakSet
 
 import trio
 
@@ -96,7 +97,10 @@ class Outcomes:
         self._followed: OrderedDict[Subject, list[Decision]] = OrderedDict()
         self._count = 0
         self._events: OrderedDict[object, AgentEvent] = OrderedDict()
-        self._tickets: dict[int, Ticket] = {}
+        # a ticket that nobody holds any more is forgotten
+        self._tickets: WeakSet[Ticket] = WeakSet()
+        self._begun: dict[int, bool] = {}
+        """Decisions under way: whether they are followed since they began, and not because of an equal one before."""
         self._order = 0
         self.counters: Counter[str] = Counter()
 
@@ -125,10 +129,9 @@ class Outcomes:
         if ticket is not None:
             if len(self._tickets) >= limits.OUTCOMES_FOLLOWED_MAX:
                 raise LimitExceeded("OUTCOMES_FOLLOWED_MAX", "too many decisions wait for their answer")
-            self._tickets[id(decision)] = ticket
+            self._tickets.add(ticket)
         subject = _subject_before(decision)
-        if subject is not None:
-            self._follow(subject, decision)
+        self._begun[id(decision)] = subject is not None and self._follow(subject, decision)
 
     def end(self, result: Result) -> Subject | None:
         """A decision was carried out, or not.
@@ -138,9 +141,10 @@ class Outcomes:
         """
         decision = result.decision
         subject = _subject_before(decision)
+        fresh = self._begun.pop(id(decision), False)
         if not isinstance(result, Executed):
             kind = OutcomeKind.FAILED if isinstance(result, Failed) else OutcomeKind.REFUSED
-            if subject is not None:
+            if subject is not None and fresh:
                 self._unfollow(subject, decision)
             self._tell(DecisionOutcome(decision, kind, reason=str(result.error), error=result.error), final=True)
             return None
@@ -159,6 +163,10 @@ class Outcomes:
         if not answered_already:
             self._tell(DecisionOutcome(decision, OutcomeKind.DONE, result.value), final=subject is None)
         return late
+
+    def given_up(self, decision: Decision) -> None:
+        """It was cancelled while a decision was carried out; what came of it is not known."""
+        self._begun.pop(id(decision), None)
 
     # ------------------------------------------------------------ what others decide
 
@@ -238,10 +246,11 @@ class Outcomes:
     def _about(self, pool: PoolId, task: TaskId) -> list[Decision]:
         return list(self._followed.get((pool, task), ()))
 
-    def _follow(self, subject: Subject, decision: Decision) -> None:
+    def _follow(self, subject: Subject, decision: Decision) -> bool:
+        """Follow a decision; say whether no equal one was followed before."""
         followed = self._followed.setdefault(subject, [])
         if decision in followed:
-            return
+            return False
         followed.append(decision)
         self._count += 1
         if self._count > limits.OUTCOMES_FOLLOWED_MAX:
@@ -251,6 +260,7 @@ class Outcomes:
                 self.counters["outcomes_forgotten"] += 1
                 reason = "too many decisions are followed; this one is followed no more"
                 self._tell(DecisionOutcome(forgotten, OutcomeKind.FAILED, reason=reason), final=True)
+        return True
 
     def _unfollow(self, subject: Subject, decision: Decision) -> None:
         followed = self._followed.get(subject)
@@ -269,11 +279,13 @@ class Outcomes:
     def _tell(self, outcome: DecisionOutcome, *, final: bool = False, wake: bool = True) -> None:
         self.counters[f"outcomes_{outcome.kind.value}"] += 1
         answer = final or outcome.kind is not OutcomeKind.DONE
-        ticket = self._tickets.get(id(outcome.decision))
-        if ticket is not None:
-            ticket.take(outcome, answer=answer)
-            if answer:
-                del self._tickets[id(outcome.decision)]
+        at_once = outcome.kind in (OutcomeKind.DONE, OutcomeKind.REFUSED, OutcomeKind.FAILED)
+        for ticket in list(self._tickets):
+            # what others answer is for every equal decision, since only the first of them is followed
+            if ticket.decision is outcome.decision or (not at_once and ticket.decision == outcome.decision):
+                ticket.take(outcome, answer=answer)
+                if answer:
+                    self._tickets.discard(ticket)
         self._order += 1
         self._put(self._order, outcome)
         if wake and outcome.kind in (OutcomeKind.GRANTED, OutcomeKind.LOST, OutcomeKind.SETTLED):

@@ -439,3 +439,31 @@ async def test_a_thousand_seconds_of_nothing_wake_only_who_ticks_or_has_open_tas
         assert waits == [None], "it is not even asked whether something happened"
         assert (still.turns, busy.turns) == (1, 34)
         assert ticking.ticks == 34
+
+
+async def test_a_ticket_that_nobody_holds_is_forgotten_and_a_repeated_refusal_ends_no_earlier_claim(
+    autojump_clock: MockClock,
+) -> None:
+    agent, board = Scripted(), Board()
+    runtime = make(board, agent)
+    async with running(runtime):
+        first = await runtime.act(CLAIM)
+        for _ in range(10):
+            await runtime.act(CLAIM)
+        assert len(runtime.outcomes._tickets) == 1, "that of the only ticket that is held"
+        board.error = Conflict("not again")
+        again = await runtime.act(CLAIM)
+        assert (await again.wait()).kind is OutcomeKind.REFUSED
+        assert not first.answered
+        assert runtime.health().claims == 1
+        board.error = None
+        same = await runtime.act(CLAIM)
+        runtime.claim_won(POOL, TASK, (0, 0), None)
+        assert (await first.wait()).kind is OutcomeKind.GRANTED
+        assert (await same.wait()).kind is OutcomeKind.GRANTED, "who asks twice is answered twice"
+        with trio.move_on_after(1):
+            board.while_claiming = lambda: None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(runtime.act, LEAVE)
+                nursery.cancel_scope.cancel()
+        assert len(runtime.outcomes._tickets) == 0
