@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from converge_p2p.core.governance.evaluators import register_evaluator as register_evaluator
     from converge_p2p.core.governance.proofs import Invitation as Invitation, Vouch as Vouch
     from converge_p2p.core.identity import Identity as Identity
+    from converge_p2p.core.model import decisions as decisions
     from converge_p2p.core.model.capability import Capability as Capability
     from converge_p2p.core.model.delivery import DeliveryReceipt as DeliveryReceipt
     from converge_p2p.core.model.descriptor import AgentDescriptor as AgentDescriptor
@@ -43,8 +44,20 @@ if TYPE_CHECKING:
         TaskResult as TaskResult,
         TopicHandle as TopicHandle,
     )
+    from converge_p2p.node.agents import AgentParts as AgentParts
     from converge_p2p.runtime.agent import Agent as Agent
     from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure, WorkContext as WorkContext
+    from converge_p2p.runtime.events import (
+        CoordinationEvent as CoordinationEvent,
+        DecisionOutcome as DecisionOutcome,
+        OutcomeKind as OutcomeKind,
+    )
+    from converge_p2p.runtime.executor import StandardExecutor as StandardExecutor
+    from converge_p2p.runtime.hooks import Hooks as Hooks
+    from converge_p2p.runtime.inbox import Inbox as Inbox, WhenFull as WhenFull
+    from converge_p2p.runtime.loop import AgentRuntime as AgentRuntime
+    from converge_p2p.runtime.scheduler import Scheduler as Scheduler
+    from converge_p2p.runtime.settings import RuntimeConfig as RuntimeConfig
     from converge_p2p.runtime.trust import TrustModel as TrustModel
 
 __version__ = "0.1.0"
@@ -53,24 +66,34 @@ _HOME = {
     "AdmissionKind": "converge_p2p.core.model.pool",
     "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
+    "AgentParts": "converge_p2p.node.agents",
+    "AgentRuntime": "converge_p2p.runtime.loop",
     "Capability": "converge_p2p.core.model.capability",
     "CapabilityNeed": "converge_p2p.core.model.query",
     "ClaimLost": "converge_p2p.core.errors",
     "ConvergeError": "converge_p2p.core.errors",
+    "CoordinationEvent": "converge_p2p.runtime.events",
+    "DecisionOutcome": "converge_p2p.runtime.events",
     "DeliveryReceipt": "converge_p2p.core.model.delivery",
     "DiscoveryQuery": "converge_p2p.core.model.query",
     "DiscoveryService": "converge_p2p.node",
+    "Hooks": "converge_p2p.runtime.hooks",
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
+    "Inbox": "converge_p2p.runtime.inbox",
     "Invitation": "converge_p2p.core.governance.proofs",
     "Message": "converge_p2p.core.model.message",
     "NetworkKey": "converge_p2p.core.model.network_key",
     "Node": "converge_p2p.node",
     "NodeConfig": "converge_p2p.node",
+    "OutcomeKind": "converge_p2p.runtime.events",
     "PermanentFailure": "converge_p2p.runtime.attempt",
     "PoolHandle": "converge_p2p.node",
     "PoolPolicy": "converge_p2p.core.model.pool",
     "Receipt": "converge_p2p.core.view.receipt",
+    "RuntimeConfig": "converge_p2p.runtime.settings",
+    "Scheduler": "converge_p2p.runtime.scheduler",
+    "StandardExecutor": "converge_p2p.runtime.executor",
     "Task": "converge_p2p.core.model.task",
     "TaskCancelled": "converge_p2p.core.errors",
     "TaskFailed": "converge_p2p.core.errors",
@@ -82,7 +105,9 @@ _HOME = {
     "TopicKey": "converge_p2p.core.model.topic_key",
     "TrustModel": "converge_p2p.runtime.trust",
     "Vouch": "converge_p2p.core.governance.proofs",
+    "WhenFull": "converge_p2p.runtime.inbox",
     "WorkContext": "converge_p2p.runtime.attempt",
+    "decisions": "converge_p2p.core.model.decisions",
     "governance": "converge_p2p.core.governance",
     "register_admission": "converge_p2p.core.governance.admission",
     "register_evaluator": "converge_p2p.core.governance.evaluators",

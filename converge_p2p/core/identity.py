@@ -80,6 +80,12 @@ class Identity:
         self._seed = seed
         self._secret = None if seed is None else seed + public_key
 
+    def __setattr__(self, name: str, value: object) -> None:
+        # the last one that is set by the constructor
+        if hasattr(self, "_secret"):
+            raise AttributeError(f"an identity cannot be changed, and so not its {name}")
+        super().__setattr__(name, value)
+
     @classmethod
     def generate(cls) -> Identity:
         """Make a new key pair from the operating system's randomness."""

@@ -1,61 +1,165 @@
-"""What a hosted agent's executor is given: ways to send, to work in pools, to found and join them.
+"""The agents a node hosts: put together, told of what concerns them, and ended while they can still say goodbye.
 
-Knows: a node and its handles. Must not know: decisions (see `runtime.executor`).
-Source: `runtime.ports`.
+Knows: a node, its pools and who may be concerned. Must not know: decisions (see `runtime.executor`), or turns.
+Source: `runtime.ports`; `docs/concepts.md`, outcomes and waking.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import LimitExceeded, LocalError, NotFound
-from converge_p2p.core.governance.models import Stated
-from converge_p2p.core.model.decision import CreatePool
+from converge_p2p.core.errors import Conflict, ConvergeError, LimitExceeded, LocalError
+from converge_p2p.core.model.decision import Decision
 from converge_p2p.core.model.message import Message
-from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView
-from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.core.model.task import TaskView
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.types import OperationId, PoolId, TaskId
+from converge_p2p.core.view.auctions import AuctionView
+from converge_p2p.node.agent_ports import NodePorts, Owners
 from converge_p2p.node.declarations import Declaration
-from converge_p2p.node.handles import PoolHandle
+from converge_p2p.node.matters import concerns, event_of, open_matters, phase_of
+from converge_p2p.node.task_index import TaskIndex
 from converge_p2p.runtime.agent import Agent
-from converge_p2p.runtime.executor import StandardExecutor
+from converge_p2p.runtime.durable_inbox import DurableInbox
+from converge_p2p.runtime.events import CoordinationEvent
+from converge_p2p.runtime.executor import CustomHandler, Executor, StandardExecutor
+from converge_p2p.runtime.hooks import HookedMessages, Hooks
+from converge_p2p.runtime.inbox import Inbox, InboxLike, WhenFull
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
+from converge_p2p.runtime.ports import CoordinationPort, MessagePort, PoolPort, TaskPort
+from converge_p2p.runtime.replay_log import LogEntry, ReplayLog, read_entries
 from converge_p2p.runtime.safety import SafetyPolicy
+from converge_p2p.runtime.scheduler import SchedulerLike
+from converge_p2p.runtime.settings import Health
 from converge_p2p.runtime.tools import ToolRegistry
 from converge_p2p.store.api import Store
 
 if TYPE_CHECKING:
+    from converge_p2p.node.handles import PoolHandle
     from converge_p2p.node.main import Node
+
+_logger = logging.getLogger(__name__)
+
+REPLAY_KEY = "replay/"
+INBOX_KEY = "inbox/"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorParts:
+    """What an executor can be made of; an `executor_factory` gets this.
+
+    Attributes:
+        messages: sends, behind the hook `before_send` if there is one.
+        tasks, pools, coordination: of the node, for this agent.
+        tools, safety, custom_handlers: as `Node.host` was given them.
+    """
+
+    messages: MessagePort
+    tasks: TaskPort
+    pools: PoolPort
+    coordination: CoordinationPort
+    tools: ToolRegistry | None
+    safety: SafetyPolicy | None
+    custom_handlers: Mapping[type[Decision], CustomHandler] = field(default_factory=dict)
+
+    def standard(self) -> StandardExecutor:
+        """Return the executor that a node makes by itself."""
+        return StandardExecutor(
+            messages=self.messages,
+            tasks=self.tasks,
+            pools=self.pools,
+            coordination=self.coordination,
+            tools=self.tools,
+            safety=self.safety,
+            custom_handlers=self.custom_handlers,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentParts:
+    """Parts of an agent's runtime that an application replaces; what is left out is the standard one.
+
+    Attributes:
+        inbox: holds messages.
+        scheduler: wakes the loop.
+        executor_factory: makes the executor.
+        custom_handlers: by exact kind of decision; they go before the built-in way.
+        hooks: around messages.
+        replay_log: what the agent sees and decides is recorded, see `runtime.replay_log`.
+        durable_inbox: messages to one agent or its topics are on disk before their sender is told that they were
+            taken, until the agent saw them; it sees each at least once. The inbox has to be one that blocks.
+    """
+
+    inbox: InboxLike | None = None
+    scheduler: SchedulerLike | None = None
+    executor_factory: Callable[[ExecutorParts], Executor] | None = None
+    custom_handlers: Mapping[type[Decision], CustomHandler] = field(default_factory=dict)
+    hooks: Hooks = field(default_factory=Hooks)
+    replay_log: bool = False
+    durable_inbox: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostedAgent:
+    """An agent of this node, for displays.
+
+    Attributes:
+        state: idle, busy or offline, or what the agent says of itself.
+        capabilities: names; `topics`: canonical texts.
+    """
+
+    name: str
+    kind: str
+    state: str
+    capabilities: tuple[str, ...]
+    topics: tuple[str, ...]
+    discoverable: bool
+    health: Health
 
 
 class Agents:
-    """The agents a node hosts."""
+    """The agents of one node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, store: Store) -> None:
         """Host none yet."""
         self._node = node
+        self._store = store
         self._runtimes: dict[AgentRuntime, trio.CancelScope] = {}
+        self._names: dict[str, AgentRuntime] = {}
+        self._named: Counter[str] = Counter()
         self._all_ended = trio.Event()
         self._all_ended.set()
-        self._declared = 0
+        self._declared: Counter[Declaration] = Counter()
+        self._index = TaskIndex(node.public_key, self._open_tasks)
+        self._owners = Owners()
+        self._changed: OrderedDict[tuple[PoolId, ev.CoordinationChanged], PoolHandle] = OrderedDict()
+        self._telling = False
+        self._told: OrderedDict[tuple[PoolId, OperationId], object] = OrderedDict()
+
+    # ------------------------------------------------------------ coming and going
 
     def make_runtime(
         self,
         agent: Agent,
-        store: Store,
         *,
         tools: ToolRegistry | None,
         safety: SafetyPolicy | None,
         config: RuntimeConfig | None,
+        parts: AgentParts | None = None,
+        record: bool = False,
     ) -> AgentRuntime:
         """Put a runtime together for an agent; `run` runs it.
 
         Raises:
-            LocalError: the agent has an identity of its own.
+            LocalError: the agent has an identity of its own, or parts that do not go together.
+            Conflict: an agent of its name is here already.
             LimitExceeded: too many agents.
         """
         if agent.identity is not None and agent.identity != self._node.identity:
@@ -65,9 +169,55 @@ class Agents:
             )
         if len(self._runtimes) >= limits.AGENTS_PER_NODE_MAX:
             raise LimitExceeded("AGENTS_PER_NODE_MAX", "this node hosts too many agents")
-        ports = NodePorts(self._node)
-        executor = StandardExecutor(messages=ports, tasks=ports, pools=ports, tools=tools, safety=safety)
-        return AgentRuntime(agent, executor, tasks=ports, checkpoint_store=store, config=config)
+        self._name(agent)
+        parts, store = AgentParts() if parts is None else parts, self._store
+        ports = NodePorts(self._node, self._index, self._owners)
+        hook = parts.hooks.before_send
+        offered = ExecutorParts(
+            ports if hook is None else HookedMessages(ports, hook), ports, ports, ports, tools, safety,
+            parts.custom_handlers,
+        )  # fmt: skip
+        executor = offered.standard() if parts.executor_factory is None else parts.executor_factory(offered)
+        runtime = ports.owner = AgentRuntime(
+            agent,
+            executor,
+            tasks=ports,
+            inbox=_inbox(parts),
+            scheduler=parts.scheduler,
+            claims=ports,
+            after_receive=parts.hooks.after_receive,
+            matters=self._matter,
+            mailbox=self._mailbox(agent, store) if parts.durable_inbox else None,
+            recorder=ReplayLog(store, self._kept_under(REPLAY_KEY, agent.name)) if record or parts.replay_log else None,
+            checkpoint_store=store,
+            config=config,
+        )
+        return runtime
+
+    def _kept_under(self, what: str, name: str) -> str:
+        # one store may serve several keys, one after the other
+        return f"{what}{self._node.identity.id}/{name}/"
+
+    def _mailbox(self, agent: Agent, store: Store) -> DurableInbox:
+        return DurableInbox(store, self._kept_under(INBOX_KEY, agent.name), self._node.identity)
+
+    async def start(self, runtime: AgentRuntime, nursery: trio.Nursery) -> None:
+        """Take part in an agent's topics, and run it in the background. Raises as `run`, and as `Node.join`."""
+        private = {topic for topic, key in self._node.topics().items() if key is not None}
+        for topic in runtime.agent.topics:
+            # a private one is joined with its key, and the agent hears it then
+            if topic not in private:
+                await self._node.join(topic)
+        await nursery.start(self.run, runtime)
+
+    def _name(self, agent: Agent) -> None:
+        if agent.name in self._names:
+            raise Conflict(f"an agent named {agent.name} is here already", hint="give each its own name")
+        while not agent.name:
+            kind = type(agent).__name__.strip("_")[: limits.AGENT_NAME_BYTES_MAX - 8] or "Agent"
+            self._named[kind] += 1
+            name = kind if self._named[kind] == 1 else f"{kind}-{self._named[kind]}"
+            agent.name = "" if name in self._names else name
 
     async def run(
         self, runtime: AgentRuntime, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -75,32 +225,61 @@ class Agents:
         """Run an agent until `stop` was called or the task is cancelled.
 
         Raises:
+            Conflict: an agent of its name is here already.
             LimitExceeded: it wants to be found, and does not fit into the node's descriptor.
         """
-        declared = self._declare(runtime.agent)
+        name = runtime.agent.name
+        if self._names.setdefault(name, runtime) is not runtime:
+            raise Conflict(f"an agent named {name} is here already", hint="give each its own name")
+        try:
+            declared = self._declare(runtime.agent)
+        except BaseException:
+            del self._names[name]
+            raise
+        if not self._runtimes:
+            # who hosts no agent pays for no index
+            self._index.fill()
+        if isinstance(runtime.mailbox, DurableInbox):
+            for message in await runtime.mailbox.load():
+                if not runtime.deliver(message):
+                    _logger.warning("the inbox of agent %s is too small for what it had kept; it waits on disk", name)
         scope = trio.CancelScope()
         self._runtimes[runtime] = scope
         self._all_ended = trio.Event() if self._all_ended.is_set() else self._all_ended
+        own = self._node.public_key
+        for pool in self._node.pools.values():
+            for event in open_matters(pool, own):
+                runtime.matter_changed(event, own=own, concerns=True)
         try:
             with scope:
                 await runtime.run(task_status=task_status)
         finally:
-            if declared:
-                self._node.discovery.withdraw(declared)
+            self._withdraw(declared)
             del self._runtimes[runtime]
+            del self._names[name]
+            self._owners.free_all(runtime)
             if not self._runtimes:
                 self._all_ended.set()
 
-    def _declare(self, agent: Agent) -> str:
-        """Let an agent be found if it wants to be; return under which name it declares."""
-        if not agent.discoverable:
-            return ""
-        self._declared += 1
-        name = f"agent {self._declared}"
+    def _declare(self, agent: Agent) -> Declaration | None:
+        """Let an agent be found if it wants to be; return what was declared for it."""
         private = {topic for topic, key in self._node.topics().items() if key is not None}
         topics = [topic for topic in agent.topics if topic not in private]
-        self._node.discovery.declare(name, Declaration.of("", topics, agent.capabilities))
-        return name
+        if not agent.discoverable or not (topics or agent.capabilities):
+            return None
+        said = Declaration.of("", topics, agent.capabilities)
+        if not self._declared[said]:
+            self._node.discovery.declare(_declarer(said), said)
+        self._declared[said] += 1
+        return said
+
+    def _withdraw(self, said: Declaration | None) -> None:
+        if said is None:
+            return
+        self._declared[said] -= 1
+        if not self._declared[said]:
+            del self._declared[said]
+            self._node.discovery.withdraw(_declarer(said))
 
     async def stop(self) -> None:
         """Let every agent end, while messages can still be sent and claims given back: `on_stop` may do both."""
@@ -108,95 +287,192 @@ class Agents:
             scope.cancel()
         await self._all_ended.wait()
 
-    def notify(self) -> None:
-        """A task changed: agents may want to look."""
+    def hosted(self) -> list[HostedAgent]:
+        """Return how each agent is doing, by name."""
+        return [_shown(runtime) for _, runtime in sorted(self._names.items()) if runtime in self._runtimes]
+
+    def counts(self) -> Counter[str]:
+        """Return counts of all agents together: how many there are, how many fail, and what happened to them."""
+        counts = Counter(agents=len(self._runtimes), tasks_left_out=self._index.left_out)
+        for runtime in self._runtimes:
+            health = runtime.health()
+            counts["agents_failing"] += not health.ok
+            counts["agent_turns"] += health.turns
+            counts["agent_failures"] += health.failures
+            counts["agent_restarts"] += health.restarts
+            counts["inbox_dropped"] += health.dropped
+            counts["inbox_blocked"] += health.blocked
+            counts["events_dropped"] += health.events_dropped
+        return counts
+
+    # ------------------------------------------------------------ what happens
+
+    def room(self, message: Message) -> bool:
+        """Whether every agent that a message concerns has room for it."""
+        for runtime in self._concerned(message):
+            full = isinstance(runtime.mailbox, DurableInbox) and runtime.mailbox.full
+            if full or not runtime.inbox.room(message.sender):
+                return False
+        return True
+
+    async def keep(self, messages: Sequence[Message]) -> None:
+        """Write messages down for the agents with a durable inbox.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
         for runtime in tuple(self._runtimes):
-            runtime.notify()
+            if isinstance(runtime.mailbox, DurableInbox):
+                await runtime.mailbox.keep([each for each in messages if _concerns(runtime, each)])
 
     def deliver(self, message: Message) -> None:
         """Hand a verified message to every agent it concerns."""
-        for runtime in tuple(self._runtimes):
-            topics = runtime.agent.topics
-            if not message.topics or any(own.matches(topic) for own in topics for topic in message.topics):
-                runtime.deliver(message)
+        for runtime in list(self._concerned(message)):
+            runtime.deliver(message)
 
+    def _concerned(self, message: Message) -> Iterator[AgentRuntime]:
+        return (runtime for runtime in self._runtimes if _concerns(runtime, message))
 
-class NodePorts:
-    """Message, task and pool port of one node."""
+    def replay_entries(self, name: str, after: int, count: int) -> list[LogEntry]:
+        """Read entries of an agent's replay log, whether or not the agent runs. Blocks. See `read_entries`."""
+        return read_entries(self._store, self._kept_under(REPLAY_KEY, name), after, count)
 
-    def __init__(self, node: Node) -> None:
-        """Speak for a node."""
-        self._node = node
+    def task_changed(self, pool: PoolId, task: TaskId, view: TaskView | None) -> None:
+        """A task looks different: whoever follows it is told, and whoever could act on it is woken."""
+        if not self._runtimes:
+            return
+        actionable = view is not None and self._index.put(view)
+        if view is None:
+            self._index.drop(pool, task)
+        owner = self._owners.get(task)
+        if view is None or view.state.terminal:
+            for runtime in tuple(self._runtimes):
+                # who submitted it waits as well, and may be any of them
+                runtime.task_changed(pool, task, view)
+            self._owners.free(task)
+            return
+        if view.assigned_to not in (None, self._node.public_key) and isinstance(owner, AgentRuntime):
+            # a claim that never was granted is not told as lost: the certificate of a rival says so
+            token, rival = (view.epoch, view.round), "another worker holds the claim"
+            owner.claim_lost(pool, task, token, rival, view=view, denied=False)
+        if actionable:
+            for runtime in tuple(self._runtimes):
+                if (owner is None or runtime is owner) and runtime.fits(view):
+                    runtime.notify()
 
-    def _pool(self, pool_id: PoolId) -> PoolHandle:
+    def _matter(self, pool_id: PoolId, name: bytes) -> CoordinationEvent | None:
+        """How a poll or negotiation looks now; None if there is none of this id."""
         pool = self._node.pools.get(pool_id)
         if pool is None:
-            raise NotFound(f"this node is not in pool {pool_id.hex()[:12]}", hint="join it first")
-        return pool
+            return None
+        changes = (ev.CoordinationChanged(kind, OperationId(name)) for kind in (ev.Matter.POLL, ev.Matter.NEGOTIATION))
+        return next((event for event in (event_of(pool, change) for change in changes) if event is not None), None)
 
-    # messages
+    def pool_left(self, pool: PoolId) -> None:
+        """This node is not in a pool any more."""
+        self._index.drop_pool(pool)
 
-    async def send(self, message: Message) -> None:
-        """See `MessagePort`."""
-        await self._node.send(message)
+    def claim_decided(self, pool: PoolHandle, notice: ev.ClaimWon | ev.ClaimLost) -> None:
+        """A claim of this node was granted, or lost."""
+        owner = self._owners.get(notice.task)
+        if not isinstance(owner, AgentRuntime):
+            if isinstance(notice, ev.ClaimWon) and not pool.works_on(notice.task):
+                self._give_back_late(pool, notice.task)
+            return
+        token, view = (notice.epoch, notice.round), pool.find_task(notice.task)
+        match notice:
+            case ev.ClaimWon():
+                owner.claim_won(pool.id, notice.task, token, view)
+            case ev.ClaimLost():
+                owner.claim_lost(pool.id, notice.task, token, notice.reason, view=view, denied=notice.denied)
 
-    # tasks
+    def _give_back_late(self, pool: PoolHandle, task: TaskId) -> None:
+        """A claim that was given back is granted: the electors had not heard of that yet, so it is said again."""
 
-    async def submit(self, pool_id: PoolId, task: Task) -> TaskId:
-        """See `TaskPort`."""
-        return (await self._pool(pool_id).submit(task)).id
+        async def release() -> None:
+            try:
+                await pool.release(task, reason="given back before it was granted")
+            except ConvergeError as error:
+                _logger.debug("task %s was not handed back: %s", task.hex()[:12], error)
 
-    async def claim(self, pool_id: PoolId, task_id: TaskId, bid: int) -> None:
-        """See `TaskPort`."""
-        await self._pool(pool_id).claim(task_id, bid)
+        if not pool.claim_stands(task, self._node.public_key):
+            self._node.spawn(release)
 
-    async def report(self, pool_id: PoolId, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
-        """See `TaskPort`."""
-        await self._pool(pool_id).report_bytes(task_id, outcome, result)
+    def matter_changed(self, pool: PoolHandle, changed: ev.CoordinationChanged) -> None:
+        """An auction, poll, negotiation or delegation changed; whoever is concerned is told soon.
 
-    async def release(self, pool_id: PoolId, task_id: TaskId, failed: bool, reason: str) -> None:
-        """See `TaskPort`."""
-        await self._pool(pool_id).release(task_id, failed=failed, reason=reason)
+        To look at one costs as much as was said in it, and a burst may bring a thousand steps of one at once: so it is
+        looked at after the burst.
+        """
+        if not self._runtimes and changed.matter is not ev.Matter.AUCTION:
+            return
+        self._changed[pool.id, changed] = pool
+        if len(self._changed) > limits.OUTCOMES_FOLLOWED_MAX:
+            self._tell_of_matter(*self._changed.popitem(last=False))
+        elif not self._telling:
+            self._telling = True
+            self._node.spawn(self._tell_of_matters)
 
-    async def cancel(self, pool_id: PoolId, task_id: TaskId, reason: str) -> None:
-        """See `TaskPort`."""
-        await self._pool(pool_id).cancel(task_id, reason)
+    async def _tell_of_matters(self) -> None:
+        try:
+            await trio.lowlevel.checkpoint()
+            while self._changed:
+                self._tell_of_matter(*self._changed.popitem(last=False))
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._telling = False
 
-    def task(self, pool_id: PoolId, task_id: TaskId) -> TaskView:
-        """See `TaskPort`."""
-        return self._pool(pool_id).task(task_id)
+    def _tell_of_matter(self, name: tuple[PoolId, ev.CoordinationChanged], pool: PoolHandle) -> None:
+        event = event_of(pool, name[1])
+        if event is None:
+            return
+        if isinstance(event.view, AuctionView) and self._node.bids.concerns(pool.id, event.view.task):
+            self._node.spawn(self._node.bids.look, pool, event.view)
+        own, known = self._node.public_key, (pool.id, event.id)
+        phase = phase_of(event, own)
+        news = known not in self._told or self._told[known] != phase
+        self._told[known] = phase
+        self._told.move_to_end(known)
+        if len(self._told) > limits.OUTCOMES_FOLLOWED_MAX:
+            self._told.popitem(last=False)
+        concerned = news and concerns(event, own)
+        for runtime in tuple(self._runtimes):
+            runtime.matter_changed(event, own=own, concerns=concerned)
 
-    def tasks_for(self, capabilities: frozenset[str], limit: int) -> Sequence[TaskView]:
-        """See `TaskPort`."""
-        own = self._node.public_key
-        fitting = (
-            view
-            for pool in self._node.pools.values()
-            for view in pool.open_tasks()
-            if capabilities.issuperset(view.spec.required_capabilities)
-            and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own))
+    def _open_tasks(self) -> Iterator[TaskView]:
+        for pool in self._node.pools.values():
+            yield from pool.open_tasks()
+
+
+def _inbox(parts: AgentParts) -> InboxLike | None:
+    if not parts.durable_inbox:
+        return parts.inbox
+    if isinstance(parts.inbox, Inbox) and parts.inbox.when_full is WhenFull.DROP:
+        raise LocalError(
+            "a durable inbox cannot drop what its senders were told was taken",
+            hint="make it with when_full=WhenFull.BLOCK",
         )
-        return heapq.nsmallest(limit, fitting, key=lambda view: -view.spec.priority)
+    return Inbox(when_full=WhenFull.BLOCK) if parts.inbox is None else parts.inbox
 
-    # pools
 
-    async def create(self, spec: CreatePool) -> PoolId:
-        """See `PoolPort`."""
-        pool = await self._node.create_pool(
-            spec.name,
-            governance=Stated(spec.governance, spec.quorum, spec.faults, spec.model),
-            electors=spec.electors,
-            topics=spec.topics,
-            task_types=spec.task_types,
-            admission=spec.admission,
-            policy=spec.policy,
-        )
-        return pool.id
+def _concerns(runtime: AgentRuntime, message: Message) -> bool:
+    topics = runtime.agent.topics
+    return not message.topics or any(own.matches(topic) for own in topics for topic in message.topics)
 
-    async def join(self, pool_id: PoolId, capabilities: tuple[str, ...], proof: bytes) -> None:
-        """See `PoolPort`."""
-        await self._node.join_pool(pool_id, capabilities=capabilities, proof=proof)
 
-    async def leave(self, pool_id: PoolId) -> None:
-        """See `PoolPort`."""
-        await self._node.leave_pool(pool_id)
+def _declarer(said: Declaration) -> str:
+    """Under which name agents that declare the same declare it together."""
+    return f"agents {hash(said)}"
+
+
+def _shown(runtime: AgentRuntime) -> HostedAgent:
+    agent = runtime.agent
+    return HostedAgent(
+        agent.name,
+        type(agent).__name__,
+        agent.state,
+        tuple(skill.name for skill in agent.capabilities),
+        tuple(topic.namespace for topic in agent.topics),
+        agent.discoverable,
+        runtime.health(),
+    )

@@ -280,6 +280,10 @@ class PoolHandle(PoolReader):
             self.evaluations.look(view)
         self._node.spawn(self.evaluations.run)
 
+    def works_on(self, task: TaskId) -> bool:
+        """Whether a handler of this node stands for a task, or works on it."""
+        return self.workers is not None and self.workers.holds(task)
+
     def refresh_capabilities(self) -> None:
         """Called by the node: what it declared in the pool may have changed."""
         if self.workers is not None:
@@ -359,9 +363,11 @@ class PoolHandle(PoolReader):
             case ev.VerdictWanted(task):
                 self._verdict_wanted(task)
             case ev.ClaimWon(task, epoch, number):
+                self._node.hosting.claim_decided(self, notice)
                 if self.workers is not None:
                     self.workers.on_claim_won(task, epoch, number)
             case ev.ClaimLost(task, epoch, number, reason, denied):
+                self._node.hosting.claim_decided(self, notice)
                 if self.workers is not None:
                     if denied:
                         self.workers.on_denied(self.task(task))
@@ -373,6 +379,8 @@ class PoolHandle(PoolReader):
                     self._task_changed(task)
             case ev.MotionMoved() | ev.EpochInstalled():
                 self.council.on_notice(notice)
+            case ev.CoordinationChanged():
+                self._node.hosting.matter_changed(self, notice)
             case ev.MembersChanged(agent):
                 if agent == self._node.id:
                     self.refresh_capabilities()
@@ -391,6 +399,7 @@ class PoolHandle(PoolReader):
             waiter = self._waiters.pop(task, None) if task in self._view.compacted else None
             if waiter is not None:
                 waiter.set()
+            self._node.hosting.task_changed(self.id, task, None)
             return
         if self.workers is not None:
             self.workers.on_task_changed(view)
@@ -399,4 +408,4 @@ class PoolHandle(PoolReader):
             if waiter is not None:
                 waiter.set()
         self._changes.send(view)
-        self._node.on_task_changed(view)
+        self._node.hosting.task_changed(self.id, task, view)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -63,6 +63,16 @@ class _Deliver(Protocol):
     def __call__(self, message: Message, /, *, private: bool) -> None: ...
 
 
+class Readers(Protocol):
+    """Who gets messages in the end."""
+
+    def room(self, message: Message, /) -> bool:
+        """Whether there is room for a message; otherwise its sender is told to try again."""
+
+    async def keep(self, messages: Sequence[Message], /) -> None:
+        """Write down what must not be lost, before anybody is told that it was taken."""
+
+
 @dataclass(eq=False, slots=True)
 class _Arrival:
     """A message that was taken and waits to be handed on."""
@@ -76,13 +86,20 @@ class _Arrival:
 class Mail:
     """All messages of one node."""
 
-    def __init__(self, identity: Identity, deliver: _Deliver, journal: ReplayJournal) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        deliver: _Deliver,
+        journal: ReplayJournal,
+        readers: Readers | None = None,
+    ) -> None:
         """Make it; `open` connects it to a network.
 
         Args:
             identity: who signs.
             deliver: called with each verified message, and whether it came on a private topic.
             journal: where it is written down what was taken.
+            readers: who gets messages in the end; None takes every message, and keeps none.
         """
         self.identity = identity
         self.registry = IdentityRegistry()
@@ -90,6 +107,7 @@ class Mail:
         self.topics = Topics(identity)
         self._deliver = deliver
         self._journal = journal
+        self._readers = readers
         self._replay = ReplayWindow(floor_ms=_now_ms())
         self._network: Network | None = None
         self._nursery: trio.Nursery
@@ -328,6 +346,9 @@ class Mail:
 
     def _take(self, message: Message, *, private: bool) -> _Arrival:
         """Let a verified message wait for its turn, once."""
+        if self._readers is not None and not self._readers.room(message):
+            # it is not remembered as taken, so that it may come again
+            raise RemoteViolation(BUSY, "the agent's inbox is full")
         self._replay.check(message, _now_ms())
         arrival = _Arrival(message, private)
         self._arrivals[message.sender, message.id] = arrival
@@ -362,6 +383,9 @@ class Mail:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
                 continue
+            if self._readers is not None:
+                # before it is remembered as taken: else a crash in between would lose what its sender may not repeat
+                await self._readers.keep([arrival.message for arrival in batch])
             await self._journal.record([Taken.of(arrival.message) for arrival in batch], self._replay)
             for arrival in batch:
                 self._hand_on(arrival)

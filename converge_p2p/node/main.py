@@ -25,14 +25,15 @@ from converge_p2p.core.model.delivery import DeliveryReceipt
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy
-from converge_p2p.core.model.task import Task, TaskView
+from converge_p2p.core.model.task import Task
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
 from converge_p2p.net import PeerInfo, open_network, peer_id_of
 from converge_p2p.node.admitting import admission_proof
-from converge_p2p.node.agents import Agents
+from converge_p2p.node.agents import AgentParts, Agents, HostedAgent
+from converge_p2p.node.bids import Bids
 from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.directory import PoolAnnouncement
@@ -74,6 +75,8 @@ class Node:
     Attributes:
         discovery: finding agents, and being found.
         invitations: inviting others, and following invitations.
+        hosting: the agents of this node, and what they are told; see `host`.
+        bids: this node's sealed bids.
     """
 
     def __init__(
@@ -151,9 +154,10 @@ class Node:
         async with AsyncExitStack() as stack:
             await self._open_files(stack)
             self._known_peers = KnownPeers(self._store)
-            self._agents = Agents(self)
+            self.hosting = Agents(self, self._store)
+            self.bids = Bids(self.identity, self._store)
             self._home_pool = HomePool(self)
-            self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store))
+            self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store), self.hosting)
             timers = Timers()
             self._writer = StoreWriter(self._store)
             self.discovery = DiscoveryService(self.identity, self._store, self.counters, self._mail.registry)
@@ -173,6 +177,7 @@ class Node:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(timers.run)
                 self._nursery.start_soon(self._age.run)
+                await self.bids.restore()
                 await self._pools.restore()
                 await self.discovery.restore()
                 await self._mail.start(self._nursery, trusted=not self._age.restored)
@@ -201,7 +206,7 @@ class Node:
         """Stop claiming, hand back claims, write everything down, tell the peers. Each step has its own time."""
         with trio.move_on_after(HAND_BACK_S):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._agents.stop)
+                nursery.start_soon(self.hosting.stop)
                 nursery.start_soon(self._pools.stop_working)
         with trio.move_on_after(FLUSH_S):
             await self._mail.settled()
@@ -265,7 +270,8 @@ class Node:
 
     def status(self) -> NodeStatus:
         """The node at a glance."""
-        counters = Counter(self.counters) + Counter(self._network.counters) + Counter(self._mail.counters)
+        counts = (self.counters, self.hosting.counts(), self._network.counters, self._mail.counters)
+        counters = sum(map(Counter, counts), Counter[str]())
         for pool in self._pools.all().values():
             counters.update(pool.counters)
         counters["commits"] = self._writer.commits
@@ -280,11 +286,7 @@ class Node:
     # ------------------------------------------------------------ peers, topics, messages
 
     async def connect(self, address: str) -> PeerId:
-        """Connect to a peer.
-
-        Raises:
-            NetworkError: it cannot be reached, or is another than the address says.
-        """
+        """Connect to a peer. Raises `NetworkError` if it cannot be reached, or is another than the address says."""
         return await self._network.connect(address)
 
     async def join(self, topic: Topic | str, *, key: TopicKey | bytes | None = None) -> TopicHandle:
@@ -295,9 +297,8 @@ class Node:
             key: of a private topic, 32 bytes that its members share: who lacks it reads nothing, publishes nothing, and
                 does not learn who takes part. Members have to be connected with each other, or through other members.
 
-        Raises:
-            Conflict: this node takes part in it otherwise: in public, or with another key.
-            LimitExceeded, LocalError: too many topics, text that is no namespace, or a key of another length.
+        Raises Conflict if this node takes part in it otherwise (in public, or with another key), LimitExceeded or
+        LocalError for too many topics, text that is no namespace, or a key of another length.
         """
         return await self._mail.join(
             Topic(topic) if isinstance(topic, str) else topic, TopicKey(key) if isinstance(key, bytes) else key
@@ -357,8 +358,7 @@ class Node:
             policy: timers and defaults.
             private: contents are sealed with a key that only members are given. That never changes.
 
-        Raises:
-            NotFound, LocalError: an agent id whose key is not known here; terms that contradict each other.
+        Raises NotFound or LocalError: an agent id whose key is not known here; terms that contradict each other.
 
         Cancellation: the pool is forgotten here.
         """
@@ -439,9 +439,8 @@ class Node:
             pool, timeout_s: see `join_pool`.
             word: what `PoolHandle.keys.hand_over` gave, or `core.oplog.succession.recovery` made of the recovery key.
 
-        Raises:
-            NetworkError: no connected peer knows the pool.
-            LocalError: the word is not for this key, or this key signed something in the pool before.
+        Raises NetworkError if no connected peer knows the pool, LocalError if the word is not for this key, or this key
+        signed something in the pool before.
         """
         return await self._pools.take_place(pool, word, timeout_s=timeout_s)
 
@@ -467,34 +466,34 @@ class Node:
         tools: ToolRegistry | None = None,
         safety: SafetyPolicy | None = None,
         config: RuntimeConfig | None = None,
+        parts: AgentParts | None = None,
+        record: bool = False,
     ) -> AgentRuntime:
-        """Run an agent in this node, under this node's identity.
+        """Run an agent in this node, under this node's identity, until it or the node is stopped.
 
         Args:
-            agent: what decides.
+            agent: what decides; its topics are joined.
             tools: what it may invoke.
             safety: what it may do.
             config: times and sizes of its loop.
+            parts: what replaces the standard parts of its runtime; `record` adds a replay log.
 
-        Raises:
-            LocalError: the agent has an identity of its own.
-            LimitExceeded: too many agents.
+        Raises LocalError if the agent has an identity of its own, Conflict if one of its name is here, LimitExceeded
+        for too many agents or one that does not fit into what this node declares (see `discoverable`).
         """
-        runtime = self._agents.make_runtime(agent, self._store, tools=tools, safety=safety, config=config)
-        for topic in agent.topics:
-            # a private one is joined with its key, and the agent hears it then
-            if not self._mail.topics.is_private(topic):
-                await self.join(topic)
-        await self._nursery.start(self._agents.run, runtime)
+        runtime = self.hosting.make_runtime(
+            agent, tools=tools, safety=safety, config=config, parts=parts, record=record
+        )
+        await self.hosting.start(runtime, self._nursery)
         return runtime
+
+    def agents(self) -> list[HostedAgent]:
+        """The agents this node hosts, with their states."""
+        return self.hosting.hosted()
 
     def _deliver(self, message: Message, /, *, private: bool) -> None:
         # what is heard in private is not told to everybody, as announcements are
         announced = None if private else announced_in(message)
         if announced is not None:
             self._switchboard.hear_on_topic(*announced)
-        self._agents.deliver(message)
-
-    def on_task_changed(self, _view: TaskView) -> None:
-        """A task changed: agents may want to look."""
-        self._agents.notify()
+        self.hosting.deliver(message)

@@ -14,6 +14,7 @@ from converge_p2p.core.errors import Conflict, NotFound
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Progress, TaskState, TaskView
 from converge_p2p.core.oplog.bodies import Purpose
+from converge_p2p.core.replica.renewal import renewal_interval_ms
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 from converge_p2p.node.driver import PoolDriver
@@ -163,6 +164,10 @@ class PoolReader:
             view = self.find_task(task)
             if view is not None:
                 yield view
+
+    def renewal_interval_s(self, view: TaskView, round_: int) -> float:
+        """How often whoever holds a task in a round has to say that it is at work, in seconds."""
+        return renewal_interval_ms(view.spec.claim_ttl_ms or self.spec.policy.claim_ttl_ms, round_) / 1000
 
     def claim_stands(self, task: TaskId, key: PublicKey) -> bool:
         """Whether a key's claim to work on a task was not withdrawn."""

@@ -268,6 +268,7 @@ class Pools:
             self._switchboard.detach(pool)
             if handle is not None:
                 handle.close()
+                self._node.hosting.pool_left(pool)
             await trio.to_thread.run_sync(self._store.delete, POOL_KEY + pool.hex())
 
     def _on_notice(self, pool: PoolId) -> Callable[[ev.Notice], None]:

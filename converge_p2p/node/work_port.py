@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from converge_p2p.core.model.task import Outcome, TaskState, TaskView
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica.renewal import renewal_interval_ms
 from converge_p2p.core.types import PublicKey, TaskId
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class WorkPort:
 
     def renewal_interval_s(self, view: TaskView, round_: int) -> float:
         """How often to say so, in seconds."""
-        return renewal_interval_ms(view.spec.claim_ttl_ms or self._pool.spec.policy.claim_ttl_ms, round_) / 1000
+        return self._pool.renewal_interval_s(view, round_)
 
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterator[TaskView]:
         """The open tasks that could be worked on."""

@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError
 from converge_p2p.core.limits import RESULT_BYTES_MAX
+from converge_p2p.core.model.coordination_decision import ActFor
 from converge_p2p.core.model.decision import (
-    COORDINATION,
     CancelTask,
     ClaimTask,
     CreatePool,
@@ -31,7 +31,8 @@ from converge_p2p.core.model.decision import (
 )
 from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.types import PoolId, TaskId
-from converge_p2p.runtime.ports import MessagePort, PoolPort, TaskPort
+from converge_p2p.runtime.coordination import DECISIONS as COORDINATION, coordinate
+from converge_p2p.runtime.ports import CoordinationPort, MessagePort, PoolPort, TaskPort
 from converge_p2p.runtime.safety import SafetyPolicy
 from converge_p2p.runtime.tools import ToolFailed, ToolRegistry
 
@@ -93,6 +94,7 @@ class StandardExecutor:
         messages: MessagePort | None = None,
         tasks: TaskPort | None = None,
         pools: PoolPort | None = None,
+        coordination: CoordinationPort | None = None,
         tools: ToolRegistry | None = None,
         safety: SafetyPolicy | None = None,
         custom_handlers: Mapping[type[Decision], CustomHandler] | None = None,
@@ -103,6 +105,7 @@ class StandardExecutor:
             messages: takes `SendMessage`.
             tasks: takes the decisions about tasks.
             pools: takes the decisions about pools.
+            coordination: takes the decisions about auctions, polls, negotiations and delegations.
             tools: takes `InvokeTool`.
             safety: checked before everything, custom handlers included. None: everything is allowed.
             custom_handlers: by exact kind of decision; they go before the built-in way.
@@ -110,6 +113,7 @@ class StandardExecutor:
         self._messages = messages
         self._tasks = tasks
         self._pools = pools
+        self._coordination = coordination
         self._tools = tools
         self._safety = SafetyPolicy() if safety is None else safety
         self._custom = dict(custom_handlers or {})
@@ -137,11 +141,7 @@ class StandardExecutor:
             after this one still run.
         """
         try:
-            self._safety.check_decision(decision)
-            if isinstance(decision, SubmitTask):
-                self._safety.check_submit(decision.task)
-            elif isinstance(decision, ClaimTask) and self._tasks is not None:
-                self._safety.check_claim(self._tasks.task(decision.pool_id, decision.task_id).spec)
+            self._check(decision)
             value = await self._carry_out(decision)
         except ToolFailed as error:
             self.failed += 1
@@ -157,6 +157,16 @@ class StandardExecutor:
         self.executed += 1
         return Executed(decision, value)
 
+    def _check(self, decision: Decision) -> None:
+        self._safety.check_decision(decision)
+        if isinstance(decision, ActFor):
+            # what may not be done in the own name may not be done in another's either
+            self._check(decision.action)
+        elif isinstance(decision, SubmitTask):
+            self._safety.check_submit(decision.task)
+        elif isinstance(decision, ClaimTask) and self._tasks is not None:
+            self._safety.check_claim(self._tasks.task(decision.pool_id, decision.task_id).spec)
+
     async def _carry_out(self, decision: Decision) -> Any:
         kind = type(decision)
         if kind in self._custom:
@@ -165,10 +175,7 @@ class StandardExecutor:
         if kind in self._ways:
             return await self._ways[kind](decision)
         if kind in COORDINATION:
-            raise LocalError(
-                f"{kind.__name__} needs a coordination protocol, and this node has none",
-                hint=f"give the executor a custom handler for {kind.__name__}",
-            )
+            return await coordinate(_needed(self._coordination, decision, "coordination"), decision)
         raise LocalError(
             f"no handler for decisions of kind {kind.__name__}",
             hint="pass custom_handlers={YourDecision: handler} to the executor",

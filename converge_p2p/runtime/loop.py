@@ -10,92 +10,35 @@ are not handed over again: one that always makes `decide` raise would stop the a
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import encode_value
-from converge_p2p.core.errors import LimitExceeded, LocalError
-from converge_p2p.core.model.decision import Decision, InvokeTool
+from converge_p2p.core.errors import ConvergeError, LimitExceeded
+from converge_p2p.core.model.decision import ClaimTask, Decision, InvokeTool, ReleaseTask, ReportTask, SubmitTask
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import TaskView
-from converge_p2p.runtime.agent import Agent, ToolResult
+from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.runtime.agent import Agent, AgentState, ToolResult
+from converge_p2p.runtime.checkpoints import Progress, run_checkpoints
+from converge_p2p.runtime.claims import Claims, HeldClaim, Standing
+from converge_p2p.runtime.events import AgentEvent, CoordinationEvent
 from converge_p2p.runtime.executor import Executed, Executor, Refused, Result
-from converge_p2p.runtime.inbox import Inbox
-from converge_p2p.runtime.ports import CheckpointStore, TaskPort
-from converge_p2p.runtime.scheduler import Scheduler
+from converge_p2p.runtime.hooks import MessageHook, let_through
+from converge_p2p.runtime.inbox import Inbox, InboxLike
+from converge_p2p.runtime.outcomes import TASK_DECISIONS, Outcomes, Ticket
+from converge_p2p.runtime.ports import CheckpointStore, ClaimPort, Mailbox, TaskPort, TurnRecorder
+from converge_p2p.runtime.scheduler import Scheduler, SchedulerLike
+from converge_p2p.runtime.settings import Health as Health, RuntimeConfig as RuntimeConfig
 from converge_p2p.runtime.threads import BoundedThreads
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeConfig:
-    """The times and sizes of a loop.
-
-    Attributes:
-        receive_timeout_s: the longest idle wait before `on_tick` is called again; None waits without end.
-        batch_messages: how many messages one turn gets at most.
-        decide_timeout_s: `decide` is cancelled after this time and counts as failed; None lets it take its time.
-        stall_after_s: `health` reports a turn that takes longer.
-        backoff_s, backoff_max_s: pause after the first failure in a row, doubled by each further one, and its bound.
-        stop_timeout_s: time for `on_stop`.
-        checkpoint_interval_s: a checkpoint is written this often, if there is a store for it.
-    """
-
-    receive_timeout_s: float | None = 30.0
-    batch_messages: int = 256
-    decide_timeout_s: float | None = None
-    stall_after_s: float = 60.0
-    backoff_s: float = 0.1
-    backoff_max_s: float = 30.0
-    stop_timeout_s: float = 5.0
-    checkpoint_interval_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_messages <= limits.INBOX_MESSAGES_MAX:
-            raise LocalError(f"batch_messages is {self.batch_messages}; expected 1 to {limits.INBOX_MESSAGES_MAX}")
-        for name in (
-            "receive_timeout_s", "decide_timeout_s", "stall_after_s", "backoff_s", "backoff_max_s", "stop_timeout_s",
-            "checkpoint_interval_s",
-        ):  # fmt: skip
-            seconds = getattr(self, name)
-            # written so that NaN, which compares false with everything, is refused too
-            if seconds is not None and not seconds > 0:
-                raise LocalError(f"{name} is {seconds}; expected a number of seconds above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How an agent's loop is doing.
-
-    Attributes:
-        ok: it runs, the last turn succeeded, and no turn hangs.
-        running: the loop was started and has not ended.
-        stalled: the present turn takes longer than `RuntimeConfig.stall_after_s`.
-        turns: calls of `decide` that returned.
-        failures: errors of the agent in all; `failures_in_row` since the last turn that succeeded.
-        last_error: the last one, for people; empty if there was none.
-        inbox: messages that wait; `dropped`: messages lost for want of room.
-        decisions_dropped: decisions beyond `limits.DECISIONS_PER_TURN_MAX`.
-    """
-
-    ok: bool
-    running: bool
-    stalled: bool
-    turns: int
-    failures: int
-    failures_in_row: int
-    last_error: str
-    inbox: int
-    dropped: int
-    decisions_dropped: int
 
 
 class AgentRuntime:
@@ -107,8 +50,13 @@ class AgentRuntime:
         executor: Executor,
         *,
         tasks: TaskPort | None = None,
-        inbox: Inbox | None = None,
-        scheduler: Scheduler | None = None,
+        inbox: InboxLike | None = None,
+        scheduler: SchedulerLike | None = None,
+        claims: ClaimPort | None = None,
+        after_receive: MessageHook | None = None,
+        matters: Callable[[PoolId, bytes], CoordinationEvent | None] | None = None,
+        mailbox: Mailbox | None = None,
+        recorder: TurnRecorder | None = None,
         checkpoint_store: CheckpointStore | None = None,
         config: RuntimeConfig | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -121,6 +69,11 @@ class AgentRuntime:
             tasks: where the agent's tasks come from; None shows it none.
             inbox: None makes one.
             scheduler: None makes one.
+            claims: where the agent's claims are renewed and given back; None leaves that to whoever claims.
+            after_receive: see `Hooks`.
+            matters: returns how a poll or negotiation looks now.
+            mailbox: told of messages that the agent has seen.
+            recorder: told of each turn.
             checkpoint_store: gets a small note of the agent's progress, for people who watch.
             config: times and sizes.
             wall_clock: Unix time in seconds, for checkpoints.
@@ -131,7 +84,19 @@ class AgentRuntime:
         self._tasks = tasks
         self._scheduler = Scheduler() if scheduler is None else scheduler
         self._checkpoints = checkpoint_store
-        self._config = RuntimeConfig() if config is None else config
+        self.config = RuntimeConfig() if config is None else config
+        self.outcomes = Outcomes(self._scheduler.notify)
+        self.claims = None if claims is None else Claims(
+            claims, claim_ttl_s=self.config.claim_ttl_s, on_overdue=self._claim_overdue
+        )  # fmt: skip
+        self._after_receive = after_receive
+        self._matters = matters
+        self.mailbox = mailbox
+        self._recorder = recorder
+        self._unseen: tuple[AgentEvent, ...] = ()
+        self._tasks_open = False
+        self._held_back = 0
+        self._restarts = 0
         self._wall_clock = wall_clock
         self._threads = BoundedThreads(1)
         self._running = False
@@ -153,13 +118,89 @@ class AgentRuntime:
         """Wake the loop: a task changed."""
         self._scheduler.notify()
 
+    def wake_after(self, seconds: float) -> None:
+        """Ask for a turn some time from now, whether or not anything happens. The earliest such time counts."""
+        self._scheduler.wake_at(trio.current_time() + max(0.0, seconds))
+
+    async def act(self, decision: Decision) -> Ticket:
+        """Carry a decision out at once, from an async method of the agent, and return what tells how it ends.
+
+        Policy and hooks hold as for decisions that `decide` returns.
+
+        Raises:
+            LimitExceeded: too many decisions wait for their answer.
+        """
+        # a copy: the same decision may be waited for twice
+        ticket = Ticket(copy.copy(decision))
+        await self._carry_out(ticket.decision, ticket)
+        return ticket
+
+    # ------------------------------------------------------------ what the node says
+
+    def task_changed(self, pool: PoolId, task: TaskId, view: TaskView | None) -> None:
+        """A task looks different; None: it is settled, and no longer here."""
+        if view is None or view.state.terminal:
+            if self.claims is not None:
+                self.claims.gone(task)
+            self.outcomes.task_settled(pool, task, view)
+
+    def claim_won(self, pool: PoolId, task: TaskId, token: tuple[int, int], view: TaskView | None) -> None:
+        """A claim of this agent was granted."""
+        if self.claims is None or self.claims.won(task, token):
+            self.outcomes.claim_won(pool, task, token, view)
+
+    def claim_lost(
+        self, pool: PoolId, task: TaskId, token: tuple[int, int], reason: str, *, view: TaskView | None, denied: bool
+    ) -> None:
+        """A claim of this agent is not granted, or not any more."""
+        if self.claims is None or self.claims.lost(task, token, denied=denied):
+            self.outcomes.claim_lost(pool, task, token, reason, view)
+
+    def matter_changed(self, event: CoordinationEvent, *, own: bytes, concerns: bool) -> None:
+        """An auction, poll, negotiation or delegation looks different. See `Outcomes.matter_changed`."""
+        self.outcomes.matter_changed(event, own=own, concerns=concerns)
+
+    # ------------------------------------------------------------ what it is shown
+
+    def fits(self, view: TaskView) -> bool:
+        """Whether the agent can do what a task requires."""
+        return self._capabilities().issuperset(view.spec.required_capabilities)
+
+    def wants(self, view: TaskView) -> bool:
+        """Whether the agent is to be shown a task: not while an answer to what it did about it is awaited."""
+        standing = None if self.claims is None else self.claims.standing(view.id)
+        if view.claimable:
+            return standing is not Standing.OUT
+        return standing is not Standing.REPORTED
+
+    def adopt(self, view: TaskView) -> bool:
+        """A claim of this node that nobody owns becomes this agent's; say whether it goes on with the task."""
+        if self.claims is None:
+            return True
+        token = (view.epoch, view.round)
+        if not self.config.resume_claims:
+            self.claims.give_up(view.pool_id, view.id, token)
+            return False
+        self.claims.adopted(view.pool_id, view.id, token)
+        self.outcomes.adopted(view, token)
+        return True
+
+    def _capabilities(self) -> frozenset[str]:
+        return frozenset(capability.name for capability in self.agent.capabilities)
+
+    def _claim_overdue(self, claim: HeldClaim) -> None:
+        assert claim.token is not None, "only what was granted is given back"
+        self.outcomes.claim_lost(claim.pool, claim.task, claim.token, claim.why, None)
+
+    # ------------------------------------------------------------ how it is doing
+
     def ready(self) -> bool:
         """Whether `on_start` succeeded and the loop takes work."""
         return self._running and self._started
 
     def health(self) -> Health:
         """Return how the loop is doing."""
-        stalled = self._turn_began is not None and self._elapsed() > self._config.stall_after_s
+        stalled = self._turn_began is not None and self._elapsed() > self.config.stall_after_s
         return Health(
             ok=self._running and not stalled and self._failures_in_row == 0,
             running=self._running,
@@ -171,27 +212,42 @@ class AgentRuntime:
             inbox=len(self.inbox),
             dropped=self.inbox.dropped,
             decisions_dropped=self._decisions_dropped,
+            restarts=self._restarts,
+            blocked=self.inbox.blocked,
+            held_back=self._held_back,
+            events_dropped=self.outcomes.counters["events_dropped"],
+            claims=0 if self.claims is None else len(self.claims),
+            followed=len(self.outcomes),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the agent until cancelled.
 
-        Cancellation: `on_stop` is called, an async one for at most `RuntimeConfig.stop_timeout_s`.
+        Cancellation: `on_stop` is called, an async one for at most `RuntimeConfig.stop_timeout_s`; then the agent's
+        claims are handed back, which may take as long again.
         """
         self._running = True
+        self.agent.runtime = self
         try:
             async with trio.open_nursery() as nursery:
+                if self.claims is not None:
+                    claims = self.claims
+                    claims.start(lambda: nursery.start_soon(claims.run))
+                if self._recorder is not None:
+                    nursery.start_soon(self._recorder.run)
                 if self._checkpoints is not None:
-                    nursery.start_soon(self._run_checkpoints, self._checkpoints)
+                    progress = Progress(self.called, lambda: (self._turns, self._failures), self._wall_clock)
+                    nursery.start_soon(run_checkpoints, self._checkpoints, progress, self.config.checkpoint_interval_s)
                 task_status.started()
                 await self._start_agent()
                 await self._loop()
         finally:
             self._running = False
-            if self._started:
-                self._started = False
-                with trio.move_on_after(self._config.stop_timeout_s, shield=True):
-                    await self._guarded("on_stop", self.agent.on_stop)
+            if self.claims is not None:
+                self.claims.stop()
+            await self._stop_agent("the agent stops")
+            self.agent.enter(AgentState.OFFLINE)
+            self.agent.runtime = None
 
     # ------------------------------------------------------------ the loop
 
@@ -202,37 +258,76 @@ class AgentRuntime:
             await trio.sleep(self._backoff())
         self._started = True
         self._failures_in_row = 0
+        self.agent.enter(AgentState.IDLE)
+
+    async def _stop_agent(self, reason: str) -> None:
+        """Let the agent say goodbye, and give back what it holds."""
+        if self._started:
+            self._started = False
+            with trio.move_on_after(self.config.stop_timeout_s, shield=True):
+                await self._guarded("on_stop", self.agent.on_stop)
+        if self.claims is not None and len(self.claims):
+            with trio.move_on_after(self.config.stop_timeout_s, shield=True):
+                await self.claims.hand_back(reason)
+
+    async def _restart_agent(self) -> None:
+        """Start the agent again: whatever it remembers makes it fail. What it was told of last is not told again."""
+        failures, error = self._failures_in_row, self._last_error
+        _logger.warning("agent %s failed %d times in a row and is started again: %s", self.called, failures, error)
+        self._unseen = ()
+        self.agent.enter(AgentState.OFFLINE)
+        await self._stop_agent("the agent failed too often")
+        self._restarts += 1
+        await self._start_agent()
+        # it has to show first that it works: until then it is waited for as long as before, and health says so
+        self._failures_in_row = failures
 
     async def _loop(self) -> None:
-        woken = True
+        woken, every = True, self.config.restart_after
         while True:
-            messages = self.inbox.poll(self._config.batch_messages)
+            messages = self.inbox.poll(self.config.batch_messages)
             self._turn_began = trio.current_time()
             good = await self._guarded("turn", self._turn, messages, woken)
             self._turn_began = None
+            self.agent.enter(AgentState.IDLE)
             if good:
                 self._failures_in_row = 0
+            if self.mailbox is not None and messages:
+                await self.mailbox.done(messages)
             # a hook that fails does not undo a turn that succeeded, but it is slowed down in the same way
             ticked = await self._guarded("on_tick", self.agent.on_tick)
             if not (good and ticked):
                 await trio.sleep(self._backoff())
+                if every and not good and self._failures_in_row % every == 0:
+                    await self._restart_agent()
             if len(self.inbox) or not good:
                 # what woke the failed turn may still wait to be done, and nobody will notify again
                 # the wait of no time takes the notification of those messages, which would else cause an empty turn
                 await self._scheduler.wait_for_work(0)
                 woken = True
             else:
-                woken = await self._scheduler.wait_for_work(self._config.receive_timeout_s)
+                woken = await self._scheduler.wait_for_work(self._idle_wait_s())
 
     async def _turn(self, messages: Sequence[Message], woken: bool) -> None:
         """One turn: `decide` and its decisions, again with the results of the tools it called."""
+        if self._after_receive is not None:
+            kept = await let_through(self._after_receive, messages, self.called)
+            self._held_back += len(messages) - len(kept)
+            messages = kept
         tool_results: tuple[ToolResult, ...] = ()
         for step in range(1, limits.TOOL_TURNS_MAX + 1):
             tasks = self._visible_tasks()
+            # events that matter wake; one that only says "done" is no reason for a turn, or turns would never end
             if not (messages or tasks or tool_results or woken):
                 return
-            decisions = await self._decide(messages, tasks, tool_results)
+            # of what a failed turn was told, it is told again: the outcome of a decision must not vanish
+            events = self._unseen = (*self._unseen, *self.outcomes.take())[-limits.AGENT_EVENTS_MAX :]
+            self.agent.enter(AgentState.BUSY)
+            decisions = await self._decide(messages, tasks, tool_results, events)
+            self._unseen = ()
             results = await self._execute(decisions, tools=step < limits.TOOL_TURNS_MAX)
+            if self._recorder is not None:
+                self._recorder.record((messages, tasks, events, tool_results), decisions, results)
             await _maybe_await(self.agent.on_results(results))
             tool_results = tuple(_tool_result(result) for result in results if type(result.decision) is InvokeTool)
             if not tool_results:
@@ -242,14 +337,24 @@ class AgentRuntime:
     def _visible_tasks(self) -> Sequence[TaskView]:
         if self._tasks is None:
             return ()
-        names = frozenset(capability.name for capability in self.agent.capabilities)
-        return self._tasks.tasks_for(names, limits.TASKS_PER_TURN_MAX)
+        tasks = self._tasks.tasks_for(self._capabilities(), limits.TASKS_PER_TURN_MAX)
+        self._tasks_open = bool(tasks)
+        return tasks
+
+    def _idle_wait_s(self) -> float | None:
+        """How long to wait for something: without end, if there is nothing that a timeout would be for."""
+        ticks = type(self.agent).on_tick is not Agent.on_tick
+        return self.config.receive_timeout_s if ticks or self._tasks_open or self._failures_in_row else None
 
     async def _decide(
-        self, messages: Sequence[Message], tasks: Sequence[TaskView], tool_results: tuple[ToolResult, ...]
+        self,
+        messages: Sequence[Message],
+        tasks: Sequence[TaskView],
+        tool_results: tuple[ToolResult, ...],
+        events: tuple[AgentEvent, ...],
     ) -> list[Decision]:
-        agent, timeout = self.agent, self._config.decide_timeout_s
-        agent.tool_results = tool_results
+        agent, timeout = self.agent, self.config.decide_timeout_s
+        agent.tool_results, agent.events = tool_results, events
         try:
             with trio.fail_after(float("inf") if timeout is None else timeout):
                 if agent.decide_in_thread and not inspect.iscoroutinefunction(agent.decide):
@@ -261,7 +366,7 @@ class AgentRuntime:
                 raise TypeError(f"decide returned {decided!r}; expected an iterable of decisions, empty for none")
             decisions = list(decided)
         finally:
-            agent.tool_results = ()
+            agent.tool_results, agent.events = (), ()
         for decision in decisions:
             if not isinstance(decision, Decision):
                 raise TypeError(f"decide returned {decision!r} among its decisions; expected instances of Decision")
@@ -276,15 +381,66 @@ class AgentRuntime:
         results: list[Result] = []
         for index, decision in enumerate(decisions):
             if index >= limits.DECISIONS_PER_TURN_MAX:
-                results.append(_refused(decision, "DECISIONS_PER_TURN_MAX", limits.DECISIONS_PER_TURN_MAX, "decisions"))
+                refused = _refused(decision, "DECISIONS_PER_TURN_MAX", limits.DECISIONS_PER_TURN_MAX, "decisions")
+                self.outcomes.end(refused)
+                results.append(refused)
             elif not tools and type(decision) is InvokeTool:
                 # the agent would never see what it gave
                 results.append(_refused(decision, "TOOL_TURNS_MAX", limits.TOOL_TURNS_MAX, "calls of decide"))
             else:
-                results.append(await self._executor.execute(decision))
+                results.append(await self._carry_out(decision))
         return results
 
-    # ------------------------------------------------------------ errors, checkpoints
+    async def _carry_out(self, decision: Decision, ticket: Ticket | None = None) -> Result:
+        """Carry one decision out, and follow what others make of it from before that on."""
+        self.outcomes.begin(decision, ticket)
+        try:
+            restore = self._note_claim(decision)
+        except LimitExceeded as error:
+            refused = Refused(decision, error)
+            self.outcomes.end(refused)
+            return refused
+        try:
+            result = await self._executor.execute(decision)
+        except BaseException:
+            self.outcomes.given_up(decision)
+            raise
+        if isinstance(result, Refused):
+            restore()
+        late = self.outcomes.end(result)
+        if isinstance(result, Executed):
+            if isinstance(decision, ReleaseTask) and self.claims is not None:
+                self.claims.gone(decision.task_id)
+            if isinstance(decision, TASK_DECISIONS):
+                task = result.value if isinstance(decision, SubmitTask) else decision.task_id
+                if isinstance(task, bytes):
+                    # a handler of the application may give something else
+                    self._look_at_task(decision.pool_id, TaskId(task))
+            elif late is not None and self._matters is not None and (event := self._matters(*late)) is not None:
+                self.outcomes.matter_changed(event, own=b"", concerns=False)
+        return result
+
+    def _note_claim(self, decision: Decision) -> Callable[[], None]:
+        """A claim or report is about to be made; return what undoes the note of it."""
+        if self.claims is None or not isinstance(decision, ClaimTask | ReportTask):
+            return lambda: None
+        undo = self.claims.undo(decision.task_id)
+        if isinstance(decision, ClaimTask):
+            self.claims.asked(decision.pool_id, decision.task_id)
+        else:
+            self.claims.reported(decision.pool_id, decision.task_id)
+        return undo
+
+    def _look_at_task(self, pool: PoolId, task: TaskId) -> None:
+        """A task may have been settled while the decision about it was carried out."""
+        if self._tasks is None:
+            return
+        try:
+            self.task_changed(pool, task, self._tasks.task(pool, task))
+        except ConvergeError as error:
+            _logger.debug("the task of a decision cannot be read: %s", error)
+
+    # ------------------------------------------------------------ errors
 
     async def _guarded(self, what: str, function: Callable[..., Any], *args: Any) -> bool:
         """Call foreign code; log and count what it raises, and say whether it went well."""
@@ -294,34 +450,22 @@ class AgentRuntime:
             self._failures += 1
             self._failures_in_row += 1
             self._last_error = f"{what}: {type(error).__name__}: {error}"
-            _logger.exception("agent %s failed in %s", self.agent.id or type(self.agent).__name__, what)
+            _logger.exception("agent %s failed in %s", self.called, what)
             return False
         return True
+
+    @property
+    def called(self) -> str:
+        """What the agent is called in logs and checkpoints."""
+        return self.agent.name or self.agent.id or type(self.agent).__name__
 
     def _backoff(self) -> float:
         # the exponent is bounded because 2**failures itself grows without end
         doublings = min(max(0, self._failures_in_row - 1), 32)
-        return min(self._config.backoff_max_s, self._config.backoff_s * 2.0**doublings)
+        return min(self.config.backoff_max_s, self.config.backoff_s * 2.0**doublings)
 
     def _elapsed(self) -> float:
         return 0.0 if self._turn_began is None else trio.current_time() - self._turn_began
-
-    async def _run_checkpoints(self, store: CheckpointStore) -> None:
-        written = -1
-        while True:
-            await trio.sleep(self._config.checkpoint_interval_s)
-            if self._turns == written:
-                continue
-            turns = self._turns
-            name = self.agent.id or type(self.agent).__name__
-            note = {"v": 1, "agent": name, "turns": turns, "failures": self._failures,
-                    "at_ms": round(self._wall_clock() * 1000)}  # fmt: skip
-            try:
-                await trio.to_thread.run_sync(store.put, f"checkpoint/{name}", encode_value(note))
-                written = turns
-            except Exception:
-                # a checkpoint is for people who watch: losing one must not stop the agent
-                _logger.exception("checkpoint of agent %s was not written", name)
 
 
 async def _maybe_await(value: Any) -> Any:

@@ -10,12 +10,13 @@ A port refuses with a `ConvergeError` and has then changed nothing. It never ans
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from converge_p2p.core.model.decision import CreatePool
+from converge_p2p.core.model.decision import CreatePool, Decision
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Outcome, Task, TaskView
-from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.core.replica.coordination import CoordinationCommand
+from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 
 
 class MessagePort(Protocol):
@@ -54,6 +55,57 @@ class TaskPort(Protocol):
         """Return what an agent of these capabilities can act on now, most important first, at most `limit`.
 
         That is: pending tasks of the joined pools, and tasks that are assigned to this agent.
+        """
+
+
+class ClaimPort(Protocol):
+    """What keeps the claims of an agent alive, and gives them back."""
+
+    def renew(self, pool_id: PoolId, task_id: TaskId) -> None:
+        """Tell everybody that a task that is held is being worked on. It may be lost.
+
+        Raises:
+            ConvergeError: it is not held, or not any more.
+        """
+
+    def renewal_interval_s(self, pool_id: PoolId, task_id: TaskId, round_: int) -> float:
+        """Return how often whoever holds a task in a round has to say so, in seconds."""
+
+    async def release(self, pool_id: PoolId, task_id: TaskId, failed: bool, reason: str) -> None:
+        """Give a claim back."""
+
+
+class CoordinationPort(Protocol):
+    """Auctions, polls, negotiations and delegations of the joined pools. Ids are those of operations."""
+
+    async def bid(self, pool_id: PoolId, task_id: TaskId, amount: int) -> None:
+        """Make a sealed bid, and open it once the bidding is closed."""
+
+    async def coordinate(self, pool_id: PoolId, command: CoordinationCommand) -> OperationId | None:
+        """Sign a command of coordination; return its operation, or None if it was done before."""
+
+    def key_of(self, agent: str) -> PublicKey:
+        """Return the public key of an agent that is known here.
+
+        Raises:
+            NotFound: not known.
+        """
+
+    def epoch(self, pool_id: PoolId) -> int:
+        """Return the number of the epoch that holds in a pool here."""
+
+    def question(self, pool_id: PoolId, question_id: bytes) -> tuple[str, ...]:
+        """Return the options of a poll, readable.
+
+        Raises:
+            NotFound: no such poll is known here.
+        """
+
+    def session_of(self, pool_id: PoolId, proposal_id: bytes) -> OperationId:
+        """Return the negotiation that a proposal belongs to.
+
+        Raises:
+            NotFound: no such proposal is known here.
         """
 
 
@@ -113,6 +165,45 @@ class TaskWorkPort(Protocol):
 
     def stands(self, task_id: TaskId) -> bool:
         """Whether a claim of this identity for the work stands (from before a restart)."""
+
+
+class TurnRecorder(Protocol):
+    """Keeps what an agent saw and decided (see `replay_log`)."""
+
+    def record(self, seen: Sequence[Sequence[Any]], decided: Sequence[Decision], results: Sequence[Any]) -> None:
+        """Note one call of `decide`. Does not block.
+
+        Args:
+            seen: messages, tasks, events and tool results.
+            decided: its decisions.
+            results: what became of them at once.
+        """
+
+    async def run(self) -> None:
+        """Write down what is noted, until cancelled."""
+
+
+class Mailbox(Protocol):
+    """Keeps messages until the agent has seen them (see `durable_inbox`)."""
+
+    async def done(self, messages: Sequence[Message]) -> None:
+        """The agent has seen them."""
+
+
+class ReplayStore(Protocol):
+    """Keys and values that last. Called from a worker thread."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write one value."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return a value, or None if there is none."""
+
+    def delete(self, key: str) -> bool:
+        """Remove a value; say whether there was one."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Return the keys that begin with `prefix`, sorted."""
 
 
 class CheckpointStore(Protocol):

@@ -145,6 +145,10 @@ class WorkerPool:
         """
         return self._book.counters
 
+    def holds(self, task: TaskId) -> bool:
+        """Whether a handler stands for a task, or works on it."""
+        return task in self._book.slots
+
     def running(self) -> tuple[Running, ...]:
         """Return what is worked on now."""
         return tuple(

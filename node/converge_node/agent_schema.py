@@ -60,6 +60,50 @@ class AgentItem(_Answer, frozen=True):
     own: bool
 
 
+class HostedItem(_Answer, frozen=True):
+    """An agent that this node hosts.
+
+    Attributes:
+        kind: name of its class.
+        state: idle, busy or offline, or what it says of itself.
+        ok: its loop runs, the last turn succeeded, and no turn hangs.
+        failures_in_row: since the last turn that succeeded; `last_error` is empty if there was none.
+        inbox: messages that wait; `dropped`: lost for want of room; `blocked`: had to wait elsewhere.
+        claims: tasks it stands for, and `followed`: decisions that wait for an answer.
+    """
+
+    name: str
+    kind: str
+    state: str
+    ok: bool
+    capabilities: list[str]
+    topics: list[str]
+    discoverable: bool
+    turns: Count
+    failures: Count
+    failures_in_row: Count
+    restarts: Count
+    last_error: str
+    inbox: Count
+    dropped: Count
+    blocked: Count
+    claims: Count
+    followed: Count
+
+
+class RecordItem(_Answer, frozen=True):
+    """An entry of an agent's replay log.
+
+    Attributes:
+        hash: hexadecimal; the next entry holds it.
+        data: base64.
+    """
+
+    number: Count
+    hash: str
+    data: str
+
+
 class RevokedItem(_Answer, frozen=True):
     """Whether something had been published."""
 

@@ -19,7 +19,14 @@ import msgspec
 from msgspec import Meta
 
 from converge_node.config_file import KeyLines
-from converge_node.settings_check import check_address, check_pool, parse_handler, parse_private_topic, parse_topic
+from converge_node.settings_check import (
+    check_address,
+    check_pool,
+    parse_agent,
+    parse_handler,
+    parse_private_topic,
+    parse_topic,
+)
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError
 
@@ -48,6 +55,10 @@ class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     handlers: Annotated[
         tuple[str, ...], Meta(description="Who does which tasks: OBJECTIVE=module:function, with @N for N at a time.")
     ] = ()
+    agents: Annotated[tuple[str, ...], Meta(description="Agents to host: NAME=module:Class.")] = ()
+    record: Annotated[
+        bool, Meta(description="Record what hosted agents see and decide, for `converge-node agent record`.")
+    ] = False
 
 
 class IdentitySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -281,6 +292,9 @@ def checked_value(key: Key, value: Any) -> Any:
         case "node.handlers":
             for handler in converted:
                 parse_handler(handler)
+        case "node.agents":
+            for agent in converted:
+                parse_agent(agent)
     return converted
 
 

@@ -30,6 +30,7 @@ from converge_node.control.server import open_control_server
 from converge_node.errors import ExitCode, known_error
 from converge_node.followed import read_followed
 from converge_node.handlers import Handlers, load_handlers
+from converge_node.hosted import load_agents
 from converge_node.key_files import network_key_of, read_topic_key
 from converge_node.logs import adopt_library_logs, configure_logs
 from converge_node.mesh_schema import FollowInvitation
@@ -177,6 +178,7 @@ class _Run:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._shutdown.watch_signals)
             handlers = load_handlers(self._config.node.handlers, default_concurrency=self._config.tasks.concurrency)
+            self._agents = load_agents(self._config.node.agents)
             self._state.pool_joined = handlers.attach
             async with open_control_server(ControlApi(self._state).app(), self._paths.socket):
                 with trio.CancelScope() as life:
@@ -219,6 +221,8 @@ class _Run:
             self._state.ready = True
             for pool in node.pools.values():
                 handlers.attach(pool)
+            for agent in self._agents:
+                await node.host(agent, record=self._config.node.record)
             self._announce()
             async with trio.open_nursery() as nursery:
                 # in the background: a pool or peer that cannot be reached yet must not keep the node from starting

@@ -20,6 +20,7 @@ _ADDRESS: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr)/[^/\s]+(/[^/\s]+
 _TCP: Final = re.compile(r"/tcp/(\d{1,5})(/|$)")
 _PEER: Final = re.compile(r"/p2p/[1-9A-HJ-NP-Za-km-z]{20,}$")
 _POOL_ID: Final = re.compile(r"[0-9a-f]{64}")
+_AGENT = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64})=(?P<module>[\w.]+):(?P<kind>[\w.]+)", re.ASCII)
 _HANDLER: Final = re.compile(
     r"(?P<objective>[^=]+)=(?P<module>\w+(\.\w+)*):(?P<function>\w+(\.\w+)*)(@(?P<concurrency>\d{1,9}))?"
 )
@@ -85,6 +86,21 @@ def parse_handler(text: str) -> HandlerSpec:
     if count is not None and not 1 <= int(count) <= limits.HANDLER_CONCURRENCY_MAX:
         raise ConfigError(f"{text!r}: the concurrency must be 1 to {limits.HANDLER_CONCURRENCY_MAX}")
     return HandlerSpec(match["objective"], match["module"], match["function"], None if count is None else int(count))
+
+
+def parse_agent(text: str) -> tuple[str, str, str]:
+    """Read `NAME=module:Class`, and return the three.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    match = _AGENT.fullmatch(text)
+    if match is None:
+        raise ConfigError(
+            f"{text!r} is not an agent; expected NAME=module:Class",
+            hint="a name has letters, digits, dots, hyphens and underscores",
+        )
+    return match["name"], match["module"], match["kind"]
 
 
 def parse_topic(text: str) -> Topic:

@@ -23,7 +23,7 @@ from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotAuthorised, NotFound
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import AdmissionKind
-from converge_p2p.core.model.task import Outcome, TaskSpec
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState
 from converge_p2p.core.oplog.bodies import ClaimBody, Genesis, JoinBody, LeaveBody, Phase, ReportBody, SubmitBody
 from converge_p2p.core.oplog.operation import Operation, decode_operation
 from converge_p2p.core.replica import events as ev
@@ -212,6 +212,22 @@ def test_finished_work_is_kept_and_reported_when_the_claim_is_won_again(case: Ca
     )
     (report,) = reports(effects)
     assert (report.round, report.value.result) == (2, RESULT)
+
+
+def test_a_claim_that_is_granted_after_it_was_given_back_is_given_back_again(case: Case) -> None:
+    operation = case.own_claim()
+    case.do(ev.Release(case.task))
+    # these electors had not heard of the release
+    assert notices(case.win(0, operation), ev.ClaimWon) == [ev.ClaimWon(case.task, 0, 0)]
+    view = case.replica.view.task(case.task)
+    assert view is not None
+    assert view.assigned_to == case.replica.identity.public_key
+    case.do(ev.Release(case.task, reason="given back before it was granted"))
+    view = case.replica.view.task(case.task)
+    assert view is not None
+    assert view.state is TaskState.PENDING
+    with pytest.raises(Conflict, match="no claim"):
+        case.do(ev.Release(case.task))
 
 
 def test_a_lock_is_repeated_without_being_asked(case: Case) -> None:

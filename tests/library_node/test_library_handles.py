@@ -24,7 +24,7 @@ from converge_p2p.core.model.task import Task, TaskState, TaskView
 from converge_p2p.core.oplog.bodies import ReportBody
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.types import TaskId
+from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.node.driver import ended_key
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.runtime.workers import WorkerPool
@@ -37,6 +37,7 @@ class FakeNode:
         self.id = identity.id
         self.public_key = identity.public_key
         self.changed: list[TaskView] = []
+        self.decided: list[Any] = []
         self.workers: list[WorkerPool] = []
         self.peers: frozenset[bytes] = frozenset()
 
@@ -46,8 +47,16 @@ class FakeNode:
     def spawn(self, run: Any, *_: object) -> None:
         self.workers.append(run.__self__)
 
-    def on_task_changed(self, view: TaskView) -> None:
-        self.changed.append(view)
+    @property
+    def hosting(self) -> FakeNode:
+        return self
+
+    def task_changed(self, pool: PoolId, task: TaskId, view: TaskView | None) -> None:
+        if view is not None:
+            self.changed.append(view)
+
+    def claim_decided(self, pool: PoolHandle, notice: Any) -> None:
+        self.decided.append(notice)
 
 
 class Rig(DriverRig):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.types import AgentId
-from converge_p2p.runtime.inbox import Inbox
+from converge_p2p.runtime.inbox import Inbox, WhenFull
 
 
 def letter(sender: str, number: int) -> Message:
@@ -75,3 +77,44 @@ def test_an_inbox_without_room_is_refused() -> None:
         Inbox(0)
     with pytest.raises(LocalError):
         Inbox(limits.INBOX_MESSAGES_MAX + 1)
+
+
+def test_an_inbox_that_blocks_has_no_room_when_it_is_full_but_for_who_has_less_than_its_share() -> None:
+    inbox = Inbox(4, when_full=WhenFull.BLOCK)
+    for number in range(4):
+        assert inbox.room(AgentId("a" * 64))
+        inbox.push(letter("a", number))
+    assert not inbox.room(AgentId("a" * 64)), "a flood has to wait"
+    assert inbox.room(AgentId("b" * 64)), "and keeps nobody else out"
+    inbox.push(letter("b", 0))
+    assert (inbox.blocked, inbox.dropped, len(inbox)) == (1, 0, 5)
+    for sender in "cdef":
+        if inbox.room(AgentId(sender * 64)):
+            inbox.push(letter(sender, 0))
+    assert len(inbox) == 8, "many senders together are bounded, too"
+    assert taken(inbox, 3) == [("a", 0), ("b", 0), ("c", 0)]
+
+
+def test_what_was_on_its_way_to_an_inbox_that_blocks_is_never_dropped() -> None:
+    inbox = Inbox(2, when_full=WhenFull.BLOCK)
+    assert all(inbox.push(letter("a", number)) for number in range(limits.MAIL_WAITING_MAX + 4))
+    assert inbox.dropped == 0
+    assert not inbox.push(letter("a", -1)), "but there is an end to it"
+
+
+async def test_who_puts_into_an_inbox_that_blocks_waits_for_its_turn(autojump_clock: MockClock) -> None:
+    inbox = Inbox(1, when_full=WhenFull.BLOCK)
+    inbox.push(letter("a", 0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inbox.put, letter("a", 1))
+        await wait_all_tasks_blocked()
+        assert taken(inbox) == [("a", 0)]
+        await wait_all_tasks_blocked()
+        assert taken(inbox) == [("a", 1)]
+
+
+def test_an_inbox_that_drops_always_has_room() -> None:
+    inbox = Inbox(1)
+    inbox.push(letter("a", 0))
+    assert inbox.room(AgentId("a" * 64))
+    assert inbox.blocked == 0

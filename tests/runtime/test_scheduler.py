@@ -56,3 +56,30 @@ async def test_a_notification_while_the_waiter_is_being_woken_is_not_lost() -> N
         scheduler.notify()
         scheduler.notify()
     assert woken == [True, True]
+
+
+async def test_a_time_wakes_and_of_several_the_earliest_counts(autojump_clock: MockClock) -> None:
+    scheduler = Scheduler()
+    scheduler.wake_at(9)
+    scheduler.wake_at(5)
+    assert await scheduler.wait_for_work(100)
+    assert trio.current_time() == 5
+    assert not await scheduler.wait_for_work(100), "a time is consumed, and the later one with it"
+    assert trio.current_time() == 105
+
+
+async def test_a_time_that_is_set_while_somebody_waits_counts(autojump_clock: MockClock) -> None:
+    scheduler = Scheduler()
+    woken: list[tuple[bool, float]] = []
+
+    async def wait() -> None:
+        woken.append((await scheduler.wait_for_work(50), trio.current_time()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.sleep(1)
+        scheduler.wake_at(60)
+        await trio.sleep(1)
+        scheduler.wake_at(3)
+    assert woken == [(True, 3)]
+    assert trio.current_time() == 3

@@ -283,7 +283,7 @@ class InvokeTool(Decision):
 COORDINATION: frozenset[type[Decision]] = frozenset(
     {SubmitBid, Vote, Propose, AcceptProposal, RejectProposal, Delegate, RevokeDelegation}
 )
-"""Decisions that need a coordination protocol behind them."""
+"""Decisions about auctions, polls, negotiations and delegations; see also `coordination_decision`."""
 
 
 def _check_count(what: str, number: int) -> None:

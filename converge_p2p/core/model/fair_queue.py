@@ -39,6 +39,16 @@ class FairQueue(Generic[_T]):
         """Return how much waits."""
         return self._count
 
+    @property
+    def senders(self) -> int:
+        """Return of how many senders something waits."""
+        return len(self._queues)
+
+    def waiting(self, sender: str) -> int:
+        """Return how much of one sender waits."""
+        queue = self._queues.get(sender)
+        return 0 if queue is None else len(queue)
+
     def push(self, sender: str, item: _T) -> tuple[_T, ...]:
         """Put something in, and return what was dropped for want of room: `item` itself, something else, or nothing.
 

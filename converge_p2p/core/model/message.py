@@ -271,6 +271,17 @@ class Message:
         object.__setattr__(opened, "_opened", plain)
         return opened
 
+    @property
+    def opened(self) -> bytes | None:
+        """The encoded payload of a sealed message that was opened; None of any other."""
+        return self._opened
+
+    def opened_as(self, plain: bytes | None) -> Message:
+        """Return it with a payload that was opened before: for records that its reader keeps for itself."""
+        if plain is not None:
+            object.__setattr__(self, "_opened", plain)
+        return self
+
     def encrypt_payload(self, key: bytes) -> Message:
         """Return it with the payload encrypted and bound to everything else in the message.
 

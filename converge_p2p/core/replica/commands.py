@@ -255,9 +255,10 @@ class Commands:
 
     def _release(self, command: ev.Release) -> Body:
         register = self._open_register(command.task)
-        if not self._proposer.stands(command.task, Purpose.WORK):
-            raise Conflict("this node has no claim on the task")
         token = self._proposer.holds(register)
+        # a claim that was given back may be granted by electors that had not heard of it: it is given back again
+        if token is None and not self._proposer.stands(command.task, Purpose.WORK):
+            raise Conflict("this node has no claim on the task")
         self._proposer.finished.pop(command.task, None)
         number = -1 if token is None else token.round
         return ReleaseBody(command.task, number, command.failed and token is not None, _cut(command.reason))

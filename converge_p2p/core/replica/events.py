@@ -16,6 +16,7 @@ from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome, TaskSpec
 from converge_p2p.core.oplog.motions import MotionBody
 from converge_p2p.core.oplog.succession import SuccessionBody
+from converge_p2p.core.replica.coordination_notices import CoordinationChanged as CoordinationChanged, Matter as Matter
 from converge_p2p.core.replica.key_notices import (
     ContentKeyTaken as ContentKeyTaken,
     KeyOverdue as KeyOverdue,

@@ -24,6 +24,7 @@ from converge_p2p.core.replica.checkpointer import Checkpointer
 from converge_p2p.core.replica.commands import Commands
 from converge_p2p.core.replica.compaction import Compaction, Means
 from converge_p2p.core.replica.coordination import CoordinationCommand
+from converge_p2p.core.replica.coordination_notices import changed_by
 from converge_p2p.core.replica.digests import Digests
 from converge_p2p.core.replica.doorkeeper import check_author
 from converge_p2p.core.replica.duty import claim_of_duty, duty_of
@@ -93,18 +94,15 @@ class Replica:
         self._commands = Commands(identity.public_key, self.view, self._proposer, self.contents, self._length_of)
         self._installer = Installer(
             identity.public_key, self.log, self.view, self._watch, self._elector, self.contents,
-            emit=self._emit, touch=self._touch, touch_open=self._touch_open,
-        )  # fmt: skip
+            emit=self._emit, touch=self._touch, touch_open=self._touch_open)  # fmt: skip
         self._compaction = Compaction(
             identity.public_key, self.log, self.view,
             watch=self._watch, proposer=self._proposer, elector=self._elector, sessions=self._sessions,
             pen=self._pen, contents=self.contents,
             means=Means(
                 self._put, self._send, self._set_timer, self._tip.may_vote_now, self._sign,
-                self._insert_own, self._touch, self._note_own, self._remember,
-            ),
-            every=checkpoint_operations,
-        )  # fmt: skip
+                self._insert_own, self._touch, self._note_own, self._remember),
+            every=checkpoint_operations)  # fmt: skip
         self._in_flight: dict[int, list[Operation]] = {}
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
@@ -351,6 +349,8 @@ class Replica:
                 self._emit(ev.MotionMoved(operation.id))
             case OpinionBody(motion, choice) if choice == YES:
                 self._echoes[motion] = None
+            case _ if (changed := changed_by(operation)) is not None:
+                self._emit(changed)
 
     def _length_of(self, author: PublicKey) -> int:
         return self._pen.length if author == self.identity.public_key else self.log.length(author)

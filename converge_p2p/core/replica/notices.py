@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from converge_p2p.core.model.task import TaskState
+from converge_p2p.core.replica.coordination_notices import CoordinationChanged
 from converge_p2p.core.replica.key_notices import ContentKeyTaken, KeyOverdue, KeyUnopenable, SplitKeyFound
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PublicKey, TaskId, ValueHash
 
@@ -203,6 +204,7 @@ Notice = (
     | ClaimLost
     | MembersChanged
     | MotionMoved
+    | CoordinationChanged
     | VerdictWanted
     | EvaluatorUnknown
     | EpochInstalled

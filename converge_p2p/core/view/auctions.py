@@ -165,6 +165,10 @@ class Auctions:
             shown = self._shown[opened.operation] = self._look(opened.operation, task, submitter, opened.content)
         return shown
 
+    def task_of(self, auction: OperationId) -> TaskId | None:
+        """The task that an auction is about, or None if its opening is not known."""
+        return self._tasks.get(auction)
+
     def views(self) -> list[AuctionView]:
         """Every auction, by task."""
         views = (self.of_task(task) for task in sorted(set(self._tasks.values())))

@@ -6,13 +6,16 @@ Knows: the client and the schema. Must not know: how agents are found.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
+import msgspec
 
 from converge_node import agent_schema as schema
 from converge_node.cli.client import connect
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_p2p.core.errors import NotFound
 
 
 @click.group
@@ -103,6 +106,69 @@ def show_agent(invocation: Invocation, reference: str) -> None:
     """Show what an agent says of itself, the newest that can be found."""
     item = connect(invocation).get(schema.AgentItem, "v1", "agents", reference)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _agent_text(item))
+
+
+@agent.command("hosted")
+@apply_shared
+@pass_invocation
+def hosted(invocation: Invocation) -> None:
+    """List the agents that this node hosts, with what they are doing."""
+    items = connect(invocation).get(list[schema.HostedItem], "v1", "hosted")
+    rows = [
+        (item.name, item.kind, item.state, "yes" if item.ok else "no", item.turns, item.claims, item.inbox,
+         item.last_error)
+        for item in items
+    ]  # fmt: skip
+    columns = ("NAME", "CLASS", "STATE", "OK", "TURNS", "CLAIMS", "INBOX", "LAST ERROR")
+    show(
+        invocation,
+        items,
+        ids=lambda: [item.name for item in items],
+        text=lambda: table(columns, rows, empty="no agent is hosted here"),
+    )
+
+
+@agent.command("record")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where it is written to.")
+@apply_shared
+@pass_invocation
+def record(invocation: Invocation, name: str, out: Path) -> None:
+    """Write what a hosted agent saw and decided to a file, one line for each turn.
+
+    The node must have been started with --record.
+    """
+    client, count, first = connect(invocation), 0, 0
+    with open(out, "wb") as file:
+        while True:
+            part = client.get(list[schema.RecordItem], "v1", "hosted", name, "record", query={"first": first})
+            for item in part:
+                file.write(msgspec.json.encode(item) + b"\n")
+                count, first = count + 1, item.number + 1
+            if not part:
+                break
+    if not count:
+        raise NotFound(f"no turn of an agent named {name!r} is recorded", hint="start the node with --record")
+    made = {"file": str(out), "turns": count}
+    show(invocation, made, ids=lambda: [str(out)], text=lambda: f"{count} turns written to {out}")
+
+
+@agent.command("replay")
+@click.argument("file", type=click.Path(path_type=Path, exists=True))
+@click.option("--agent", "place", metavar="MODULE:CLASS", help="The agent that takes the turns again, offline.")
+@apply_shared
+@pass_invocation
+def replay(invocation: Invocation, file: Path, place: str | None) -> int:
+    """Check a written record, and let an agent take its turns once more. Needs no node.
+
+    Nothing is carried out: what the agent decides is compared with what it decided then. Exit code 1 if it differs.
+    """
+    from converge_node.record_file import ReplayReport, read_record_file, take_again
+
+    turns = read_record_file(file)
+    report = ReplayReport(len(turns), [], []) if place is None else take_again(turns, place)
+    show(invocation, report, ids=lambda: [str(number) for number in report.different], text=report.text)
+    return 1 if report.different else 0
 
 
 def _show_all(invocation: Invocation, items: Sequence[schema.AgentItem]) -> None:

@@ -35,6 +35,8 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
     metavar="OBJECTIVE=MODULE:FUNCTION[@N]",
     help="Who does tasks of an objective, N at a time. Repeatable.",
 )
+@click.option("--agent", "agents", multiple=True, metavar="NAME=MODULE:CLASS", help="An agent to host. Repeatable.")
+@click.option("--record", is_flag=True, default=None, help="Record what hosted agents see and decide.")
 @click.option("--ephemeral", is_flag=True, help="A new identity, and nothing kept.")
 @apply_shared
 @pass_invocation
@@ -49,6 +51,8 @@ def run_command(
     topics: tuple[str, ...],
     pools: tuple[str, ...],
     handlers: tuple[str, ...],
+    agents: tuple[str, ...],
+    record: bool | None,
     ephemeral: bool,
 ) -> int:
     """Run a node until SIGTERM, SIGINT or `converge-node shutdown`.
@@ -72,6 +76,8 @@ def run_command(
         "node.topics": topics,
         "node.pools": pools,
         "node.handlers": handlers,
+        "node.agents": agents,
+        "node.record": record,
     }
     settings = load_settings(paths.config_file, flags=flags)
     return run(RunOptions(settings, paths, ephemeral=ephemeral, json=invocation.json))

@@ -6,8 +6,11 @@ Source: docs/control.md.
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Final
+
+import trio
 
 from converge_node import agent_schema as schema
 from converge_node.control.ports import NodeLike
@@ -20,6 +23,8 @@ from converge_p2p.core.model.query import CapabilityNeed, DiscoveryQuery
 from converge_p2p.core.types import AgentId
 
 PREFIX_DIGITS_MIN: Final = 6
+RECORD_ENTRIES_MAX: Final = 64
+"""At most so many entries of a replay log in one answer."""
 _HEX: Final = frozenset("0123456789abcdef")
 _CAPABILITY: Final = re.compile(
     r"([^@:]+)(?:@(\d{1,15})\.(\d{1,15})(?:-(\d{1,15})\.(\d{1,15}))?)?(?::(\d{1,15}))?", re.ASCII
@@ -56,6 +61,41 @@ def agent_item(node: NodeLike, descriptor: AgentDescriptor) -> schema.AgentItem:
 def list_agents(node: NodeLike, limit: int) -> list[schema.AgentItem]:
     """Return agents that are known here, sorted by id."""
     return [agent_item(node, one) for one in node.discovery.find(DiscoveryQuery(limit=limit))]
+
+
+def list_hosted(node: NodeLike) -> list[schema.HostedItem]:
+    """Return the agents that the node hosts, by name."""
+    return [
+        schema.HostedItem(
+            name=each.name,
+            kind=each.kind,
+            state=each.state,
+            ok=each.health.ok,
+            capabilities=list(each.capabilities),
+            topics=list(each.topics),
+            discoverable=each.discoverable,
+            turns=each.health.turns,
+            failures=each.health.failures,
+            failures_in_row=each.health.failures_in_row,
+            restarts=each.health.restarts,
+            last_error=each.health.last_error,
+            inbox=each.health.inbox,
+            dropped=each.health.dropped,
+            blocked=each.health.blocked,
+            claims=each.health.claims,
+            followed=each.health.followed,
+        )
+        for each in node.hosting.hosted()
+    ]
+
+
+async def read_record(node: NodeLike, name: str, after: int, limit: int) -> list[schema.RecordItem]:
+    """Return entries of an agent's replay log that come after a number, the oldest first."""
+    entries = await trio.to_thread.run_sync(node.hosting.replay_entries, name, after, limit)
+    return [
+        schema.RecordItem(number=entry.number, hash=entry.hash.hex(), data=base64.b64encode(entry.data).decode())
+        for entry in entries
+    ]
 
 
 async def find_agents(node: NodeLike, body: schema.FindAgents) -> list[schema.AgentItem]:

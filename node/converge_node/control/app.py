@@ -139,6 +139,8 @@ class ControlApi:
             route("/v1/agents/publish", "POST", self._publish_agent),
             route("/v1/agents/revoke", "POST", self._revoke_agent),
             route("/v1/agents/{agent}", "GET", self._agent),
+            route("/v1/hosted", "GET", self._hosted),
+            route("/v1/hosted/{name}/record", "GET", self._record),
             route("/v1/shutdown", "POST", self._shutdown),
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
@@ -249,6 +251,14 @@ class ControlApi:
 
     async def _agent(self, request: Request) -> agent_schema.AgentItem:
         return await agents.show_agent(self._state.running(), request.path_params["agent"])
+
+    async def _hosted(self, _request: Request) -> list[agent_schema.HostedItem]:
+        return agents.list_hosted(self._state.running())
+
+    async def _record(self, request: Request) -> list[agent_schema.RecordItem]:
+        first = number(request.query_params.get("first", "0"), "first", 0, limits.SEQ_MAX)
+        name = request.path_params["name"]
+        return await agents.read_record(self._state.running(), name, first - 1, agents.RECORD_ENTRIES_MAX)
 
     # ------------------------------------------------------------ pools
 

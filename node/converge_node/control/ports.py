@@ -25,6 +25,8 @@ from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import MotionView
+from converge_p2p.runtime.agent import Agent
+from converge_p2p.runtime.settings import Health
 from converge_p2p.runtime.trust import TrustModel
 
 
@@ -290,8 +292,49 @@ class DiscoveryLike(Protocol):
     async def unregister(self) -> bool: ...
 
 
+class EntryLike(Protocol):
+    """An entry of a replay log."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def hash(self) -> bytes: ...
+
+
+class HostedLike(Protocol):
+    """An agent that the node hosts."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def capabilities(self) -> Sequence[str]: ...
+    @property
+    def topics(self) -> Sequence[str]: ...
+    @property
+    def discoverable(self) -> bool: ...
+    @property
+    def health(self) -> Health: ...
+
+
+class HostingLike(Protocol):
+    """The agents that the node hosts."""
+
+    def hosted(self) -> Sequence[HostedLike]: ...
+    def replay_entries(self, name: str, after: int, count: int) -> Sequence[EntryLike]: ...
+
+
 class NodeLike(Protocol):
     """A running node."""
+
+    @property
+    def hosting(self) -> HostingLike: ...
+    async def host(self, agent: Agent, /, *, record: bool) -> Any: ...
 
     @property
     def id(self) -> AgentId: ...
