@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     )
     from converge_p2p.runtime.agent import Agent as Agent
     from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure, WorkContext as WorkContext
+    from converge_p2p.runtime.fencing import Fence as Fence
+    from converge_p2p.runtime.tool_process import ProcessTool as ProcessTool
+    from converge_p2p.runtime.tools import FunctionTool as FunctionTool, ToolRegistry as ToolRegistry
     from converge_p2p.runtime.trust import TrustModel as TrustModel
 
 __version__ = "0.1.0"
@@ -60,6 +63,8 @@ _HOME = {
     "DeliveryReceipt": "converge_p2p.core.model.delivery",
     "DiscoveryQuery": "converge_p2p.core.model.query",
     "DiscoveryService": "converge_p2p.node",
+    "Fence": "converge_p2p.runtime.fencing",
+    "FunctionTool": "converge_p2p.runtime.tools",
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
     "Invitation": "converge_p2p.core.governance.proofs",
@@ -70,6 +75,7 @@ _HOME = {
     "PermanentFailure": "converge_p2p.runtime.attempt",
     "PoolHandle": "converge_p2p.node",
     "PoolPolicy": "converge_p2p.core.model.pool",
+    "ProcessTool": "converge_p2p.runtime.tool_process",
     "Receipt": "converge_p2p.core.view.receipt",
     "Task": "converge_p2p.core.model.task",
     "TaskCancelled": "converge_p2p.core.errors",
@@ -77,6 +83,7 @@ _HOME = {
     "TaskHandle": "converge_p2p.node",
     "TaskResult": "converge_p2p.node",
     "TaskView": "converge_p2p.core.model.task",
+    "ToolRegistry": "converge_p2p.runtime.tools",
     "Topic": "converge_p2p.core.model.topic",
     "TopicHandle": "converge_p2p.node",
     "TopicKey": "converge_p2p.core.model.topic_key",

@@ -7,8 +7,8 @@ Source: `runtime.ports`.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -20,9 +20,11 @@ from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskView
 from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.node.declarations import Declaration
+from converge_p2p.node.fences import run_fenced
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.executor import StandardExecutor
+from converge_p2p.runtime.fencing import Fence
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
 from converge_p2p.runtime.safety import SafetyPolicy
 from converge_p2p.runtime.tools import ToolRegistry
@@ -30,6 +32,8 @@ from converge_p2p.store.api import Store
 
 if TYPE_CHECKING:
     from converge_p2p.node.main import Node
+
+_T = TypeVar("_T")
 
 
 class Agents:
@@ -66,7 +70,7 @@ class Agents:
         if len(self._runtimes) >= limits.AGENTS_PER_NODE_MAX:
             raise LimitExceeded("AGENTS_PER_NODE_MAX", "this node hosts too many agents")
         ports = NodePorts(self._node)
-        executor = StandardExecutor(messages=ports, tasks=ports, pools=ports, tools=tools, safety=safety)
+        executor = StandardExecutor(messages=ports, tasks=ports, pools=ports, tools=tools, fences=ports, safety=safety)
         return AgentRuntime(agent, executor, tasks=ports, checkpoint_store=store, config=config)
 
     async def run(
@@ -177,6 +181,10 @@ class NodePorts:
             and (view.claimable or (view.state is TaskState.ASSIGNED and view.assigned_to == own))
         )
         return heapq.nsmallest(limit, fitting, key=lambda view: -view.spec.priority)
+
+    async def run_fenced(self, pool_id: PoolId, task_id: TaskId, work: Callable[[Fence], Awaitable[_T]]) -> _T:
+        """See `FencePort`."""
+        return await run_fenced(self._pool(pool_id), self._node.public_key, task_id, work)
 
     # pools
 

@@ -31,8 +31,10 @@ from converge_p2p.core.model.decision import (
 )
 from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.runtime.fencing import FencePort
 from converge_p2p.runtime.ports import MessagePort, PoolPort, TaskPort
 from converge_p2p.runtime.safety import SafetyPolicy
+from converge_p2p.runtime.tool_outputs import ToolOutputs
 from converge_p2p.runtime.tools import ToolFailed, ToolRegistry
 
 _logger = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ class StandardExecutor:
         tasks: TaskPort | None = None,
         pools: PoolPort | None = None,
         tools: ToolRegistry | None = None,
+        fences: FencePort | None = None,
         safety: SafetyPolicy | None = None,
         custom_handlers: Mapping[type[Decision], CustomHandler] | None = None,
     ) -> None:
@@ -104,6 +107,7 @@ class StandardExecutor:
             tasks: takes the decisions about tasks.
             pools: takes the decisions about pools.
             tools: takes `InvokeTool`.
+            fences: gives the fencing tokens of tools that have side effects.
             safety: checked before everything, custom handlers included. None: everything is allowed.
             custom_handlers: by exact kind of decision; they go before the built-in way.
         """
@@ -111,6 +115,8 @@ class StandardExecutor:
         self._tasks = tasks
         self._pools = pools
         self._tools = tools
+        self._fences = fences
+        self._outputs = ToolOutputs()
         self._safety = SafetyPolicy() if safety is None else safety
         self._custom = dict(custom_handlers or {})
         self._ways: dict[type[Decision], Callable[[Any], Awaitable[Any]]] = {
@@ -142,7 +148,7 @@ class StandardExecutor:
                 self._safety.check_submit(decision.task)
             elif isinstance(decision, ClaimTask) and self._tasks is not None:
                 self._safety.check_claim(self._tasks.task(decision.pool_id, decision.task_id).spec)
-            value = await self._carry_out(decision)
+            value = await self._carry_out(self._outputs.attach(decision))
         except ToolFailed as error:
             self.failed += 1
             return Failed(decision, error)
@@ -206,7 +212,18 @@ class StandardExecutor:
         await _needed(self._tasks, decision, "task").cancel(decision.pool_id, decision.task_id, decision.reason)
 
     async def _invoke(self, decision: InvokeTool) -> Any:
-        return await _needed(self._tools, decision, "tool").call(decision.tool_name, decision.params)
+        tools = _needed(self._tools, decision, "tool")
+        self._outputs.begin(decision)
+        name, params = decision.tool_name, decision.params
+        if decision.pool_id is not None and decision.task_id is not None and tools.spec(name).side_effects:
+            port = _needed(self._fences, decision, "fence")
+            value = await port.run_fenced(
+                decision.pool_id, decision.task_id, lambda fence: tools.call(name, params, fence=fence)
+            )
+        else:
+            value = await tools.call(name, params)
+        self._outputs.note(decision, value)
+        return value
 
 
 def encode_result(value: Any) -> bytes:
