@@ -43,9 +43,15 @@ if TYPE_CHECKING:
         TaskResult as TaskResult,
         TopicHandle as TopicHandle,
     )
+    from converge_p2p.node.policy import NodePolicy as NodePolicy, TrustPolicy as TrustPolicy
     from converge_p2p.runtime.agent import Agent as Agent
     from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure, WorkContext as WorkContext
     from converge_p2p.runtime.fencing import Fence as Fence
+    from converge_p2p.runtime.safety import (
+        ActionPolicy as ActionPolicy,
+        ResourceLimits as ResourceLimits,
+        SafetyPolicy as SafetyPolicy,
+    )
     from converge_p2p.runtime.tool_process import ProcessTool as ProcessTool
     from converge_p2p.runtime.tools import FunctionTool as FunctionTool, ToolRegistry as ToolRegistry
     from converge_p2p.runtime.trust import TrustModel as TrustModel
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ActionPolicy": "converge_p2p.runtime.safety",
     "AdmissionKind": "converge_p2p.core.model.pool",
     "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
@@ -72,11 +79,14 @@ _HOME = {
     "NetworkKey": "converge_p2p.core.model.network_key",
     "Node": "converge_p2p.node",
     "NodeConfig": "converge_p2p.node",
+    "NodePolicy": "converge_p2p.node.policy",
     "PermanentFailure": "converge_p2p.runtime.attempt",
     "PoolHandle": "converge_p2p.node",
     "PoolPolicy": "converge_p2p.core.model.pool",
     "ProcessTool": "converge_p2p.runtime.tool_process",
     "Receipt": "converge_p2p.core.view.receipt",
+    "ResourceLimits": "converge_p2p.runtime.safety",
+    "SafetyPolicy": "converge_p2p.runtime.safety",
     "Task": "converge_p2p.core.model.task",
     "TaskCancelled": "converge_p2p.core.errors",
     "TaskFailed": "converge_p2p.core.errors",
@@ -88,6 +98,7 @@ _HOME = {
     "TopicHandle": "converge_p2p.node",
     "TopicKey": "converge_p2p.core.model.topic_key",
     "TrustModel": "converge_p2p.runtime.trust",
+    "TrustPolicy": "converge_p2p.node.policy",
     "Vouch": "converge_p2p.core.governance.proofs",
     "WorkContext": "converge_p2p.runtime.attempt",
     "governance": "converge_p2p.core.governance",

@@ -70,6 +70,7 @@ class Agents:
         if len(self._runtimes) >= limits.AGENTS_PER_NODE_MAX:
             raise LimitExceeded("AGENTS_PER_NODE_MAX", "this node hosts too many agents")
         ports = NodePorts(self._node)
+        safety = self._node.policy.safety if safety is None else safety
         executor = StandardExecutor(messages=ports, tasks=ports, pools=ports, tools=tools, fences=ports, safety=safety)
         return AgentRuntime(agent, executor, tasks=ports, checkpoint_store=store, config=config)
 

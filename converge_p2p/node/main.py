@@ -74,6 +74,7 @@ class Node:
     Attributes:
         discovery: finding agents, and being found.
         invitations: inviting others, and following invitations.
+        policy: what this node lets happen.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Node:
         self._given_store = store
         self._restored = restored
         self._config = NodeConfig() if config is None else config
+        self.policy = self._config.policy
         self._net_config = network_config(self._config, listen, bootstrap, announce)
         self.counters: Counter[str] = Counter()
         self._identity: Identity | None = None
@@ -156,7 +158,9 @@ class Node:
             self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store))
             timers = Timers()
             self._writer = StoreWriter(self._store)
-            self.discovery = DiscoveryService(self.identity, self._store, self.counters, self._mail.registry)
+            self.discovery = DiscoveryService(
+                self.identity, self._store, self.counters, self._mail.registry, policy=self.policy.trust
+            )
             self._switchboard = Switchboard(self._mail, self._writer, self.discovery, self.counters)
             self._pools = Pools(
                 self,
@@ -219,8 +223,7 @@ class Node:
     def identity(self) -> Identity:
         """Whose node this is.
 
-        Raises:
-            LocalError: not known before the node was started, since its key may be in its home.
+        Raises `LocalError` before the node was started, since its key may be in its home.
         """
         if self._identity is None:
             raise LocalError("the node is not running", hint="use it inside `async with Node(...)`")
@@ -280,11 +283,7 @@ class Node:
     # ------------------------------------------------------------ peers, topics, messages
 
     async def connect(self, address: str) -> PeerId:
-        """Connect to a peer.
-
-        Raises:
-            NetworkError: it cannot be reached, or is another than the address says.
-        """
+        """Connect to a peer. Raises `NetworkError` if it cannot be reached, or is another than the address says."""
         return await self._network.connect(address)
 
     async def join(self, topic: Topic | str, *, key: TopicKey | bytes | None = None) -> TopicHandle:
@@ -473,7 +472,7 @@ class Node:
         Args:
             agent: what decides.
             tools: what it may invoke.
-            safety: what it may do.
+            safety: what it may do; None is what the node's policy says.
             config: times and sizes of its loop.
 
         Raises:
@@ -495,6 +494,7 @@ class Node:
             self._switchboard.hear_on_topic(*announced)
         self._agents.deliver(message)
 
-    def on_task_changed(self, _view: TaskView) -> None:
-        """A task changed: agents may want to look."""
+    def on_task_changed(self, view: TaskView) -> None:
+        """A task changed: agents may want to look, and this node learns from it."""
+        self.discovery.history.observe(view)
         self._agents.notify()

@@ -31,6 +31,7 @@ from converge_p2p.core.model.decision import (
 )
 from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.runtime.budget import charged
 from converge_p2p.runtime.fencing import FencePort
 from converge_p2p.runtime.ports import MessagePort, PoolPort, TaskPort
 from converge_p2p.runtime.safety import SafetyPolicy
@@ -118,6 +119,7 @@ class StandardExecutor:
         self._fences = fences
         self._outputs = ToolOutputs()
         self._safety = SafetyPolicy() if safety is None else safety
+        self._budget = self._safety.resources.budget()
         self._custom = dict(custom_handlers or {})
         self._ways: dict[type[Decision], Callable[[Any], Awaitable[Any]]] = {
             SendMessage: self._send,
@@ -144,6 +146,8 @@ class StandardExecutor:
         """
         try:
             self._safety.check_decision(decision)
+            if charged(decision):
+                self._budget.spend()
             if isinstance(decision, SubmitTask):
                 self._safety.check_submit(decision.task)
             elif isinstance(decision, ClaimTask) and self._tasks is not None:
@@ -215,7 +219,10 @@ class StandardExecutor:
         tools = _needed(self._tools, decision, "tool")
         self._outputs.begin(decision)
         name, params = decision.tool_name, decision.params
-        if decision.pool_id is not None and decision.task_id is not None and tools.spec(name).side_effects:
+        spec = tools.spec(name)
+        if spec.network:
+            self._budget.spend()
+        if decision.pool_id is not None and decision.task_id is not None and spec.side_effects:
             port = _needed(self._fences, decision, "fence")
             value = await port.run_fenced(
                 decision.pool_id, decision.task_id, lambda fence: tools.call(name, params, fence=fence)

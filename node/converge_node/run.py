@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from converge_node import schema
-from converge_node.config import Settings, TransportName, example_file
+from converge_node.config import Config, Settings, TransportName, example_file
 from converge_node.control.app import ControlApi, ControlState, node_item
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
@@ -59,6 +59,7 @@ class NodeArguments:
         home: folder of its stores; None keeps everything in memory.
         network_key: of the private network it is in.
         transport: whose code carries connections.
+        config: the settings, for what it lets happen.
     """
 
     identity: Identity
@@ -68,6 +69,7 @@ class NodeArguments:
     bootstrap: Sequence[str]
     transport: TransportName
     network_key: NetworkKey | None = None
+    config: Config = field(default_factory=Config)
 
 
 OpenNode = Callable[[NodeArguments], AbstractAsyncContextManager[NodeLike]]
@@ -90,6 +92,7 @@ class RunOptions:
 
 def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
     """Return the library's node. Imports libp2p, which takes a second or two."""
+    from converge_node.node_policy import node_policy
     from converge_p2p.net import NetworkConfig, Transport
     from converge_p2p.node import Node, NodeConfig
 
@@ -104,6 +107,7 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
         config=NodeConfig(
             network=NetworkConfig(listen=(), transport=Transport(arguments.transport)),
             network_key=arguments.network_key,
+            policy=node_policy(arguments.config),
         ),
     )
 
@@ -188,6 +192,7 @@ class _Run:
             bootstrap=(*self._config.network.bootstrap, *_named(followed)),
             network_key=network_key_of(self._config.network.psk_file, self._paths),
             transport=self._config.network.transport,
+            config=self._config,
         )
         opening = self._open_node(arguments)
         adopt_library_logs(self._config.log)

@@ -18,6 +18,7 @@ from converge_p2p.core.model.task import Task, TaskSpec, TaskState, TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.node.agents import Agents, NodePorts
+from converge_p2p.node.policy import NodePolicy
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.store.memory import MemoryStore
 
@@ -38,6 +39,7 @@ class FakeNode:
         self.identity = ME
         self.public_key = ME.public_key
         self.pools: dict[PoolId, Any] = {}
+        self.policy = NodePolicy()
 
 
 class Listener(Agent):

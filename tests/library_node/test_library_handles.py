@@ -27,6 +27,7 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import TaskId
 from converge_p2p.node.driver import ended_key
 from converge_p2p.node.handles import PoolHandle
+from converge_p2p.node.policy import NodePolicy
 from converge_p2p.runtime.workers import WorkerPool
 
 
@@ -39,6 +40,7 @@ class FakeNode:
         self.changed: list[TaskView] = []
         self.workers: list[WorkerPool] = []
         self.peers: frozenset[bytes] = frozenset()
+        self.policy = NodePolicy()
 
     def connected_keys(self) -> frozenset[bytes]:
         return self.peers

@@ -22,6 +22,7 @@ def blocks(page: str) -> tuple[dict[str, str], list[str]]:
 @pytest.mark.parametrize(
     ("page", "output"),
     [
+        ("policy.md", ["0.5\n"]),
         ("tools.md", ["HI\n{'words': 2}\n"]),
     ],
 )
