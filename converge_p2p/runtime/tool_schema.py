@@ -16,6 +16,7 @@ from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError
 from converge_p2p.runtime.tool_errors import BadArguments
 
+_MESSAGE_CHARS_MAX = 300
 _VALUES = frozenset({"const", "enum", "default", "examples"})
 
 
@@ -60,7 +61,11 @@ class Parameters:
             # a reference that leads nowhere, a schema that refers to itself without end
             raise BadArguments(f"the schema cannot be applied: {type(problem).__name__}") from problem
         if error is not None:
-            raise BadArguments(f"{_clip(error.message)} (at {error.json_path})")
+            what = error.message
+            if len(what) > _MESSAGE_CHARS_MAX:
+                # it shows the whole value, and the rule last
+                what = f"the value does not satisfy {error.validator} {_clip(str(error.validator_value))}"
+            raise BadArguments(f"{what} (at {error.json_path})")
 
 
 def checked_params(params: Mapping[str, Any], parameters: Parameters | None) -> dict[str, Any]:
@@ -114,4 +119,4 @@ def _check_references(schema: Any) -> None:
 
 
 def _clip(text: str) -> str:
-    return text if len(text) <= 300 else text[:299] + "…"
+    return text if len(text) <= _MESSAGE_CHARS_MAX else text[: _MESSAGE_CHARS_MAX - 1] + "…"

@@ -23,6 +23,7 @@ def blocks(page: str) -> tuple[dict[str, str], list[str]]:
     ("page", "output"),
     [
         ("policy.md", ["0.5\n"]),
+        ("mcp.md", ["('clock/add',) {'result': 2}\n"]),
         ("tools.md", ["HI\n{'words': 2}\n"]),
     ],
 )
