@@ -40,6 +40,13 @@ class Opinions:
 
     async def run(self) -> None:
         """Answer every motion that is open or becomes known, for as long as the node runs."""
+        try:
+            await self._answer_all()
+        except* ConvergeError as errors:
+            # too many read already, or the pool was left: nothing that may end the node
+            _logger.error("motions are not answered any more: %s", errors.exceptions[0])
+
+    async def _answer_all(self) -> None:
         asked: set[OperationId] = set()
         async with self._pool.council.moved.open() as moved, trio.open_nursery() as nursery:
             limiter = trio.CapacityLimiter(limits.OPINIONS_AT_ONCE_MAX)

@@ -7,6 +7,7 @@ Source: `docs/decisions/0018-tool-isolation.md`. One process for each call: noth
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import json
 import math
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,44 +116,50 @@ class ProcessTool:
         Cancellation: the process is killed, and its end waited for.
         """
         sent = encode_value(dict(params))
-        with _Child(self.name, self._request) as child:
+        child = _Child(self._request)
+        await child.start(self.name)
+        try:
             return _value(self.name, await child.serve(sent))
+        finally:
+            child.close()
 
 
 class _Child:
     """One process, from its start to its end."""
 
-    def __init__(self, name: str, request: Mapping[str, Any]) -> None:
-        self._name = name
+    def __init__(self, request: Mapping[str, Any]) -> None:
         self._request = request
         self.answer = bytearray()
         self.output = bytearray()
         self.excess = ""
 
-    def __enter__(self) -> _Child:
-        answer, theirs = os.pipe()
+    async def start(self, name: str) -> None:
+        """Start the process. Cancellation: it is started all the same, so that there is something to end."""
+        self._answer, self._theirs = os.pipe()
+        token, started = trio.lowlevel.current_trio_token(), trio.Event()
+        starting = _starter().submit(
+            subprocess.Popen,
+            [sys.executable, "-I", "-B", "-X", "utf8", tool_child.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env=_ENVIRONMENT,
+            pass_fds=(self._theirs,),
+            start_new_session=True,
+        )
+        starting.add_done_callback(lambda _: token.run_sync_soon(started.set))
+        with trio.CancelScope(shield=True):
+            await started.wait()
+        os.close(self._theirs)
         try:
-            # not in a thread of its own: the kernel ends the process when the thread that started it ends
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-B", "-X", "utf8", tool_child.__file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                env=_ENVIRONMENT,
-                pass_fds=(theirs,),
-                start_new_session=True,
-            )
+            self.process = starting.result()
         except OSError as error:
-            os.close(answer)
-            raise ToolFailed(f"tool {self._name!r} cannot be started: {error}") from error
-        finally:
-            os.close(theirs)
-        self._answer = answer
-        self._theirs = theirs
-        return self
+            os.close(self._answer)
+            raise ToolFailed(f"tool {name!r} cannot be started: {error}") from error
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the process if it has not ended."""
         self._kill()
         # it was waited for; one that the kernel holds longer must not hold the node
         self.process.poll()
@@ -204,6 +212,12 @@ class _Child:
                 os.killpg(self.process.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
+
+
+@functools.cache
+def _starter() -> ThreadPoolExecutor:
+    """One thread that lives as long as the node: the kernel ends a tool when the thread that started it ends."""
+    return ThreadPoolExecutor(1, thread_name_prefix="tool starter")
 
 
 async def _feed(stream: trio.lowlevel.FdStream, data: bytes) -> None:
