@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         TopicHandle as TopicHandle,
     )
     from converge_p2p.node.agents import AgentParts as AgentParts
+    from converge_p2p.node.policy import NodePolicy as NodePolicy, TrustPolicy as TrustPolicy
     from converge_p2p.runtime.agent import Agent as Agent
     from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure, WorkContext as WorkContext
     from converge_p2p.runtime.events import (
@@ -53,16 +54,25 @@ if TYPE_CHECKING:
         OutcomeKind as OutcomeKind,
     )
     from converge_p2p.runtime.executor import StandardExecutor as StandardExecutor
+    from converge_p2p.runtime.fencing import Fence as Fence
     from converge_p2p.runtime.hooks import Hooks as Hooks
     from converge_p2p.runtime.inbox import Inbox as Inbox, WhenFull as WhenFull
     from converge_p2p.runtime.loop import AgentRuntime as AgentRuntime
+    from converge_p2p.runtime.safety import (
+        ActionPolicy as ActionPolicy,
+        ResourceLimits as ResourceLimits,
+        SafetyPolicy as SafetyPolicy,
+    )
     from converge_p2p.runtime.scheduler import Scheduler as Scheduler
     from converge_p2p.runtime.settings import RuntimeConfig as RuntimeConfig
+    from converge_p2p.runtime.tool_process import ProcessTool as ProcessTool
+    from converge_p2p.runtime.tools import FunctionTool as FunctionTool, ToolRegistry as ToolRegistry
     from converge_p2p.runtime.trust import TrustModel as TrustModel
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "ActionPolicy": "converge_p2p.runtime.safety",
     "AdmissionKind": "converge_p2p.core.model.pool",
     "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
@@ -78,6 +88,8 @@ _HOME = {
     "DiscoveryQuery": "converge_p2p.core.model.query",
     "DiscoveryService": "converge_p2p.node",
     "Hooks": "converge_p2p.runtime.hooks",
+    "Fence": "converge_p2p.runtime.fencing",
+    "FunctionTool": "converge_p2p.runtime.tools",
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
     "Inbox": "converge_p2p.runtime.inbox",
@@ -87,23 +99,29 @@ _HOME = {
     "Node": "converge_p2p.node",
     "NodeConfig": "converge_p2p.node",
     "OutcomeKind": "converge_p2p.runtime.events",
+    "NodePolicy": "converge_p2p.node.policy",
     "PermanentFailure": "converge_p2p.runtime.attempt",
     "PoolHandle": "converge_p2p.node",
     "PoolPolicy": "converge_p2p.core.model.pool",
+    "ProcessTool": "converge_p2p.runtime.tool_process",
     "Receipt": "converge_p2p.core.view.receipt",
     "RuntimeConfig": "converge_p2p.runtime.settings",
     "Scheduler": "converge_p2p.runtime.scheduler",
     "StandardExecutor": "converge_p2p.runtime.executor",
+    "ResourceLimits": "converge_p2p.runtime.safety",
+    "SafetyPolicy": "converge_p2p.runtime.safety",
     "Task": "converge_p2p.core.model.task",
     "TaskCancelled": "converge_p2p.core.errors",
     "TaskFailed": "converge_p2p.core.errors",
     "TaskHandle": "converge_p2p.node",
     "TaskResult": "converge_p2p.node",
     "TaskView": "converge_p2p.core.model.task",
+    "ToolRegistry": "converge_p2p.runtime.tools",
     "Topic": "converge_p2p.core.model.topic",
     "TopicHandle": "converge_p2p.node",
     "TopicKey": "converge_p2p.core.model.topic_key",
     "TrustModel": "converge_p2p.runtime.trust",
+    "TrustPolicy": "converge_p2p.node.policy",
     "Vouch": "converge_p2p.core.governance.proofs",
     "WhenFull": "converge_p2p.runtime.inbox",
     "WorkContext": "converge_p2p.runtime.attempt",

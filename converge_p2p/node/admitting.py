@@ -23,10 +23,11 @@ from converge_p2p.core.governance.proofs import (
     prove_invitation as _prove_invitation,
     prove_vouches as _prove_vouches,
 )
-from converge_p2p.core.identity import SEED_BYTES, Identity
+from converge_p2p.core.identity import SEED_BYTES, Identity, fingerprint
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.types import PoolId, PublicKey
 from converge_p2p.core.view.fold import View
+from converge_p2p.runtime.trust import TrustModel
 
 
 def invite(
@@ -96,6 +97,20 @@ def admission_proof(
     if not all(item.genuine(pool, joiner) for item in given):
         raise LocalError("a vouch is not for this agent in this pool", hint="ask its elector for another one")
     return _prove_vouches(given) if given else proof
+
+
+def check_trusted(trust: TrustModel, joiner: PublicKey, threshold: float) -> None:
+    """Check that this node trusts a newcomer enough to speak for it. See `policy.TrustPolicy.join_threshold`.
+
+    Raises:
+        NotAuthorised: it does not.
+    """
+    agent = fingerprint(joiner)
+    if not trust.meets(agent, threshold):
+        raise NotAuthorised(
+            f"this node's trust in {agent[:12]} is {trust.score(agent):.2f}; it speaks for agents from {threshold:g}",
+            hint="the threshold is join_threshold of the trust policy",
+        )
 
 
 def _check_admission(view: View, kind: AdmissionKind, what: str) -> None:

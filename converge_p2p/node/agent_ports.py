@@ -9,8 +9,8 @@ here, in `Owners`: no two of them work on one task.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from converge_p2p.core.errors import Conflict, NotFound
 from converge_p2p.core.governance.models import Stated
@@ -21,11 +21,15 @@ from converge_p2p.core.oplog.coordination import PollOpenBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+from converge_p2p.node.fences import run_fenced
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.task_index import TaskIndex
+from converge_p2p.runtime.fencing import Fence
 
 if TYPE_CHECKING:
     from converge_p2p.node.main import Node
+
+_T = TypeVar("_T")
 
 
 class Owner(Protocol):
@@ -172,6 +176,13 @@ class NodePorts:
         """See `ClaimPort`."""
         pool = self._pool(pool_id)
         return pool.renewal_interval_s(pool.task(task_id), round_)
+
+    async def run_fenced(self, pool_id: PoolId, task_id: TaskId, work: Callable[[Fence], Awaitable[_T]]) -> _T:
+        """See `FencePort`. Raises `Conflict` too, if another agent of this node stands for the task."""
+        pool, holder = self._pool(pool_id), self._owners.get(task_id)
+        if holder is not self._owner() and (holder is not None or pool.works_on(task_id)):
+            raise Conflict("another agent of this node stands for the task")
+        return await run_fenced(pool, self._node.public_key, task_id, work)
 
     def _owner(self) -> Owner:
         assert self.owner is not None, "set when the runtime is made"

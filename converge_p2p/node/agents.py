@@ -30,6 +30,7 @@ from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.durable_inbox import DurableInbox
 from converge_p2p.runtime.events import CoordinationEvent
 from converge_p2p.runtime.executor import CustomHandler, Executor, StandardExecutor
+from converge_p2p.runtime.fencing import FencePort
 from converge_p2p.runtime.hooks import HookedMessages, Hooks
 from converge_p2p.runtime.inbox import Inbox, InboxLike, WhenFull
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
@@ -57,7 +58,7 @@ class ExecutorParts:
 
     Attributes:
         messages: sends, behind the hook `before_send` if there is one.
-        tasks, pools, coordination: of the node, for this agent.
+        tasks, pools, coordination, fences: of the node, for this agent.
         tools, safety, custom_handlers: as `Node.host` was given them.
     """
 
@@ -65,6 +66,7 @@ class ExecutorParts:
     tasks: TaskPort
     pools: PoolPort
     coordination: CoordinationPort
+    fences: FencePort
     tools: ToolRegistry | None
     safety: SafetyPolicy | None
     custom_handlers: Mapping[type[Decision], CustomHandler] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class ExecutorParts:
             pools=self.pools,
             coordination=self.coordination,
             tools=self.tools,
+            fences=self.fences,
             safety=self.safety,
             custom_handlers=self.custom_handlers,
         )
@@ -172,9 +175,10 @@ class Agents:
         self._name(agent)
         parts, store = AgentParts() if parts is None else parts, self._store
         ports = NodePorts(self._node, self._index, self._owners)
+        safety = self._node.policy.safety if safety is None else safety
         hook = parts.hooks.before_send
         offered = ExecutorParts(
-            ports if hook is None else HookedMessages(ports, hook), ports, ports, ports, tools, safety,
+            ports if hook is None else HookedMessages(ports, hook), ports, ports, ports, ports, tools, safety,
             parts.custom_handlers,
         )  # fmt: skip
         executor = offered.standard() if parts.executor_factory is None else parts.executor_factory(offered)

@@ -6,12 +6,13 @@ Source: `docs/tutorial.md`, embedding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
 from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.types import AgentId, PeerId
 from converge_p2p.net import NetworkConfig, ReachStatus
+from converge_p2p.node.policy import NodePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,13 @@ class NodeConfig:
         network: settings of the network; `listen`, `announce` and `bootstrap` of the constructor go before its own.
         network_key: of a private network; only hosts with the same key are spoken to.
         digest_interval_ms: how often frontiers are compared when nothing happens.
+        policy: what this node lets happen.
     """
 
     network: NetworkConfig | None = None
     network_key: NetworkKey | None = None
     digest_interval_ms: int = limits.DIGEST_INTERVAL_MS
+    policy: NodePolicy = field(default_factory=NodePolicy)
 
 
 @dataclass(frozen=True, slots=True)

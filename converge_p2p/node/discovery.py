@@ -32,8 +32,9 @@ from converge_p2p.net.framing import TokenBucket
 from converge_p2p.node.agent_news import AgentNews
 from converge_p2p.node.agent_shelf import AgentShelf
 from converge_p2p.node.declarations import KEPT, Declaration, Declarations
+from converge_p2p.node.policy import TrustPolicy
 from converge_p2p.node.records import capability_claim, claims_of, record_key, topic_claim
-from converge_p2p.runtime.trust import TrustModel
+from converge_p2p.node.trust_history import TrustHistory
 from converge_p2p.store.api import Store
 
 _logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class DiscoveryService:
 
     Attributes:
         trust: this node's opinion of others; queries with a threshold rest on it.
+        history: moves that opinion after what became of tasks.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class DiscoveryService:
         counters: Counter[str],
         registry: IdentityRegistry,
         *,
-        trust: TrustModel | None = None,
+        policy: TrustPolicy | None = None,
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         """Make it; `restore` and `open` bring it to life.
@@ -82,10 +84,13 @@ class DiscoveryService:
             store: keeps the own number, what was published for good, and what is known of others.
             counters: where drops and refusals are counted.
             registry: is told the keys of agents that were found.
-            trust: whom this node trusts; None trusts everybody alike.
+            policy: how trust begins and moves, and the least of it in agents that are found.
             now_ms: Unix time, milliseconds.
         """
-        self.trust = TrustModel() if trust is None else trust
+        chosen = TrustPolicy() if policy is None else policy
+        self.trust = chosen.model()
+        self.history = TrustHistory(self.trust, store, identity.public_key, chosen.learn)
+        self._least_trust = chosen.discovery_threshold
         self._identity = identity
         self._counters = counters
         self._registry = registry
@@ -116,6 +121,7 @@ class DiscoveryService:
             StoreError: it cannot be read.
         """
         await trio.to_thread.run_sync(self._declarations.restore_now)
+        await self.history.restore()
         count = await self._shelf.restore(self._now_ms())
         own = self._index.get(self._identity.id)
         if own is not None:
@@ -134,6 +140,7 @@ class DiscoveryService:
     async def close(self) -> None:
         """Say that this agent is gone, if it was said to be here, and keep what is known of others."""
         self._scope.cancel()
+        await self.history.save()
         if self._network is not None and self._own is not None and not self._own.left:
             try:
                 farewell = await self._declarations.farewell()
@@ -156,6 +163,7 @@ class DiscoveryService:
                 nursery.start_soon(self._run_speaking)
                 nursery.start_soon(self._run_table)
                 nursery.start_soon(self._shelf.run)
+                nursery.start_soon(self.history.run)
 
     # ------------------------------------------------------------ what the network brings
 
@@ -332,10 +340,12 @@ class DiscoveryService:
     def find(self, query: DiscoveryQuery) -> list[AgentDescriptor]:
         """Answer a question from what is known here, at once. See `query`."""
 
-        def accept(descriptor: AgentDescriptor) -> bool:
-            return self.trust.meets(descriptor.agent_id, query.trust_threshold, query.trust_context)
+        least = query.trust_threshold or self._least_trust
 
-        return self._index.find(query, self._now_ms(), accept if query.trust_threshold > 0 else lambda _one: True)
+        def accept(descriptor: AgentDescriptor) -> bool:
+            return self.trust.meets(descriptor.agent_id, least, query.trust_context)
+
+        return self._index.find(query, self._now_ms(), accept if least > 0 else lambda _one: True)
 
     async def query(
         self, query: DiscoveryQuery, *, refresh: bool = False, timeout_s: float = ASK_S

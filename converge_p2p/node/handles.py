@@ -19,16 +19,18 @@ from converge_p2p.core.governance.proofs import WORKER
 from converge_p2p.core.model.evaluator import parse_evaluator
 from converge_p2p.core.model.task import Outcome, Task, TaskView, task_id
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.types import TaskId, ValueHash
+from converge_p2p.core.types import PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.ended import Ended
-from converge_p2p.node.admitting import invite, vouch
+from converge_p2p.node.admitting import check_trusted, invite, vouch
 from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.evaluations import EvaluationFunction, Evaluations
 from converge_p2p.node.fanout import Fanout
 from converge_p2p.node.keys import PoolKeys
+from converge_p2p.node.opinions import Opinions
+from converge_p2p.node.policy import OpinionFunction
 from converge_p2p.node.pool_reader import PoolReader
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.work_port import WorkPort
@@ -50,6 +52,7 @@ class PoolHandle(PoolReader):
         driver: drives the pool's replica.
         workers: does tasks with handlers, once there is one.
         evaluations: judges results with a function, once there is one.
+        opinions: answers motions with a function, once there is one.
         council: motions to change the pool, and disputes.
         keys: how this node's key in the pool is handed over or recovered.
     """
@@ -65,6 +68,7 @@ class PoolHandle(PoolReader):
         self._audit = PoolAudit(driver.replica)
         self.workers: WorkerPool | None = None
         self.evaluations: Evaluations | None = None
+        self.opinions: Opinions | None = None
         self.keys = PoolKeys(driver)
         self.council = Council(driver, lambda: self.spec)
 
@@ -171,9 +175,9 @@ class PoolHandle(PoolReader):
 
         Raises:
             LocalError: the pool asks for no invitations.
-            NotAuthorised: this node is neither an elector nor the creator.
+            NotAuthorised: this node is neither an elector nor the creator, or trusts the agent too little.
         """
-        key = None if joiner is None else self._node.key_of(joiner)
+        key = None if joiner is None else self._trusted_key(joiner)
         own = self._node.identity
         return invite(own, self._view, joiner=key, until_epoch=until_epoch, role=role, valid_s=valid_s)
 
@@ -182,9 +186,14 @@ class PoolHandle(PoolReader):
 
         Raises:
             LocalError: the pool asks for no vouches.
-            NotAuthorised: this node is no elector.
+            NotAuthorised: this node is no elector, or trusts the agent too little.
         """
-        return vouch(self._node.identity, self._view, self._node.key_of(agent), until_epoch=until_epoch)
+        return vouch(self._node.identity, self._view, self._trusted_key(agent), until_epoch=until_epoch)
+
+    def _trusted_key(self, agent: str) -> PublicKey:
+        key = self._node.key_of(agent)
+        check_trusted(self._node.discovery.trust, key, self._node.policy.trust.join_threshold)
+        return key
 
     async def claim(self, task_id: TaskId, bid: int = 0) -> None:
         """Stand as a worker for a task. Whether the claim is won shows in the task."""
@@ -248,7 +257,10 @@ class PoolHandle(PoolReader):
         self._check_open()
         if self.workers is None:
             self.workers = WorkerPool(
-                WorkPort(self, self._node.public_key), self._node.public_key, capabilities=self.own_capabilities
+                WorkPort(self, self._node.public_key),
+                self._node.public_key,
+                capabilities=self.own_capabilities,
+                resources=self._node.policy.safety.resources,
             )
             self._node.spawn(self.workers.run)
         self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)
@@ -283,6 +295,18 @@ class PoolHandle(PoolReader):
     def works_on(self, task: TaskId) -> bool:
         """Whether a handler of this node stands for a task, or works on it."""
         return self.workers is not None and self.workers.holds(task)
+
+    def add_opinions(self, function: OpinionFunction) -> None:
+        """Answer every motion with a function from now on, where this node is an elector. See `policy.NodePolicy`.
+
+        Raises:
+            Conflict: another function answers already.
+        """
+        self._check_open()
+        if self.opinions is not None:
+            raise Conflict("another function answers the motions of this pool already")
+        self.opinions = Opinions(self, self._node.public_key, function)
+        self._node.spawn(self.opinions.run)
 
     def refresh_capabilities(self) -> None:
         """Called by the node: what it declared in the pool may have changed."""
@@ -408,4 +432,5 @@ class PoolHandle(PoolReader):
             if waiter is not None:
                 waiter.set()
         self._changes.send(view)
+        self._node.discovery.history.observe(view)
         self._node.hosting.task_changed(self.id, task, view)

@@ -77,6 +77,7 @@ class Node:
         invitations: inviting others, and following invitations.
         hosting: the agents of this node, and what they are told; see `host`.
         bids: this node's sealed bids.
+        policy: what this node lets happen.
     """
 
     def __init__(
@@ -104,8 +105,7 @@ class Node:
                 back alone is found to be old). Nothing is signed in a pool before its electors were heard.
             config: settings that few need.
 
-        Raises:
-            LocalError: an identity that cannot sign.
+        Raises `LocalError` for an identity that cannot sign.
         """
         if identity is not None and not identity.can_sign:
             raise LocalError("a node needs an identity that can sign", hint="load it with its private key")
@@ -114,6 +114,7 @@ class Node:
         self._given_store = store
         self._restored = restored
         self._config = NodeConfig() if config is None else config
+        self.policy = self._config.policy
         self._net_config = network_config(self._config, listen, bootstrap, announce)
         self.counters: Counter[str] = Counter()
         self._identity: Identity | None = None
@@ -160,7 +161,9 @@ class Node:
             self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store), self.hosting)
             timers = Timers()
             self._writer = StoreWriter(self._store)
-            self.discovery = DiscoveryService(self.identity, self._store, self.counters, self._mail.registry)
+            self.discovery = DiscoveryService(
+                self.identity, self._store, self.counters, self._mail.registry, policy=self.policy.trust
+            )
             self._switchboard = Switchboard(self._mail, self._writer, self.discovery, self.counters)
             self._pools = Pools(
                 self,
@@ -224,8 +227,7 @@ class Node:
     def identity(self) -> Identity:
         """Whose node this is.
 
-        Raises:
-            LocalError: not known before the node was started, since its key may be in its home.
+        Raises `LocalError` before the node was started, since its key may be in its home.
         """
         if self._identity is None:
             raise LocalError("the node is not running", hint="use it inside `async with Node(...)`")
@@ -474,7 +476,7 @@ class Node:
         Args:
             agent: what decides; its topics are joined.
             tools: what it may invoke.
-            safety: what it may do.
+            safety: what it may do; None is what the node's policy says.
             config: times and sizes of its loop.
             parts: what replaces the standard parts of its runtime; `record` adds a replay log.
 
@@ -493,7 +495,6 @@ class Node:
 
     def _deliver(self, message: Message, /, *, private: bool) -> None:
         # what is heard in private is not told to everybody, as announcements are
-        announced = None if private else announced_in(message)
-        if announced is not None:
+        if not private and (announced := announced_in(message)) is not None:
             self._switchboard.hear_on_topic(*announced)
         self.hosting.deliver(message)

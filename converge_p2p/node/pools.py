@@ -252,6 +252,8 @@ class Pools:
                 ev.Restored(operations, unsure=doubted, secrets=secrets, silent_through=silent, snapshot=snapshot)
             )
         self._switchboard.attach(driver)
+        if self._node.policy.opinion is not None:
+            handle.add_opinions(self._node.policy.opinion)
         return handle
 
     async def _recall(self, pool: PoolId, task: TaskId) -> bytes | None:

@@ -21,6 +21,7 @@ from converge_p2p.core.limits import RENEWAL_NOTE_BYTES_MAX, TEXT_BYTES_MAX
 from converge_p2p.core.model.task import Outcome, TaskView
 from converge_p2p.core.types import TaskId
 from converge_p2p.runtime.executor import encode_result
+from converge_p2p.runtime.fencing import Fence
 from converge_p2p.runtime.threads import BoundedThreads
 
 _logger = logging.getLogger(__name__)
@@ -60,6 +61,11 @@ class WorkContext:
         self._trio: trio.lowlevel.TrioToken | None = None
         if trio.lowlevel.in_trio_run():
             self._trio = trio.lowlevel.current_trio_token()
+
+    @property
+    def fence(self) -> Fence:
+        """What a tool with side effects is called with: `tools.call(name, params, fence=context.fence)`."""
+        return Fence(self.task_id, *self.token)
 
     @property
     def cancelled(self) -> bool:

@@ -31,9 +31,12 @@ from converge_p2p.core.model.decision import (
 )
 from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.runtime.budget import charged
 from converge_p2p.runtime.coordination import DECISIONS as COORDINATION, coordinate
+from converge_p2p.runtime.fencing import FencePort
 from converge_p2p.runtime.ports import CoordinationPort, MessagePort, PoolPort, TaskPort
 from converge_p2p.runtime.safety import SafetyPolicy
+from converge_p2p.runtime.tool_outputs import ToolOutputs
 from converge_p2p.runtime.tools import ToolFailed, ToolRegistry
 
 _logger = logging.getLogger(__name__)
@@ -96,6 +99,7 @@ class StandardExecutor:
         pools: PoolPort | None = None,
         coordination: CoordinationPort | None = None,
         tools: ToolRegistry | None = None,
+        fences: FencePort | None = None,
         safety: SafetyPolicy | None = None,
         custom_handlers: Mapping[type[Decision], CustomHandler] | None = None,
     ) -> None:
@@ -107,6 +111,7 @@ class StandardExecutor:
             pools: takes the decisions about pools.
             coordination: takes the decisions about auctions, polls, negotiations and delegations.
             tools: takes `InvokeTool`.
+            fences: gives the fencing tokens of tools that have side effects.
             safety: checked before everything, custom handlers included. None: everything is allowed.
             custom_handlers: by exact kind of decision; they go before the built-in way.
         """
@@ -115,7 +120,10 @@ class StandardExecutor:
         self._pools = pools
         self._coordination = coordination
         self._tools = tools
+        self._fences = fences
+        self._outputs = ToolOutputs()
         self._safety = SafetyPolicy() if safety is None else safety
+        self._budget = self._safety.resources.budget()
         self._custom = dict(custom_handlers or {})
         self._ways: dict[type[Decision], Callable[[Any], Awaitable[Any]]] = {
             SendMessage: self._send,
@@ -142,7 +150,9 @@ class StandardExecutor:
         """
         try:
             self._check(decision)
-            value = await self._carry_out(decision)
+            if charged(decision):
+                self._budget.spend()
+            value = await self._carry_out(self._outputs.attach(decision))
         except ToolFailed as error:
             self.failed += 1
             return Failed(decision, error)
@@ -213,7 +223,21 @@ class StandardExecutor:
         await _needed(self._tasks, decision, "task").cancel(decision.pool_id, decision.task_id, decision.reason)
 
     async def _invoke(self, decision: InvokeTool) -> Any:
-        return await _needed(self._tools, decision, "tool").call(decision.tool_name, decision.params)
+        tools = _needed(self._tools, decision, "tool")
+        self._outputs.begin(decision)
+        name, params = decision.tool_name, decision.params
+        spec = tools.spec(name)
+        if spec.network:
+            self._budget.spend()
+        if decision.pool_id is not None and decision.task_id is not None and spec.side_effects:
+            port = _needed(self._fences, decision, "fence")
+            value = await port.run_fenced(
+                decision.pool_id, decision.task_id, lambda fence: tools.call(name, params, fence=fence)
+            )
+        else:
+            value = await tools.call(name, params)
+        self._outputs.note(decision, value)
+        return value
 
 
 def encode_result(value: Any) -> bytes:

@@ -10,8 +10,10 @@ vouching for a newcomer; it never changes how the node counts what others said, 
 
 from __future__ import annotations
 
+import math
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from converge_p2p.core import limits
@@ -29,21 +31,34 @@ class TrustModel:
     least lately makes room.
     """
 
-    def __init__(self, *, default: float = 0.5, rate: float = 0.1) -> None:
+    def __init__(
+        self,
+        *,
+        default: float = 0.5,
+        rate: float = 0.1,
+        half_life_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Start with nothing known.
 
         Args:
             default: the score of somebody of whom nothing is known, 0 to 1.
             rate: how far an outcome moves a score towards 0 or 1; above 0, at most 1.
+            half_life_s: after so many seconds without news a score is half as far from the default; None: it stays.
+            clock: monotonic, in seconds.
 
         Raises:
             LocalError: a number is out of its range, or none.
         """
+        if half_life_s is not None and not (isinstance(half_life_s, int | float) and 0 < half_life_s < math.inf):
+            raise LocalError(f"half_life_s is {half_life_s!r:.40}; expected a finite number above 0, or None")
+        self._half_life_s = half_life_s
+        self._clock = clock
         self._default = _checked("the default", default)
         self._rate = _checked("the rate", rate)
         if self._rate == 0:
             raise LocalError("the rate is 0: no outcome would change anything")
-        self._scores: OrderedDict[tuple[AgentId, str], float] = OrderedDict()
+        self._scores: OrderedDict[tuple[AgentId, str], tuple[float, float]] = OrderedDict()
 
     def score(self, agent: AgentId, context: str = OVERALL) -> float:
         """Return the trust in an agent, 0 to 1.
@@ -52,10 +67,14 @@ class TrustModel:
             agent: whose.
             context: what for, an objective or the name of a topic, say; where nothing is known of it, overall.
         """
-        known = self._scores.get((agent, context))
-        if known is None:
-            known = self._scores.get((agent, OVERALL), self._default)
-        return known
+        known = self._scores.get((agent, context)) or self._scores.get((agent, OVERALL))
+        return self._default if known is None else self._faded(*known)
+
+    def _faded(self, score: float, at: float) -> float:
+        if self._half_life_s is None:
+            return score
+        left = math.exp2(-min(1024.0, max(0.0, self._clock() - at) / self._half_life_s))
+        return self._default + (score - self._default) * left
 
     def set(self, agent: AgentId, score: float, context: str = OVERALL) -> None:
         """Say what is thought of an agent.
@@ -108,10 +127,10 @@ class TrustModel:
             del self._scores[key]
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """Return agent → context → score, to be kept."""
+        """Return agent → context → score as it is now, to be kept."""
         out: dict[str, dict[str, float]] = {}
-        for (agent, context), score in self._scores.items():
-            out.setdefault(agent, {})[context] = score
+        for (agent, context), known in self._scores.items():
+            out.setdefault(agent, {})[context] = self._faded(*known)
         return out
 
     def load(self, kept: Mapping[str, Any]) -> None:
@@ -133,7 +152,7 @@ class TrustModel:
 
     def _put(self, agent: AgentId, context: str, score: float) -> None:
         key = (agent, _context(context))
-        self._scores[key] = score
+        self._scores[key] = (score, self._clock())
         self._scores.move_to_end(key)
         if len(self._scores) > limits.TRUSTED_AGENTS_MAX:
             self._scores.popitem(last=False)

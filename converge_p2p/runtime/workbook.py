@@ -23,6 +23,7 @@ from converge_p2p.core.model.task import TaskState, TaskView
 from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.runtime.attempt import HandlerFunction, WorkContext
 from converge_p2p.runtime.candidates import Candidates
+from converge_p2p.runtime.safety import ResourceLimits
 from converge_p2p.runtime.threads import BoundedThreads
 
 _logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class WorkBook:
         reported: tasks with a finished report that is not settled yet.
         give_back: claims to be released, with the reason.
         capabilities: names of what the workers can do.
+        resources: what a task may ask for; None is anything.
         running: attempts may start. Neither before the pool runs nor after.
         stopping: nothing new is taken.
         counters: see `WorkerPool`.
@@ -108,6 +110,7 @@ class WorkBook:
         self.reported: OrderedDict[TaskId, None] = OrderedDict()
         self.give_back: dict[TaskId, str] = {}
         self.capabilities: frozenset[str] = frozenset()
+        self.resources: ResourceLimits | None = None
         self.running = False
         self.stopping = False
         self.counters: Counter[str] = Counter()
@@ -189,8 +192,10 @@ class WorkBook:
     # ------------------------------------------------------------ places
 
     def fits(self, view: TaskView) -> bool:
-        """Whether these workers declared what the task requires."""
-        return self.capabilities.issuperset(view.spec.required_capabilities)
+        """Whether these workers declared what the task requires, and may use what it asks for."""
+        if not self.capabilities.issuperset(view.spec.required_capabilities):
+            return False
+        return self.resources is None or self.resources.allows(view.spec.cpu_milli / 1000, view.spec.memory_mb)
 
     def offer(self, handler: Handler, view: TaskView) -> None:
         """Make an open task a candidate, if it fits."""

@@ -27,6 +27,7 @@ from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.runtime.attempt import Finished, HandlerFunction, TryAgain, WorkContext, clip, run_attempt
 from converge_p2p.runtime.candidates import Candidates
 from converge_p2p.runtime.ports import TaskWorkPort
+from converge_p2p.runtime.safety import ResourceLimits
 from converge_p2p.runtime.threads import BoundedThreads
 from converge_p2p.runtime.workbook import Handler, Slot, WorkBook
 
@@ -57,6 +58,7 @@ class WorkerPool:
         public_key: PublicKey,
         *,
         capabilities: Iterable[str] = (),
+        resources: ResourceLimits | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Make a pool without handlers; `run` starts it.
@@ -65,6 +67,7 @@ class WorkerPool:
             port: the tasks.
             public_key: of the worker; decides which tasks it prefers.
             capabilities: names; tasks that require others are left to others.
+            resources: tasks that ask for more are left to others.
             wall_clock: Unix time in seconds, for the deadlines of tasks.
         """
         self._port = port
@@ -72,6 +75,7 @@ class WorkerPool:
         self._wall_clock = wall_clock
         self._book = WorkBook(public_key, wake=self._wake_up, start=self._start)
         self._book.capabilities = frozenset(capabilities)
+        self._book.resources = resources
         self._blocked_until = -math.inf
         self._blocks = 0
         self._reload = False

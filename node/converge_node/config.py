@@ -19,12 +19,16 @@ import msgspec
 from msgspec import Meta
 
 from converge_node.config_file import KeyLines
+from converge_node.policy_sections import AdmissionSection, GovernanceSection, SafetySection, TrustSection
 from converge_node.settings_check import (
     check_address,
+    check_kind,
+    check_place,
     check_pool,
     parse_agent,
     parse_handler,
     parse_private_topic,
+    parse_rule,
     parse_topic,
 )
 from converge_p2p.core import limits
@@ -33,7 +37,6 @@ from converge_p2p.core.errors import ConfigError
 ENVIRONMENT_PREFIX: Final = "CONVERGE_NODE_"
 SHUTDOWN_TIMEOUT_S_MAX: Final = 30.0
 
-GovernanceName = Literal["democratic", "dictatorial"]
 TransportName = Literal["fast", "stock"]
 RelayClientName = Literal["auto", "on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -117,12 +120,6 @@ class TasksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 1
 
 
-class GovernanceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who decides in new pools."""
-
-    default: Annotated[GovernanceName, Meta(description="Model of `pool create` without --governance.")] = "democratic"
-
-
 class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The control interface."""
 
@@ -156,6 +153,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network: NetworkSection = NetworkSection()
     tasks: TasksSection = TasksSection()
     governance: GovernanceSection = GovernanceSection()
+    admission: AdmissionSection = AdmissionSection()
+    trust: TrustSection = TrustSection()
+    safety: SafetySection = SafetySection()
     api: ApiSection = ApiSection()
     log: LogSection = LogSection()
     shutdown: ShutdownSection = ShutdownSection()
@@ -295,6 +295,14 @@ def checked_value(key: Key, value: Any) -> Any:
         case "node.agents":
             for agent in converted:
                 parse_agent(agent)
+        case "governance.models" | "governance.evaluators" | "admission.rules":
+            for rule in converted:
+                parse_rule(rule)
+        case "governance.opinion":
+            check_place(converted)
+        case "safety.allow" | "safety.deny":
+            for kind in converted:
+                check_kind(kind, any_allowed=key.path == "safety.allow")
     return converted
 
 

@@ -62,6 +62,22 @@ class PublishOnTopic(_Request, frozen=True):
     payload: Any = None
 
 
+class HeardItem(_Answer, frozen=True):
+    """A message that was heard on a topic.
+
+    Attributes:
+        sender: agent id; its signature was verified.
+        sent_at: as the sender says.
+        payload: byte strings are written as {"$bytes": "<base64>"}.
+    """
+
+    id: str
+    topic: str
+    sender: str
+    sent_at: str
+    payload: Any = None
+
+
 class WriteInvitation(_Request, frozen=True):
     """Invite others to the node's network.
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from converge_node import schema
-from converge_node.config import RelayClientName, Settings, TransportName, example_file
+from converge_node.config import Config, RelayClientName, Settings, TransportName, example_file
 from converge_node.control.app import ControlApi, ControlState, node_item
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
@@ -64,6 +64,7 @@ class NodeArguments:
         relay_client: when it is reached through relays.
         hole_punch: whether it tries for direct connections past relays.
         relay_service: whether it serves as a relay.
+        config: the settings, for what it lets happen.
     """
 
     identity: Identity
@@ -77,6 +78,7 @@ class NodeArguments:
     relay_client: RelayClientName = "auto"
     hole_punch: bool = True
     relay_service: bool = False
+    config: Config = field(default_factory=Config)
 
 
 OpenNode = Callable[[NodeArguments], AbstractAsyncContextManager[NodeLike]]
@@ -99,6 +101,7 @@ class RunOptions:
 
 def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
     """Return the library's node. Imports libp2p, which takes a second or two."""
+    from converge_node.node_policy import node_policy
     from converge_p2p.net import NetworkConfig, RelayBounds, RelayUse, Transport
     from converge_p2p.node import Node, NodeConfig
 
@@ -120,6 +123,7 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
                 relay_service=RelayBounds() if arguments.relay_service else None,
             ),
             network_key=arguments.network_key,
+            policy=node_policy(arguments.config),
         ),
     )
 
@@ -212,6 +216,7 @@ class _Run:
             relay_client=self._config.network.relay_client,
             hole_punch=self._config.network.hole_punch,
             relay_service=self._config.network.relay_service,
+            config=self._config,
         )
         opening = self._open_node(arguments)
         adopt_library_logs(self._config.log)

@@ -7,6 +7,7 @@ Source: multiaddr text form; `OBJECTIVE=module:function[@CONCURRENCY]` of `docs/
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ _AGENT = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64})=(?P<module>[\w.]+):(?P<kind
 _HANDLER: Final = re.compile(
     r"(?P<objective>[^=]+)=(?P<module>\w+(\.\w+)*):(?P<function>\w+(\.\w+)*)(@(?P<concurrency>\d{1,9}))?"
 )
+_PLACE: Final = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+_RULE: Final = re.compile(rf"(?P<name>[^=]+)=(?P<place>{_PLACE.pattern})")
 
 OPEN_POOLS: Final = "open"
 """In place of a pool id: every announced open pool that has work for one of the handlers."""
@@ -101,6 +104,42 @@ def parse_agent(text: str) -> tuple[str, str, str]:
             hint="a name has letters, digits, dots, hyphens and underscores",
         )
     return match["name"], match["module"], match["kind"]
+
+
+def parse_rule(text: str) -> tuple[str, str]:
+    """Read `NAME=module:object`; return the name and the place.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    match = _RULE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a rule; expected NAME=module:function")
+    return match["name"], match["place"]
+
+
+def check_place(text: str) -> None:
+    """Check `module:function`, or nothing. Raises `ConfigError` if it is not of that form."""
+    if text and not _PLACE.fullmatch(text):
+        raise ConfigError(f"{text!r} is not a function; expected module:function")
+
+
+def check_kind(text: str, *, any_allowed: bool) -> None:
+    """Check the name of a kind of decision.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    from converge_p2p.core.model import decision
+
+    kind = getattr(decision, text, None)
+    if any_allowed and text == "*":
+        return
+    if not isinstance(kind, type) or not issubclass(kind, decision.Decision) or kind is decision.Decision:
+        known = sorted(each.__name__ for each in decision.Decision.__subclasses__())
+        close = difflib.get_close_matches(text, known, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{text!r} is no kind of decision{meant}", hint=f"there are {', '.join(known)}")
 
 
 def parse_topic(text: str) -> Topic:

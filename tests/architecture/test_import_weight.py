@@ -7,13 +7,20 @@ Each import runs in a fresh process, since this one has long imported everything
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = frozenset(
     {"trio", "libp2p", "multiaddr", "asyncio", "sqlite3", "msgspec", "click", "rich", "httpx", "starlette", "structlog"}
+)
+
+EXTRAS = frozenset(
+    {"httpx", "httpx2", "openai", "anthropic", "mistralai", "mcp", "mcp_types", "pydantic", "jsonschema"}
 )
 
 _PRINT_MODULES = "import json, sys; print(json.dumps(sorted(sys.modules)))"
@@ -41,12 +48,14 @@ sys.stdout = kept
 def modules_after(code: str) -> set[str]:
     """Return the names of all modules that a fresh interpreter holds after it ran `code`."""
     run = subprocess.run(
-        [sys.executable, "-I", "-c", f"{code}\n{_PRINT_MODULES}"],
+        [sys.executable, "-P", "-c", f"{code}\n{_PRINT_MODULES}"],
         capture_output=True,
         check=False,
         text=True,
         timeout=60,
         stdin=subprocess.DEVNULL,
+        # this checkout, also if the environment has another one installed
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'node'}"},
     )
     assert run.returncode == 0, run.stderr
     return set(json.loads(run.stdout.splitlines()[-1]))
@@ -87,3 +96,18 @@ def test_a_client_command_never_imports_the_network(arguments: list[str]) -> Non
 def test_the_top_level_help_imports_no_server_client_or_terminal_library() -> None:
     modules = modules_after(_RUN_COMMAND.format(arguments=["--help"], null="/dev/null"))
     assert not top_level(modules) & {"starlette", "hypercorn", "httpx", "rich", "structlog"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import converge_p2p",
+        "import converge_p2p.extensions.llm as llm; llm.LLMAgent, llm.OpenAIChat, llm.OpenAICompatibleChat",
+        "import converge_p2p.extensions.mcp as mcp; mcp.bridged_tools, mcp.McpServer",
+        "import converge_p2p.runtime.tools, converge_p2p.runtime.tool_process",
+        _RUN_COMMAND.format(arguments=["--help"], null="/dev/null"),
+        _RUN_COMMAND.format(arguments=["mcp", "--help"], null="/dev/null"),
+    ],
+)
+def test_what_an_extra_installs_is_imported_when_it_is_used_and_not_before(code: str) -> None:
+    assert not top_level(modules_after(code)) & EXTRAS

@@ -20,6 +20,7 @@ from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.node.agent_ports import NodePorts, Owners
 from converge_p2p.node.agents import AgentParts, Agents
+from converge_p2p.node.policy import NodePolicy
 from converge_p2p.node.task_index import TaskIndex
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.events import OutcomeKind
@@ -96,6 +97,7 @@ class FakeNode:
         self.identity = ME
         self.public_key = ME.public_key
         self.pools: dict[PoolId, Any] = {}
+        self.policy = NodePolicy()
         self.private: dict[Topic, Any] = {}
         self.discovery: Any = FakeDiscovery()
 

@@ -27,6 +27,7 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.node.driver import ended_key
 from converge_p2p.node.handles import PoolHandle
+from converge_p2p.node.policy import NodePolicy
 from converge_p2p.runtime.workers import WorkerPool
 
 
@@ -40,6 +41,7 @@ class FakeNode:
         self.decided: list[Any] = []
         self.workers: list[WorkerPool] = []
         self.peers: frozenset[bytes] = frozenset()
+        self.policy = NodePolicy()
 
     def connected_keys(self) -> frozenset[bytes]:
         return self.peers

@@ -379,6 +379,7 @@ class FakeNode:
         self.announced: list[FakeAnnouncement] = []
         self.fake_peers: list[FakePeer] = []
         self.joined_topics: dict[Any, Any] = {}
+        self.listeners: list[Any] = []
         self.times_joined: Counter[Any] = Counter()
         self.said: list[tuple[str, Any]] = []
         self.invitations = FakeInvitations(self)
@@ -492,6 +493,13 @@ class FakeTopic:
 
     async def publish(self, payload: Any) -> None:
         self.node.said.append((self.topic.namespace, payload))
+
+    @asynccontextmanager
+    async def messages(self) -> AsyncIterator[Any]:
+        send, receive = trio.open_memory_channel[Any](10)
+        self.node.listeners.append(send)
+        async with send, receive:
+            yield receive
 
     async def leave(self) -> None:
         self.node.times_joined[self.topic] -= 1

@@ -24,6 +24,7 @@ from converge_node.paths import resolve_paths
 from converge_p2p.core.errors import ConfigError
 from converge_p2p.core.governance.invitation_line import InvitationLine, PoolInvitation
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.model.topic_key import TopicKey
@@ -206,3 +207,29 @@ async def test_an_invitation_is_written_and_followed_by_running_nodes(served: Ca
         desk.node.invitations.network_key = None
         assert (await desk.ask("join", line()))[0] == 2
         assert len(read_followed(desk.paths)) == 1
+
+
+async def test_what_is_said_on_a_topic_is_streamed_to_whoever_listens(served: Callable[[], Any]) -> None:
+    said = Message.create(ISSUER.id, {"n": 1, "raw": b"\x00"}).stamp(now_ms=1_700_000_000_000)
+    async with served() as desk:
+        assert (await desk.ask("topic", "sub", "acme/open"))[1]["code"] == "not_found"
+        await desk.ask("topic", "join", "acme/open")
+        heard: list[Any] = []
+
+        async def listen() -> None:
+            code, out = await trio.to_thread.run_sync(desk.run, "topic", "sub", "acme/open", "--json", "--timeout", "3")
+            heard.extend([code, json.loads(out.splitlines()[0])["data"]])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            while not desk.node.listeners:  # noqa: ASYNC110 - the listener is in another thread
+                await trio.sleep(0.01)
+            await desk.node.listeners[0].send(said)
+        assert heard[0] == 0
+        assert heard[1] == {
+            "id": said.id.hex(),
+            "topic": "acme/open",
+            "sender": str(ISSUER.id),
+            "sent_at": "2023-11-14T22:13:20Z",
+            "payload": {"n": 1, "raw": {"$bytes": "AA=="}},
+        }

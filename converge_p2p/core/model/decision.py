@@ -33,9 +33,12 @@ class SendMessage(Decision):
 
     Attributes:
         message: signed, or to be signed by the node that sends it.
+        attach: key in the payload → call id of the tool call whose result is put there. The payload is then a map, and
+            the message not signed yet.
     """
 
     message: Message
+    attach: Mapping[str, str] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- pools
@@ -130,12 +133,14 @@ class ReportTask(Decision):
         task_id: which.
         result: any value of numbers, text, bytes, lists and maps with text keys; for a failure its reason.
         failed: the task cannot be done at all, by anybody. To let it be tried again use `ReleaseTask(failed=True)`.
+        result_of: call id of the tool call whose result is reported in place of `result`; empty: none.
     """
 
     pool_id: PoolId
     task_id: TaskId
     result: Any = None
     failed: bool = False
+    result_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +277,20 @@ class InvokeTool(Decision):
     Attributes:
         tool_name: name in the tool registry.
         params: what the tool is run with.
-        call_id: chosen by the agent, to tell several calls of one tool apart.
+        call_id: chosen by the agent, to tell several calls of one tool apart; empty stands for the name of the tool.
+        pool_id, task_id: the task it is run for. A tool with side effects is run only for one, waits until this agent's
+            claim of it is certified, and is given its fencing token.
     """
 
     tool_name: str
     params: Mapping[str, Any] = field(default_factory=dict)
     call_id: str = ""
+    pool_id: PoolId | None = None
+    task_id: TaskId | None = None
+
+    def __post_init__(self) -> None:
+        if (self.pool_id is None) != (self.task_id is None):
+            raise LocalError("a tool is run for a task of a pool: give both ids, or none")
 
 
 COORDINATION: frozenset[type[Decision]] = frozenset(

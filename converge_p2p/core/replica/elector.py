@@ -375,8 +375,8 @@ class Elector:
         if stalled and register.certified_id(current) is None:
             if highest != current or (top is not None and current <= top):
                 return following
-            # alone ahead of the others, who may not follow one elector that could lie. They come by their own timers, and
-            # whoever went on meanwhile would be ahead for ever, and could endorse nothing that they come to
+            # alone ahead of the others, who may not follow one elector that could lie. They come by their own timers,
+            # and whoever went on meanwhile would be ahead for ever, and could endorse nothing that they come to
             patience.stalled = None
             self._await_certificate(current, patience, wait)
         return following if self._round_is_over(register, current) else None

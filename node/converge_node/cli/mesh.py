@@ -14,9 +14,9 @@ import click
 
 from converge_node import mesh_schema as schema
 from converge_node.cli.client import connect
-from converge_node.cli.output import facts, show, table
+from converge_node.cli.output import clean, facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
-from converge_node.errors import NodeUnreachable, UsageError
+from converge_node.errors import NodeUnreachable, Refused, UsageError
 
 VALID_S = 7 * 24 * 3600.0
 """How long an invitation is good if nothing is said."""
@@ -187,6 +187,28 @@ def topic_pub(invocation: Invocation, name: str, payload: str) -> None:
     body = schema.PublishOnTopic(topic=name, payload=value)
     said = connect(invocation).post(schema.PublishOnTopic, "v1", "topics", "publish", body=body)
     show(invocation, said, ids=list, text=lambda: facts([("published on", said.topic)]))
+
+
+@topic.command("sub")
+@click.argument("name", metavar="TOPIC")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds to listen.")
+@apply_shared
+@pass_invocation
+def topic_sub(invocation: Invocation, name: str, timeout: float | None) -> None:
+    """Show what is said on TOPIC from now on, one JSON value a line. The node must take part in it."""
+    query = {"topic": name, **({} if timeout is None else {"timeout_s": timeout})}
+    try:
+        for item in connect(invocation).stream(schema.HeardItem, "v1", "topics", "watch", query=query):
+            _print_heard(invocation, item)
+    except Refused as ended:
+        if ended.code != "timeout":
+            raise
+
+
+def _print_heard(invocation: Invocation, item: schema.HeardItem) -> None:
+    said = f"{short(item.sender)} {json.dumps(item.payload)}"
+    show(invocation, item, ids=lambda: [item.id], text=lambda: clean(said))
+    sys.stdout.flush()
 
 
 def _topics_text(items: list[schema.TopicItem]) -> str:

@@ -43,9 +43,8 @@ def pool() -> None:
 @click.option(
     "--admission",
     type=click.Choice(["open", "whitelist", "token", "vouched", "custom"]),
-    default="open",
-    show_default=True,
-    help="Who may join: anybody, those of --admit, with an invitation, with vouches, or whom a registered rule admits.",
+    help="Who may join: anybody, those of --admit, with an invitation, with vouches, or whom a registered rule admits. "
+    "Without it, as the settings say.",
 )
 @click.option("--admit", "whitelist", multiple=True, metavar="AGENT", help="whitelist: who may join. Repeatable.")
 @click.option("--vouches", "admission_need", type=int, default=0, metavar="N", help="vouched: how many electors.")
@@ -65,17 +64,19 @@ def create(
     claim_ttl: float | None,
     max_retries: int | None,
     private: bool,
-    admission: str,
+    admission: str | None,
     whitelist: tuple[str, ...],
     admission_need: int,
     admission_custom: str,
     **who_decides: Any,
 ) -> None:
     """Found a pool called NAME."""
-    if governance is None:
+    if governance is None or admission is None:
         from converge_node.config import load_settings
 
-        governance = load_settings(invocation.paths().config_file).config.governance.default
+        config = load_settings(invocation.paths().config_file).config
+        governance = governance or config.governance.default
+        admission = admission or config.admission.default
     body = schema.CreatePool(
         name=name,
         governance=governance,

@@ -27,7 +27,7 @@ from converge_node.control.governance import admission_kind, governance_model
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.reach import reach_item
 from converge_node.control.requests import body_of, milliseconds, number, read, seconds
-from converge_node.control.stream import EventStream
+from converge_node.control.stream import EventStream, Open
 from converge_node.errors import Busy, NotReady, UsageError, http_status_of, known_error
 from converge_node.settings_check import parse_topic
 from converge_p2p import __version__
@@ -75,11 +75,7 @@ class ControlState:
     refused: int = 0
 
     def running(self) -> NodeLike:
-        """Return the node.
-
-        Raises:
-            NotReady: it is starting or stopping.
-        """
+        """Return the node. Raises `NotReady` while it is starting or stopping."""
         if self.node is None or not self.ready:
             raise NotReady(f"the node is not ready: {self.stage}", hint="wait for `converge-node health --ready`")
         return self.node
@@ -132,6 +128,7 @@ class ControlApi:
             route("/v1/topics", "POST", self._join_topic),
             route("/v1/topics/leave", "POST", self._leave_topic),
             route("/v1/topics/publish", "POST", self._publish),
+            route("/v1/topics/watch", "GET", self._watch_topic),
             route("/v1/invitations", "POST", self._write_invitation),
             route("/v1/join", "POST", self._follow),
             route("/v1/agents", "GET", self._agents),
@@ -223,6 +220,10 @@ class ControlApi:
     async def _publish(self, request: Request) -> mesh_schema.PublishOnTopic:
         self._state.running()
         return await self._state.meshes.publish(body_of(request, mesh_schema.PublishOnTopic))
+
+    async def _watch_topic(self, request: Request) -> EventStream:
+        self._state.running()
+        return self._events(self._state.meshes.watch(request.query_params.get("topic", "")), request)
 
     async def _write_invitation(self, request: Request) -> mesh_schema.InvitationText:
         return await mesh.write_invitation(self._state.running(), body_of(request, mesh_schema.WriteInvitation))
@@ -421,6 +422,14 @@ class ControlApi:
         return self._stream(pool, views.find_task(pool, request.path_params["task"]).id, request)
 
     def _stream(self, pool: PoolLike, task_id: TaskId | None, request: Request) -> EventStream:
+        @asynccontextmanager
+        async def source() -> AsyncIterator[AsyncGenerator[object, None]]:
+            async with pool.watch() as changes:
+                yield _changes(pool, changes, task_id)
+
+        return self._events(source, request)
+
+    def _events(self, source: Open, request: Request) -> EventStream:
         timeout_s = seconds(request.query_params.get("timeout_s", "inf"))
         if self._state.streams >= limits.CONTROL_STREAMS_MAX:
             self._state.refused += 1
@@ -429,11 +438,6 @@ class ControlApi:
 
         def ended() -> None:
             self._state.streams -= 1
-
-        @asynccontextmanager
-        async def source() -> AsyncIterator[AsyncGenerator[object, None]]:
-            async with pool.watch() as changes:
-                yield _changes(pool, changes, task_id)
 
         return EventStream(source, stopping=self._state.stopping, on_end=ended, timeout_s=timeout_s)
 

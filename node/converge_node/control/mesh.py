@@ -6,15 +6,20 @@ Source: docs/control.md.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from converge_node import mesh_schema as schema
 from converge_node.control import views
 from converge_node.control.ports import NodeLike, PoolLike
+from converge_node.json_values import to_json_value
+from converge_node.schema import utc_time
 from converge_node.settings_check import parse_topic, topic_text
 from converge_p2p.core.errors import CodecError, NotFound
 from converge_p2p.core.governance.invitation_line import InvitationLine
 from converge_p2p.core.identity import fingerprint
+from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.model.topic_key import TopicKey
 
@@ -23,6 +28,7 @@ class TopicHandleLike(Protocol):
     """A topic that was joined."""
 
     async def publish(self, payload: object) -> None: ...
+    def messages(self) -> AbstractAsyncContextManager[AsyncIterator[Message]]: ...
     async def leave(self) -> None: ...
 
 
@@ -80,6 +86,23 @@ class Meshes:
         await handle.publish(body.payload)
         return body
 
+    def watch(self, text: str) -> Callable[[], AbstractAsyncContextManager[AsyncGenerator[object, None]]]:
+        """Return what opens the messages of a topic, as they are heard from then on.
+
+        Raises:
+            NotFound: the node takes no part in it.
+        """
+        handle = self._handles.get(parse_topic(text))
+        if handle is None:
+            raise NotFound(f"the node takes no part in topic {text}", hint="join it first")
+
+        @asynccontextmanager
+        async def source() -> AsyncIterator[AsyncGenerator[object, None]]:
+            async with handle.messages() as messages:
+                yield _heard(text, messages)
+
+        return source
+
     async def follow(
         self, node: NodeLike, body: schema.FollowInvitation
     ) -> tuple[schema.FollowedItem, PoolLike | None]:
@@ -88,6 +111,17 @@ class Meshes:
         for handle in accepted.topics:
             await self._adopt(handle.topic, handle)
         return followed_item(accepted.line, running=True), accepted.pool
+
+
+async def _heard(topic: str, messages: AsyncIterator[Message]) -> AsyncGenerator[object, None]:
+    async for message in messages:
+        yield schema.HeardItem(
+            id=message.id.hex(),
+            topic=topic,
+            sender=str(message.sender),
+            sent_at=utc_time(message.timestamp_ms / 1000),
+            payload=to_json_value(message.payload),
+        )
 
 
 async def write_invitation(node: NodeLike, body: schema.WriteInvitation) -> schema.InvitationText:
