@@ -14,6 +14,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError, NotAuthorised
 from converge_p2p.core.identity import fingerprint
+from converge_p2p.core.model.decision import ClaimTask, Decision
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.model.query import DiscoveryQuery
 from converge_p2p.core.model.task import Outcome, Task, TaskSpec, TaskState, TaskValue, TaskView
@@ -22,6 +23,9 @@ from converge_p2p.core.view.motions import MotionView
 from converge_p2p.node import Node, NodeConfig
 from converge_p2p.node.policy import NodePolicy, TrustPolicy
 from converge_p2p.node.trust_history import HISTORY_KEY, TrustHistory
+from converge_p2p.runtime.agent import Agent
+from converge_p2p.runtime.executor import Refused
+from converge_p2p.runtime.safety import ActionPolicy, ResourceLimits, SafetyPolicy
 from converge_p2p.runtime.trust import TrustModel
 from converge_p2p.store.memory import MemoryStore
 
@@ -145,6 +149,46 @@ async def test_thresholds_hold_in_searches_and_where_others_are_let_in() -> None
             assert pool.vouch(newcomer)
             assert invited.invite(joiner=newcomer)
             assert [found.agent_id for found in one.discovery.find(query)] == [one.id]
+
+
+class Eager(Agent):
+    """Claims what it sees, and keeps what became of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[Any] = []
+        self.told = trio.Event()
+
+    def decide(self, messages: Any, tasks: Any) -> list[Decision]:
+        return [ClaimTask(task.pool_id, task.id) for task in tasks if task.claimable]
+
+    def on_results(self, results: Any) -> None:
+        self.results += results
+        if results:
+            self.told.set()
+
+
+@pytest.mark.network
+async def test_the_nodes_policy_holds_for_agents_without_one_and_for_handlers() -> None:
+    safety = SafetyPolicy(ResourceLimits(memory_mb=100), ActionPolicy.named(["SendMessage"]))
+    done: list[Any] = []
+    with trio.fail_after(60):
+        async with node(NodePolicy(safety=safety)) as one:
+            pool = await one.create_pool("demo")
+            agent = Eager()
+            await one.host(agent)
+            large = await pool.submit(Task("x", {"n": 1}, constraints={"memory_mb": 200}))
+            await agent.told.wait()
+            assert all(isinstance(result, Refused) for result in agent.results)
+
+            @pool.handler("x")
+            def work(task: TaskView, context: Any) -> None:
+                done.append(task.inputs["n"])
+
+            small = await pool.submit(Task("x", {"n": 2}))
+            await small.result()
+            assert done == [2]
+            assert large.view.state is TaskState.PENDING
 
 
 @pytest.mark.network

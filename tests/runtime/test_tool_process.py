@@ -81,9 +81,10 @@ def state_of(pid: str) -> str:
     ],
 )
 async def test_a_tool_that_misbehaves_is_ended_and_what_it_did_is_said(function: str, what: str) -> None:
+    before = children_of(os.getpid())
     with pytest.raises(ToolFailed, match=what):
         await call(function, memory_mb=512)
-    assert children_of(os.getpid()) == []
+    assert set(children_of(os.getpid())) <= set(before)
 
 
 async def test_a_tool_that_computes_for_ever_is_ended_when_its_processor_time_is_used_up() -> None:
@@ -93,7 +94,7 @@ async def test_a_tool_that_computes_for_ever_is_ended_when_its_processor_time_is
 
 @pytest.mark.parametrize("function", ["loop_for_ever", "sleep_for_ever"])
 async def test_when_its_time_is_up_the_process_is_gone_and_others_were_served_meanwhile(function: str) -> None:
-    registry = ToolRegistry()
+    registry, before = ToolRegistry(), children_of(os.getpid())
     registry.register(hostile(function), timeout_s=3)
     registry.register(hostile("echo"))
     with trio.fail_after(60):
@@ -107,7 +108,7 @@ async def test_when_its_time_is_up_the_process_is_gone_and_others_were_served_me
             nursery.start_soon(run_out)
             assert await registry.call("echo", {"a": 1}) == {"a": 1}
             await trio.sleep_forever()
-    assert children_of(os.getpid()) == []
+    assert set(children_of(os.getpid())) <= set(before)
     assert (registry.timeouts, registry.failures, registry.abandoned) == (1, 0, 0)
 
 
