@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from converge_p2p.core.errors import Conflict, NotFound
+from converge_p2p.core.errors import ClaimLost, Conflict, NotFound
 from converge_p2p.core.governance.models import Stated
 from converge_p2p.core.model.decision import CreatePool
 from converge_p2p.core.model.message import Message
@@ -178,11 +178,10 @@ class NodePorts:
         return pool.renewal_interval_s(pool.task(task_id), round_)
 
     async def run_fenced(self, pool_id: PoolId, task_id: TaskId, work: Callable[[Fence], Awaitable[_T]]) -> _T:
-        """See `FencePort`. Raises `Conflict` too, if another agent of this node stands for the task."""
-        pool, holder = self._pool(pool_id), self._owners.get(task_id)
-        if holder is not self._owner() and (holder is not None or pool.works_on(task_id)):
-            raise Conflict("another agent of this node stands for the task")
-        return await run_fenced(pool, self._node.public_key, task_id, work)
+        """See `FencePort`. A claim that another agent of this node stands for gives this one nothing."""
+        if self._owners.get(task_id) is not self._owner():
+            raise ClaimLost(f"this agent does not stand for task {task_id.hex()[:12]}", hint="claim it first")
+        return await run_fenced(self._pool(pool_id), self._node.public_key, task_id, work)
 
     def _owner(self) -> Owner:
         assert self.owner is not None, "set when the runtime is made"
