@@ -22,6 +22,7 @@ from converge_p2p.net import NetworkConfig, PeerInfo, peer_id_of, public_key_of
 from converge_p2p.node import Node, NodeConfig
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.timers import Timers
+from converge_p2p.node.writer import Done
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 
@@ -61,11 +62,11 @@ class ManualWriter:
         self.rows: list[tuple[PoolId, bytes, bool]] = []
         self.snapshots: dict[PoolId, bytes] = {}
         self.entries: dict[str, bytes] = {}
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[tuple[Done, int]] = []
 
-    def put(self, pool: PoolId, operations: tuple[bytes, ...], durable: bool, done: Callable[[], None]) -> None:
+    def put(self, pool: PoolId, operations: tuple[bytes, ...], durable: bool, done: Done, token: int = 0) -> None:
         self.rows.extend((pool, signed, durable) for signed in operations)
-        self._waiting.append(done)
+        self._waiting.append((done, token))
 
     def compact(
         self, pool: PoolId, snapshot: bytes, drop: tuple[OperationId, ...], entries: Mapping[str, bytes]
@@ -80,7 +81,8 @@ class ManualWriter:
         count = 0
         while self._waiting:
             count += 1
-            self._waiting.pop(0)()
+            done, token = self._waiting.pop(0)
+            done((token,))
         return count
 
 
