@@ -42,6 +42,7 @@ _DIAL_S: Final = 5.0
 _SERVE_S: Final = 15.0
 _ASK_S: Final = 30.0
 _WANTED_ANSWERS: Final = 3
+_FIRST_S: Final = 1.0
 _SOON_S: Final = 60.0
 _LATER_S: Final = 900.0
 
@@ -108,8 +109,8 @@ class ReachProbe:
         nursery.start_soon(self._run)
 
     def connection_up(self, raw: ID) -> None:
-        """A peer came: it can be asked, once it had time to look around."""
-        self._next_ask.setdefault(raw, trio.current_time())
+        """A peer came: it is asked in a moment, when what both have to say first is said."""
+        self._next_ask.setdefault(raw, trio.current_time() + _FIRST_S)
         self._look.set()
         self._look = trio.Event()
 
