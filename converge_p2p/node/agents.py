@@ -136,7 +136,9 @@ class Agents:
         self._named: Counter[str] = Counter()
         self._all_ended = trio.Event()
         self._all_ended.set()
-        self._declared: Counter[Declaration] = Counter()
+        self._declared: dict[Declaration, list[str]] = {}
+        """What agents declare: under which name they do so together, and one name for each of them."""
+        self._declarers = 0
         self._index = TaskIndex(node.public_key, self._open_tasks)
         self._owners = Owners()
         self._changed: OrderedDict[tuple[PoolId, ev.CoordinationChanged], PoolHandle] = OrderedDict()
@@ -232,17 +234,17 @@ class Agents:
         if self._names.setdefault(name, runtime) is not runtime:
             raise Conflict(f"an agent named {name} is here already", hint="give each its own name")
         try:
+            if isinstance(runtime.mailbox, DurableInbox):
+                for message in await runtime.mailbox.load():
+                    if not runtime.deliver(message):
+                        _logger.warning("the inbox of agent %s is too small for what it had kept", name)
             declared = self._declare(runtime.agent)
         except BaseException:
             del self._names[name]
             raise
         if not self._runtimes:
-            # who hosts no agent pays for no index
+            # who hosts no agent pays for no index; from here on notices keep it
             self._index.fill()
-        if isinstance(runtime.mailbox, DurableInbox):
-            for message in await runtime.mailbox.load():
-                if not runtime.deliver(message):
-                    _logger.warning("the inbox of agent %s is too small for what it had kept; it waits on disk", name)
         scope = trio.CancelScope()
         self._runtimes[runtime] = scope
         self._all_ended = trio.Event() if self._all_ended.is_set() else self._all_ended
@@ -268,18 +270,22 @@ class Agents:
         if not agent.discoverable or not (topics or agent.capabilities):
             return None
         said = Declaration.of("", topics, agent.capabilities)
-        if not self._declared[said]:
-            self._node.discovery.declare(_declarer(said), said)
-        self._declared[said] += 1
+        if said not in self._declared:
+            self._declarers += 1
+            self._node.discovery.declare(name := f"agents {self._declarers}", said)
+            self._declared[said] = [name]
+        self._declared[said].append(agent.name)
         return said
 
     def _withdraw(self, said: Declaration | None) -> None:
         if said is None:
             return
-        self._declared[said] -= 1
-        if not self._declared[said]:
+        declarer, *agents = self._declared[said]
+        if len(agents) > 1:
+            self._declared[said].pop()
+        else:
             del self._declared[said]
-            self._node.discovery.withdraw(_declarer(said))
+            self._node.discovery.withdraw(declarer)
 
     async def stop(self) -> None:
         """Let every agent end, while messages can still be sent and claims given back: `on_stop` may do both."""
@@ -458,11 +464,6 @@ def _inbox(parts: AgentParts) -> InboxLike | None:
 def _concerns(runtime: AgentRuntime, message: Message) -> bool:
     topics = runtime.agent.topics
     return not message.topics or any(own.matches(topic) for own in topics for topic in message.topics)
-
-
-def _declarer(said: Declaration) -> str:
-    """Under which name agents that declare the same declare it together."""
-    return f"agents {hash(said)}"
 
 
 def _shown(runtime: AgentRuntime) -> HostedAgent:

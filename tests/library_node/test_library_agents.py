@@ -361,6 +361,9 @@ def test_the_index_offers_by_priority_and_age_and_forgets_what_is_over(monkeypat
     assert [entry.task[0] for entry in index.fitting(frozenset())] == [6, 5]
     index.drop_pool(POOL)
     assert len(index) == 0
+    index.put(view(1))
+    index.fill()
+    assert [entry.task[0] for entry in index.fitting(frozenset())] == [5, 6], "what nobody kept up to date is gone"
 
 
 async def test_a_durable_inbox_that_would_drop_is_refused_and_counts_of_all_agents_are_shown(
