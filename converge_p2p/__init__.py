@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         TaskResult as TaskResult,
         TopicHandle as TopicHandle,
     )
-    from converge_p2p.node.agents import AgentParts as AgentParts
+    from converge_p2p.node.agent_parts import AgentParts as AgentParts
     from converge_p2p.runtime.agent import Agent as Agent
     from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure, WorkContext as WorkContext
     from converge_p2p.runtime.events import (
@@ -66,7 +66,7 @@ _HOME = {
     "AdmissionKind": "converge_p2p.core.model.pool",
     "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
-    "AgentParts": "converge_p2p.node.agents",
+    "AgentParts": "converge_p2p.node.agent_parts",
     "AgentRuntime": "converge_p2p.runtime.loop",
     "Capability": "converge_p2p.core.model.capability",
     "CapabilityNeed": "converge_p2p.core.model.query",
