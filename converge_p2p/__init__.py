@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         TaskResult as TaskResult,
         TopicHandle as TopicHandle,
     )
-    from converge_p2p.node.agents import AgentParts as AgentParts
+    from converge_p2p.node.agent_parts import AgentParts as AgentParts
     from converge_p2p.node.policy import NodePolicy as NodePolicy, TrustPolicy as TrustPolicy
     from converge_p2p.runtime.agent import Agent as Agent
     from converge_p2p.runtime.attempt import PermanentFailure as PermanentFailure, WorkContext as WorkContext
@@ -76,7 +76,7 @@ _HOME = {
     "AdmissionKind": "converge_p2p.core.model.pool",
     "Agent": "converge_p2p.runtime.agent",
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
-    "AgentParts": "converge_p2p.node.agents",
+    "AgentParts": "converge_p2p.node.agent_parts",
     "AgentRuntime": "converge_p2p.runtime.loop",
     "Capability": "converge_p2p.core.model.capability",
     "CapabilityNeed": "converge_p2p.core.model.query",
@@ -87,9 +87,9 @@ _HOME = {
     "DeliveryReceipt": "converge_p2p.core.model.delivery",
     "DiscoveryQuery": "converge_p2p.core.model.query",
     "DiscoveryService": "converge_p2p.node",
-    "Hooks": "converge_p2p.runtime.hooks",
     "Fence": "converge_p2p.runtime.fencing",
     "FunctionTool": "converge_p2p.runtime.tools",
+    "Hooks": "converge_p2p.runtime.hooks",
     "Identity": "converge_p2p.core.identity",
     "IdentityRegistry": "converge_p2p.core.model.registry",
     "Inbox": "converge_p2p.runtime.inbox",
@@ -98,18 +98,18 @@ _HOME = {
     "NetworkKey": "converge_p2p.core.model.network_key",
     "Node": "converge_p2p.node",
     "NodeConfig": "converge_p2p.node",
-    "OutcomeKind": "converge_p2p.runtime.events",
     "NodePolicy": "converge_p2p.node.policy",
+    "OutcomeKind": "converge_p2p.runtime.events",
     "PermanentFailure": "converge_p2p.runtime.attempt",
     "PoolHandle": "converge_p2p.node",
     "PoolPolicy": "converge_p2p.core.model.pool",
     "ProcessTool": "converge_p2p.runtime.tool_process",
     "Receipt": "converge_p2p.core.view.receipt",
+    "ResourceLimits": "converge_p2p.runtime.safety",
     "RuntimeConfig": "converge_p2p.runtime.settings",
+    "SafetyPolicy": "converge_p2p.runtime.safety",
     "Scheduler": "converge_p2p.runtime.scheduler",
     "StandardExecutor": "converge_p2p.runtime.executor",
-    "ResourceLimits": "converge_p2p.runtime.safety",
-    "SafetyPolicy": "converge_p2p.runtime.safety",
     "Task": "converge_p2p.core.model.task",
     "TaskCancelled": "converge_p2p.core.errors",
     "TaskFailed": "converge_p2p.core.errors",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from converge_p2p.core.errors import ClaimLost, Conflict, NotFound
+from converge_p2p.core.errors import Conflict, NotFound
 from converge_p2p.core.governance.models import Stated
 from converge_p2p.core.model.decision import CreatePool
 from converge_p2p.core.model.message import Message
@@ -43,16 +43,16 @@ class Owner(Protocol):
 
 
 class Owners:
-    """Which agent of this node stands for which task."""
+    """Which agent of this node stands for which task; or its application, which is another owner."""
 
     def __init__(self) -> None:
-        self._of: dict[TaskId, Owner] = {}
+        self._of: dict[TaskId, object] = {}
 
-    def get(self, task: TaskId) -> Owner | None:
-        """Return the agent that stands for a task, if one does."""
+    def get(self, task: TaskId) -> object | None:
+        """Return who stands for a task, if somebody does."""
         return self._of.get(task)
 
-    def take(self, task: TaskId, owner: Owner) -> bool:
+    def take(self, task: TaskId, owner: object) -> bool:
         """Let an agent stand for a task; say whether it did not before.
 
         Raises:
@@ -60,15 +60,15 @@ class Owners:
         """
         now = self._of.setdefault(task, owner)
         if now is not owner:
-            raise Conflict("another agent of this node stands for the task already")
+            raise Conflict("another agent of this node, or its application, stands for the task already")
         return True
 
-    def free(self, task: TaskId, owner: Owner | None = None) -> None:
+    def free(self, task: TaskId, owner: object | None = None) -> None:
         """Nobody stands for a task any more, or this one does not."""
         if owner is None or self._of.get(task) is owner:
             self._of.pop(task, None)
 
-    def free_all(self, owner: Owner) -> None:
+    def free_all(self, owner: object) -> None:
         """An agent has ended."""
         for task in [task for task, each in self._of.items() if each is owner]:
             del self._of[task]
@@ -116,7 +116,7 @@ class NodePorts:
         known = self._owners.get(task_id) is owner
         self._owners.take(task_id, owner)
         try:
-            await pool.claim(task_id, bid)
+            await pool.driver.carry_out(ev.Claim(task_id, bid))
         except BaseException:
             if not known:
                 self._owners.free(task_id, owner)
@@ -131,7 +131,7 @@ class NodePorts:
         """See `TaskPort` and `ClaimPort`."""
         self._owners.take(task_id, self._owner())
         try:
-            await self._pool(pool_id).release(task_id, failed=failed, reason=reason)
+            await self._pool(pool_id).driver.carry_out(ev.Release(task_id, failed, reason))
         finally:
             self._owners.free(task_id, self._owner())
 
@@ -178,9 +178,7 @@ class NodePorts:
         return pool.renewal_interval_s(pool.task(task_id), round_)
 
     async def run_fenced(self, pool_id: PoolId, task_id: TaskId, work: Callable[[Fence], Awaitable[_T]]) -> _T:
-        """See `FencePort`. A claim that another agent of this node stands for gives this one nothing."""
-        if self._owners.get(task_id) is not self._owner():
-            raise ClaimLost(f"this agent does not stand for task {task_id.hex()[:12]}", hint="claim it first")
+        """See `FencePort`."""
         return await run_fenced(self._pool(pool_id), self._node.public_key, task_id, work)
 
     def _owner(self) -> Owner:

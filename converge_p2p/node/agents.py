@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, ConvergeError, LimitExceeded, LocalError
-from converge_p2p.core.model.decision import Decision
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import TaskView
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import OperationId, PoolId, TaskId
 from converge_p2p.core.view.auctions import AuctionView
+from converge_p2p.node.agent_parts import AgentParts as AgentParts, ExecutorParts as ExecutorParts, inbox_of
 from converge_p2p.node.agent_ports import NodePorts, Owners
 from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.matters import concerns, event_of, open_matters, phase_of
@@ -29,15 +29,10 @@ from converge_p2p.node.task_index import TaskIndex
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.durable_inbox import DurableInbox
 from converge_p2p.runtime.events import CoordinationEvent
-from converge_p2p.runtime.executor import CustomHandler, Executor, StandardExecutor
-from converge_p2p.runtime.fencing import FencePort
-from converge_p2p.runtime.hooks import HookedMessages, Hooks
-from converge_p2p.runtime.inbox import Inbox, InboxLike, WhenFull
+from converge_p2p.runtime.hooks import HookedMessages
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
-from converge_p2p.runtime.ports import CoordinationPort, MessagePort, PoolPort, TaskPort
 from converge_p2p.runtime.replay_log import LogEntry, ReplayLog, read_entries
 from converge_p2p.runtime.safety import SafetyPolicy
-from converge_p2p.runtime.scheduler import SchedulerLike
 from converge_p2p.runtime.settings import Health
 from converge_p2p.runtime.tools import ToolRegistry
 from converge_p2p.store.api import Store
@@ -50,63 +45,6 @@ _logger = logging.getLogger(__name__)
 
 REPLAY_KEY = "replay/"
 INBOX_KEY = "inbox/"
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorParts:
-    """What an executor can be made of; an `executor_factory` gets this.
-
-    Attributes:
-        messages: sends, behind the hook `before_send` if there is one.
-        tasks, pools, coordination, fences: of the node, for this agent.
-        tools, safety, custom_handlers: as `Node.host` was given them.
-    """
-
-    messages: MessagePort
-    tasks: TaskPort
-    pools: PoolPort
-    coordination: CoordinationPort
-    fences: FencePort
-    tools: ToolRegistry | None
-    safety: SafetyPolicy | None
-    custom_handlers: Mapping[type[Decision], CustomHandler] = field(default_factory=dict)
-
-    def standard(self) -> StandardExecutor:
-        """Return the executor that a node makes by itself."""
-        return StandardExecutor(
-            messages=self.messages,
-            tasks=self.tasks,
-            pools=self.pools,
-            coordination=self.coordination,
-            tools=self.tools,
-            fences=self.fences,
-            safety=self.safety,
-            custom_handlers=self.custom_handlers,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class AgentParts:
-    """Parts of an agent's runtime that an application replaces; what is left out is the standard one.
-
-    Attributes:
-        inbox: holds messages.
-        scheduler: wakes the loop.
-        executor_factory: makes the executor.
-        custom_handlers: by exact kind of decision; they go before the built-in way.
-        hooks: around messages.
-        replay_log: what the agent sees and decides is recorded, see `runtime.replay_log`.
-        durable_inbox: messages to one agent or its topics are on disk before their sender is told that they were
-            taken, until the agent saw them; it sees each at least once. The inbox has to be one that blocks.
-    """
-
-    inbox: InboxLike | None = None
-    scheduler: SchedulerLike | None = None
-    executor_factory: Callable[[ExecutorParts], Executor] | None = None
-    custom_handlers: Mapping[type[Decision], CustomHandler] = field(default_factory=dict)
-    hooks: Hooks = field(default_factory=Hooks)
-    replay_log: bool = False
-    durable_inbox: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +77,12 @@ class Agents:
         self._named: Counter[str] = Counter()
         self._all_ended = trio.Event()
         self._all_ended.set()
-        self._declared: Counter[Declaration] = Counter()
+        self._declared: dict[Declaration, list[str]] = {}
+        """What agents declare: under which name they do so together, and one name for each of them."""
+        self._declarers = 0
         self._index = TaskIndex(node.public_key, self._open_tasks)
         self._owners = Owners()
+        self._application = object()
         self._changed: OrderedDict[tuple[PoolId, ev.CoordinationChanged], PoolHandle] = OrderedDict()
         self._telling = False
         self._told: OrderedDict[tuple[PoolId, OperationId], object] = OrderedDict()
@@ -172,10 +113,10 @@ class Agents:
             )
         if len(self._runtimes) >= limits.AGENTS_PER_NODE_MAX:
             raise LimitExceeded("AGENTS_PER_NODE_MAX", "this node hosts too many agents")
+        safety = self._node.policy.safety if safety is None else safety
         self._name(agent)
         parts, store = AgentParts() if parts is None else parts, self._store
         ports = NodePorts(self._node, self._index, self._owners)
-        safety = self._node.policy.safety if safety is None else safety
         hook = parts.hooks.before_send
         offered = ExecutorParts(
             ports if hook is None else HookedMessages(ports, hook), ports, ports, ports, ports, tools, safety,
@@ -186,7 +127,7 @@ class Agents:
             agent,
             executor,
             tasks=ports,
-            inbox=_inbox(parts),
+            inbox=inbox_of(parts),
             scheduler=parts.scheduler,
             claims=ports,
             after_receive=parts.hooks.after_receive,
@@ -236,17 +177,17 @@ class Agents:
         if self._names.setdefault(name, runtime) is not runtime:
             raise Conflict(f"an agent named {name} is here already", hint="give each its own name")
         try:
+            if isinstance(runtime.mailbox, DurableInbox):
+                for message in await runtime.mailbox.load():
+                    if not runtime.deliver(message):
+                        _logger.warning("the inbox of agent %s is too small for what it had kept", name)
             declared = self._declare(runtime.agent)
         except BaseException:
             del self._names[name]
             raise
         if not self._runtimes:
-            # who hosts no agent pays for no index
+            # who hosts no agent pays for no index; from here on notices keep it
             self._index.fill()
-        if isinstance(runtime.mailbox, DurableInbox):
-            for message in await runtime.mailbox.load():
-                if not runtime.deliver(message):
-                    _logger.warning("the inbox of agent %s is too small for what it had kept; it waits on disk", name)
         scope = trio.CancelScope()
         self._runtimes[runtime] = scope
         self._all_ended = trio.Event() if self._all_ended.is_set() else self._all_ended
@@ -272,18 +213,22 @@ class Agents:
         if not agent.discoverable or not (topics or agent.capabilities):
             return None
         said = Declaration.of("", topics, agent.capabilities)
-        if not self._declared[said]:
-            self._node.discovery.declare(_declarer(said), said)
-        self._declared[said] += 1
+        if said not in self._declared:
+            self._declarers += 1
+            self._node.discovery.declare(name := f"agents {self._declarers}", said)
+            self._declared[said] = [name]
+        self._declared[said].append(agent.name)
         return said
 
     def _withdraw(self, said: Declaration | None) -> None:
         if said is None:
             return
-        self._declared[said] -= 1
-        if not self._declared[said]:
+        declarer, *agents = self._declared[said]
+        if len(agents) > 1:
+            self._declared[said].pop()
+        else:
             del self._declared[said]
-            self._node.discovery.withdraw(_declarer(said))
+            self._node.discovery.withdraw(declarer)
 
     async def stop(self) -> None:
         """Let every agent end, while messages can still be sent and claims given back: `on_stop` may do both."""
@@ -343,6 +288,11 @@ class Agents:
 
     def task_changed(self, pool: PoolId, task: TaskId, view: TaskView | None) -> None:
         """A task looks different: whoever follows it is told, and whoever could act on it is woken."""
+        if view is not None:
+            # the node learns from what becomes of tasks, whether or not it hosts agents
+            self._node.discovery.history.observe(view)
+        if view is None or view.state.terminal:
+            self._owners.free(task, self._application)
         if not self._runtimes:
             return
         actionable = view is not None and self._index.put(view)
@@ -371,6 +321,18 @@ class Agents:
             return None
         changes = (ev.CoordinationChanged(kind, OperationId(name)) for kind in (ev.Matter.POLL, ev.Matter.NEGOTIATION))
         return next((event for event in (event_of(pool, change) for change in changes) if event is not None), None)
+
+    def application_claims(self, task: TaskId) -> None:
+        """The application stands for a task itself: no agent takes it over.
+
+        Raises:
+            Conflict: an agent stands for it.
+        """
+        self._owners.take(task, self._application)
+
+    def application_released(self, task: TaskId) -> None:
+        """The application does not stand for a task any more."""
+        self._owners.free(task, self._application)
 
     def pool_left(self, pool: PoolId) -> None:
         """This node is not in a pool any more."""
@@ -448,25 +410,9 @@ class Agents:
             yield from pool.open_tasks()
 
 
-def _inbox(parts: AgentParts) -> InboxLike | None:
-    if not parts.durable_inbox:
-        return parts.inbox
-    if isinstance(parts.inbox, Inbox) and parts.inbox.when_full is WhenFull.DROP:
-        raise LocalError(
-            "a durable inbox cannot drop what its senders were told was taken",
-            hint="make it with when_full=WhenFull.BLOCK",
-        )
-    return Inbox(when_full=WhenFull.BLOCK) if parts.inbox is None else parts.inbox
-
-
 def _concerns(runtime: AgentRuntime, message: Message) -> bool:
     topics = runtime.agent.topics
     return not message.topics or any(own.matches(topic) for own in topics for topic in message.topics)
-
-
-def _declarer(said: Declaration) -> str:
-    """Under which name agents that declare the same declare it together."""
-    return f"agents {hash(said)}"
 
 
 def _shown(runtime: AgentRuntime) -> HostedAgent:

@@ -6,6 +6,9 @@ Source: trio's nurseries raise groups; an application wants the one error that i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from converge_p2p.core.errors import ConvergeError
 
 
@@ -19,3 +22,15 @@ def known_error(group: BaseExceptionGroup[BaseException]) -> ConvergeError | Non
             return None
         first = first or known
     return first
+
+
+@contextmanager
+def known_error_alone() -> Iterator[None]:
+    """Let a known error out of the group it comes in; other groups come out as they are."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        known = known_error(group)
+        if known is None:
+            raise
+        raise known from group

@@ -196,12 +196,22 @@ class PoolHandle(PoolReader):
         return key
 
     async def claim(self, task_id: TaskId, bid: int = 0) -> None:
-        """Stand as a worker for a task. Whether the claim is won shows in the task."""
-        await self.driver.carry_out(ev.Claim(task_id, bid))
+        """Stand as a worker for a task. Whether the claim is won shows in the task.
+
+        Raises:
+            Conflict: an agent of this node stands for it, or the task is settled.
+        """
+        self._node.hosting.application_claims(task_id)
+        try:
+            await self.driver.carry_out(ev.Claim(task_id, bid))
+        except LocalError:
+            self._node.hosting.application_released(task_id)
+            raise
 
     async def release(self, task_id: TaskId, *, failed: bool = False, reason: str = "") -> None:
         """Give a claim back."""
         await self.driver.carry_out(ev.Release(task_id, failed, reason))
+        self._node.hosting.application_released(task_id)
 
     async def report(self, task_id: TaskId, value: Any = None, *, failed: str | None = None) -> None:
         """Report the result of a claimed task, or that it cannot be done (`failed`, the reason).
@@ -432,5 +442,4 @@ class PoolHandle(PoolReader):
             if waiter is not None:
                 waiter.set()
         self._changes.send(view)
-        self._node.discovery.history.observe(view)
         self._node.hosting.task_changed(self.id, task, view)

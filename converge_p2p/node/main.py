@@ -38,7 +38,7 @@ from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.directory import PoolAnnouncement
 from converge_p2p.node.discovery import DiscoveryService
-from converge_p2p.node.faults import known_error
+from converge_p2p.node.faults import known_error_alone
 from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.home import only_node_in
@@ -127,27 +127,17 @@ class Node:
         if self._opened is not None:
             raise LocalError("this node was started before", hint="make a new Node; the home may be the same")
         self._opened = self._open()
-        try:
+        with known_error_alone():
             await self._opened.__aenter__()
-        except BaseExceptionGroup as group:
-            known = known_error(group)
-            if known is None:
-                raise
-            raise known from group
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._opened is not None
-        try:
+        with known_error_alone():
             # the body's own error is not shown to the nursery, which would wrap it in a group
             await self._opened.__aexit__(None, None, None)
-        except BaseExceptionGroup as group:
-            known = known_error(group)
-            if known is None:
-                raise
-            raise known from group
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:

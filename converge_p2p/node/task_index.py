@@ -57,7 +57,9 @@ class TaskIndex:
         return len(self._entries)
 
     def fill(self) -> None:
-        """Read what is open now."""
+        """Read what is open now, in place of what was kept."""
+        self._entries.clear()
+        self._groups.clear()
         self._incomplete = False
         for view in self._refill():
             self.put(view)

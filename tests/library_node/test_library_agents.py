@@ -11,12 +11,13 @@ import trio
 from node_library_kit import who
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import LimitExceeded, LocalError, NotFound
+from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError, NotFound
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.decision import ClaimTask, Decision
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Task, TaskSpec, TaskState, TaskView
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.node.agent_ports import NodePorts, Owners
 from converge_p2p.node.agents import AgentParts, Agents
@@ -65,12 +66,13 @@ class FakePool:
     def propose(self, command: Any) -> None:
         self.asked.append(("propose", command))
 
-    async def claim(self, task: TaskId, bid: int) -> None:
-        self.note("claim", task)
-
-    async def release(self, task: TaskId, *, failed: bool, reason: str) -> None:
-        self.note("release", task, reason)
-        self.views[task] = replace(self.views[task], state=TaskState.PENDING, assigned_to=None)
+    async def carry_out(self, command: Any) -> None:
+        task = command.task
+        if isinstance(command, ev.Claim):
+            self.note("claim", task)
+        else:
+            self.note("release", task, command.reason)
+            self.views[task] = replace(self.views[task], state=TaskState.PENDING, assigned_to=None)
 
     async def report_bytes(self, task: TaskId, outcome: Any, result: bytes) -> None:
         self.note("report", task)
@@ -363,6 +365,9 @@ def test_the_index_offers_by_priority_and_age_and_forgets_what_is_over(monkeypat
     assert [entry.task[0] for entry in index.fitting(frozenset())] == [6, 5]
     index.drop_pool(POOL)
     assert len(index) == 0
+    index.put(view(1))
+    index.fill()
+    assert [entry.task[0] for entry in index.fitting(frozenset())] == [5, 6], "what nobody kept up to date is gone"
 
 
 async def test_a_durable_inbox_that_would_drop_is_refused_and_counts_of_all_agents_are_shown(
@@ -389,3 +394,28 @@ async def test_a_durable_inbox_that_would_drop_is_refused_and_counts_of_all_agen
             assert (counts["agents"], counts["agents_failing"]) == (2, 1)
             assert counts["agent_failures"] > 0
             await agents.stop()
+
+
+async def test_what_the_application_claimed_itself_is_taken_over_by_no_agent(autojump_clock: Any) -> None:
+    held = view(3, state=TaskState.ASSIGNED, to=ME.public_key)
+    node, pool = FakeNode(), FakePool([held, view(4)])
+    node.pools[POOL] = pool
+    agents = Agents(node, MemoryStore())  # type: ignore[arg-type]
+    agents.application_claims(held.id)
+    worker = Worker()
+    async with trio.open_nursery() as nursery:
+        runtime = host(agents, worker)
+        await nursery.start(agents.run, runtime)
+        await trio.sleep(1)
+        assert set(worker.seen) == {4}
+        with pytest.raises(Conflict):
+            agents.application_claims(TaskId(bytes([4]) * 32))
+        agents.application_released(held.id)
+        runtime.notify()
+        await trio.sleep(1)
+        assert 3 in worker.seen
+        await agents.stop()
+    done = view(3, state=TaskState.COMPLETED)
+    agents.application_claims(held.id)
+    agents.task_changed(POOL, done.id, done)
+    assert agents._owners.get(done.id) is None, "what is settled is remembered by nobody, agents or not"

@@ -39,6 +39,7 @@ class FakeNode:
         self.public_key = identity.public_key
         self.changed: list[TaskView] = []
         self.decided: list[Any] = []
+        self.claimed: list[TaskId] = []
         self.workers: list[WorkerPool] = []
         self.peers: frozenset[bytes] = frozenset()
         self.policy = NodePolicy()
@@ -56,6 +57,12 @@ class FakeNode:
     def task_changed(self, pool: PoolId, task: TaskId, view: TaskView | None) -> None:
         if view is not None:
             self.changed.append(view)
+
+    def application_claims(self, task: TaskId) -> None:
+        self.claimed.append(task)
+
+    def application_released(self, task: TaskId) -> None:
+        self.claimed.remove(task)
 
     def claim_decided(self, pool: PoolHandle, notice: Any) -> None:
         self.decided.append(notice)
