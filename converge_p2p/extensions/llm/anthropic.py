@@ -6,27 +6,15 @@ Source: `docs/llm.md`; the `anthropic` package, whose client runs under trio.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from converge_p2p.core import limits
 from converge_p2p.core.errors import LocalError
-from converge_p2p.extensions.llm.chat import (
-    ChatMessage,
-    ChatReply,
-    LLMError,
-    LLMUnavailable,
-    bounded,
-    error_of_status,
-    retry_after_s,
-)
-from converge_p2p.extensions.llm.threaded import read_in_threads
-from converge_p2p.runtime.threads import BoundedThreads
+from converge_p2p.extensions.llm.chat import ChatMessage, ChatReply, LLMError, LLMUnavailable, bounded
+from converge_p2p.extensions.llm.sdk import GeneratedSdkChat
 
 
-class AnthropicChat:
+class AnthropicChat(GeneratedSdkChat):
     """One model of Anthropic."""
 
     def __init__(
@@ -48,16 +36,9 @@ class AnthropicChat:
         except ImportError as error:
             hint = "pip install converge-p2p[anthropic]"
             raise LocalError("the anthropic library is not installed", hint=hint) from error
-        self._library = anthropic
-        self._model = model
-        self._threads = BoundedThreads(limits.LLM_THREADS_MAX)
-        # it would try again by itself, without telling; one place decides that (see `chat.with_retries`)
-        self._settings: dict[str, Any] = {
-            "api_key": api_key,
-            "base_url": base_url,
-            "timeout": timeout_s,
-            "max_retries": 0,
-        }
+        super().__init__(
+            anthropic, anthropic.AnthropicError, model, api_key=api_key, base_url=base_url, timeout_s=timeout_s
+        )
 
     async def chat(self, messages: Sequence[ChatMessage], *, max_tokens: int) -> ChatReply:
         """See `ChatProvider`."""
@@ -71,12 +52,6 @@ class AnthropicChat:
         except (AttributeError, TypeError) as error:
             raise LLMError("the provider's answer is no message") from error
 
-    async def chat_stream(self, messages: Sequence[ChatMessage], *, max_tokens: int) -> AsyncGenerator[str, None]:
-        """See `ChatProvider`."""
-        async with aclosing(read_in_threads(self._pieces(messages, max_tokens), self._run)) as pieces:
-            async for piece in pieces:
-                yield piece
-
     def _pieces(self, messages: Sequence[ChatMessage], max_tokens: int) -> Generator[str, None, None]:
         finished = False
         with self._library.Anthropic(**self._settings) as client:
@@ -89,30 +64,7 @@ class AnthropicChat:
         if not finished:
             raise LLMUnavailable("the provider broke off before the end of its answer")
 
-    async def _run(self, ask: Callable[[], str | None]) -> str | None:
-        with self._translated():
-            piece: str | None = await self._threads.run(ask)
-        return piece
-
     def _question(self, messages: Sequence[ChatMessage], max_tokens: int) -> dict[str, Any]:
         system = "\n\n".join(message.content for message in messages if message.role == "system")
         told = [{"role": each.role, "content": each.content} for each in messages if each.role != "system"]
         return {"model": self._model, "system": system, "messages": told, "max_tokens": max_tokens}
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        library = self._library
-        try:
-            yield
-        except library.APIStatusError as error:
-            wait_s = retry_after_s(error.response.headers.get("retry-after"), time.time())
-            raise error_of_status(error.status_code, str(error), wait_s) from error
-        except library.APIConnectionError as error:
-            raise LLMUnavailable(f"the provider cannot be asked: {error}") from error
-        except (library.AnthropicError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            # the last four are answers of another shape; a TypeError may be a key that is missing
-            raise LLMError(f"the provider cannot be used: {str(error)[:300]}") from error
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-                raise LLMUnavailable(f"the provider broke off: {type(error).__name__}: {error}") from error
-            raise

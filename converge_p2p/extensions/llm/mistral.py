@@ -8,11 +8,9 @@ so its plain one is used, in a thread.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-from converge_p2p.core import limits
 from converge_p2p.core.errors import LocalError
 from converge_p2p.extensions.llm.chat import (
     ChatMessage,
@@ -23,13 +21,12 @@ from converge_p2p.extensions.llm.chat import (
     error_of_status,
     retry_after_s,
 )
-from converge_p2p.extensions.llm.threaded import read_in_threads
-from converge_p2p.runtime.threads import BoundedThreads
+from converge_p2p.extensions.llm.sdk import SdkChat
 
 _T = TypeVar("_T")
 
 
-class MistralChat:
+class MistralChat(SdkChat):
     """One model of Mistral."""
 
     def __init__(self, model: str, *, api_key: str, base_url: str | None = None, timeout_s: float = 120.0) -> None:
@@ -49,9 +46,8 @@ class MistralChat:
         except ImportError as error:
             hint = "pip install converge-p2p[mistral]"
             raise LocalError("the mistralai library is not installed", hint=hint) from error
+        super().__init__(model)
         self._errors: Any = errors
-        self._model = model
-        self._threads = BoundedThreads(limits.LLM_THREADS_MAX)
         self._open: Callable[[], Any] = lambda: Mistral(
             api_key=api_key, server_url=base_url, timeout_ms=round(timeout_s * 1000), retry_config=None
         )
@@ -75,12 +71,6 @@ class MistralChat:
         except (AttributeError, IndexError, TypeError) as error:
             raise LLMError("the provider's answer is no chat completion") from error
         return reply
-
-    async def chat_stream(self, messages: Sequence[ChatMessage], *, max_tokens: int) -> AsyncGenerator[str, None]:
-        """See `ChatProvider`."""
-        async with aclosing(read_in_threads(self._pieces(messages, max_tokens), self._run)) as pieces:
-            async for piece in pieces:
-                yield piece
 
     def _pieces(self, messages: Sequence[ChatMessage], max_tokens: int) -> Generator[str, None, None]:
         finished = False

@@ -6,27 +6,15 @@ Source: `docs/llm.md`; the `openai` package, whose client runs under trio.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from converge_p2p.core import limits
 from converge_p2p.core.errors import LocalError
-from converge_p2p.extensions.llm.chat import (
-    ChatMessage,
-    ChatReply,
-    LLMError,
-    LLMUnavailable,
-    bounded,
-    error_of_status,
-    retry_after_s,
-)
-from converge_p2p.extensions.llm.threaded import read_in_threads
-from converge_p2p.runtime.threads import BoundedThreads
+from converge_p2p.extensions.llm.chat import ChatMessage, ChatReply, LLMError, LLMUnavailable, bounded
+from converge_p2p.extensions.llm.sdk import GeneratedSdkChat
 
 
-class OpenAIChat:
+class OpenAIChat(GeneratedSdkChat):
     """One model of OpenAI."""
 
     def __init__(
@@ -47,16 +35,8 @@ class OpenAIChat:
             import openai
         except ImportError as error:
             raise LocalError("the openai library is not installed", hint="pip install converge-p2p[openai]") from error
-        self._library = openai
-        self._model = model
-        self._threads = BoundedThreads(limits.LLM_THREADS_MAX)
-        # it would try again by itself, without telling; one place decides that (see `chat.with_retries`)
-        self._settings: dict[str, Any] = {
-            "api_key": api_key,
-            "base_url": base_url,
-            "timeout": timeout_s,
-            "max_retries": 0,
-        }
+        errors = openai.OpenAIError
+        super().__init__(openai, errors, model, api_key=api_key, base_url=base_url, timeout_s=timeout_s)
         try:
             openai.OpenAI(**self._settings).close()
         except openai.OpenAIError as error:
@@ -75,12 +55,6 @@ class OpenAIChat:
             raise LLMError("the provider's answer is no chat completion") from error
         return ChatReply(bounded(str(text)), str(finish), *counts)
 
-    async def chat_stream(self, messages: Sequence[ChatMessage], *, max_tokens: int) -> AsyncGenerator[str, None]:
-        """See `ChatProvider`."""
-        async with aclosing(read_in_threads(self._pieces(messages, max_tokens), self._run)) as pieces:
-            async for piece in pieces:
-                yield piece
-
     def _pieces(self, messages: Sequence[ChatMessage], max_tokens: int) -> Generator[str, None, None]:
         finished = False
         with self._library.OpenAI(**self._settings) as client:
@@ -93,11 +67,6 @@ class OpenAIChat:
         if not finished:
             raise LLMUnavailable("the provider broke off before the end of its answer")
 
-    async def _run(self, ask: Callable[[], str | None]) -> str | None:
-        with self._translated():
-            piece: str | None = await self._threads.run(ask)
-        return piece
-
     def _question(self, messages: Sequence[ChatMessage], max_tokens: int) -> dict[str, Any]:
         return {
             "model": self._model,
@@ -105,21 +74,3 @@ class OpenAIChat:
             "max_completion_tokens": max_tokens,
             "response_format": {"type": "json_object"},
         }
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        library = self._library
-        try:
-            yield
-        except library.APIStatusError as error:
-            wait_s = retry_after_s(error.response.headers.get("retry-after"), time.time())
-            raise error_of_status(error.status_code, str(error), wait_s) from error
-        except library.APIConnectionError as error:
-            raise LLMUnavailable(f"the provider cannot be asked: {error}") from error
-        except (library.OpenAIError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            # the last four are answers of another shape
-            raise LLMError(f"the provider's answer cannot be used: {str(error)[:300]}") from error
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-                raise LLMUnavailable(f"the provider broke off: {type(error).__name__}: {error}") from error
-            raise
