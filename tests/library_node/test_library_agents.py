@@ -85,10 +85,14 @@ class FakePool:
 
 class FakeDiscovery:
     def __init__(self) -> None:
+        self.history: Any = self
         self.declared: dict[str, Any] = {}
 
     def declare(self, by: str, declaration: Any) -> None:
         self.declared[by] = declaration
+
+    def observe(self, view: TaskView) -> None:
+        """What the node learns from tasks is another's matter."""
 
     def withdraw(self, by: str) -> bool:
         return self.declared.pop(by, None) is not None
@@ -99,9 +103,9 @@ class FakeNode:
         self.identity = ME
         self.public_key = ME.public_key
         self.pools: dict[PoolId, Any] = {}
-        self.policy = NodePolicy()
         self.private: dict[Topic, Any] = {}
         self.discovery: Any = FakeDiscovery()
+        self.policy = NodePolicy()
 
     def topics(self) -> dict[Topic, Any]:
         return self.private
