@@ -121,7 +121,7 @@ async def test_the_circuit_ends_when_the_relay_does_and_the_addresses_with_it(tr
         await relay.disconnect(hidden.peer_id)
         await until(lambda: all(p.peer_id != hidden.peer_id for p in visitor.peers()), "the circuit to break")
         # the hidden node comes back to its bootstrap peer, and has a place again
-        await until(lambda: hidden.counters["relay_places_lost"] == 1, "the place to be lost")
+        await until(lambda: hidden.counters["relay_places_lost"] >= 1, "the place to be lost")
         await until(lambda: hidden.reachability.relays == (relay.peer_id,), "a new place")
         await visitor.connect(circuit_of(hidden))
         assert await visitor.request(hidden.peer_id, b"abc") == b"cba"

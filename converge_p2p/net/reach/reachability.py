@@ -88,6 +88,7 @@ class Reachability:
         self._connector = connector
         self._is_banned = is_banned
         self._moved = moved
+        self._told: tuple[str, ...] = ()
         self._probe = ReachProbe(
             host,
             counters,
@@ -103,7 +104,7 @@ class Reachability:
             wanted=self._wants_relays,
             known_addresses=book.addresses,
             reach=self._reach_relay,
-            changed=moved,
+            changed=self._tell_if_moved,
             write_timeout_s=config.write_timeout_s,
         )
         connector.use_relays(self.relays.dial)
@@ -136,7 +137,8 @@ class Reachability:
         )
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Begin."""
+        """Begin. The host listens by now."""
+        self._told = self.addresses()
         if self._config.autonat:
             self._probe.start(nursery)
         self.relays.start(nursery)
@@ -205,7 +207,14 @@ class Reachability:
 
     def _verdict_changed(self) -> None:
         self.relays.look_again()
-        self._moved()
+        self._tell_if_moved()
+
+    def _tell_if_moved(self) -> None:
+        """A verdict or a relay's place is news only if addresses follow from it: each word costs a record."""
+        now = self.addresses()
+        if now != self._told:
+            self._told = now
+            self._moved()
 
     def _found(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         if self._book.learn(peer, addresses):
