@@ -129,6 +129,8 @@ class Ledger:
         self._ballots: dict[tuple[PublicKey, TaskId, int, int, Phase], Ballot] = {}
         self._contents: dict[ValueHash, TaskValue] = {}
         self._promises: dict[OperationId, Promise] = {}
+        self._forked: set[PublicKey] = set()
+        """Authors of whom an honest replica has the proof: what liars show to some of the nodes is not counted here."""
         self._held: dict[OperationId, Mapping[PublicKey, int]] = {}
         self._vouched: dict[ValueHash, list[Mapping[PublicKey, int]]] = defaultdict(list)
         self._cited: dict[tuple[TaskId, ValueHash], set[PublicKey]] = defaultdict(set)
@@ -289,7 +291,7 @@ class Ledger:
             held = max((self._held[name].get(cut.author, 0) for name in honest), default=0)
             seen = max((held.get(cut.author, 0) for held in self._vouched[value]), default=0)
             # where the author forked, what an elector holds is no single chain
-            forked = any(len(branch) > 1 for branch in self.chains[cut.author].values())
+            forked = cut.author in self._forked or any(len(branch) > 1 for branch in self.chains[cut.author].values())
             if cut.length < held and not forked:
                 raise InvariantViolated(
                     5, f"epoch {number} cuts {short(cut.author)} at {cut.length}, an elector that promised held {held}"
@@ -320,6 +322,8 @@ class Ledger:
         """
         if not honest:
             return
+        if isinstance(notice, ev.ForkDetected):
+            self._forked.add(notice.author)
         match notice:
             case ev.Acknowledged(operation):
                 self.acknowledged[operation] = node
