@@ -391,8 +391,8 @@ async def test_messages_go_to_topics_to_everybody_and_to_one_agent() -> None:
         await two.host(listener)
         topic = await one.join("acme/news")
         with trio.fail_after(20):
-            while "on topic" not in listener.got:
-                # gossip promises nothing, least of all while its mesh forms
+            while not {"on topic", "to all"} <= set(listener.got):
+                # gossip promises nothing, least of all while its meshes form, and these are two
                 await topic.publish("on topic")
                 await one.send(Message.create(one.id, "to all"))
                 await trio.sleep(0.3)
