@@ -9,7 +9,6 @@ What waits is kept in memory only: after a restart the replica says again what i
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -85,12 +84,7 @@ class Evaluations:
         except ConvergeError as error:
             return False, clip(f"the result cannot be decoded: {error}")
         try:
-            if inspect.iscoroutinefunction(self._function):
-                said = await self._function(view, result)
-            else:
-                said = await self._threads.run(self._function, view, result)
-                if inspect.isawaitable(said):
-                    said = await said
+            said = await self._threads.call(self._function, view, result)
         except Exception as error:
             _logger.warning("the evaluator failed on task %s", view.id.hex()[:12], exc_info=error)
             return False, clip(f"the evaluator failed: {type(error).__name__}: {error}")

@@ -9,7 +9,6 @@ What the function says is said once. What it raises says nothing, and is logged:
 
 from __future__ import annotations
 
-import inspect
 import logging
 from typing import TYPE_CHECKING
 
@@ -73,12 +72,7 @@ class Opinions:
     async def _answer(self, view: MotionView, limiter: trio.CapacityLimiter) -> None:
         async with limiter:
             try:
-                if inspect.iscoroutinefunction(self._function):
-                    said = await self._function(view)
-                else:
-                    said = await self._threads.run(self._function, view)
-                    if inspect.isawaitable(said):
-                        said = await said
+                said = await self._threads.call(self._function, view)
             except Exception:
                 _logger.exception("the opinion on motion %s failed; nothing is said", view.motion.id.hex()[:12])
                 return

@@ -6,6 +6,7 @@ Source: trio's threads (`abandon_on_cancel`, and any object with the limiter's i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -55,6 +56,16 @@ class BoundedThreads:
             place.abandon()
             raise
         return boxed[0]
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of the application, plain or async, and return what comes of it. A plain one has a thread.
+
+        Cancellation: as in `run`; an async one is cancelled.
+        """
+        if inspect.iscoroutinefunction(function):
+            return await function(*args)
+        value = await self.run(function, *args)
+        return await value if inspect.isawaitable(value) else value
 
     def note_abandoned(self) -> None:
         """Count a thread nobody waits for."""
