@@ -18,6 +18,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, ConvergeError, LimitExceeded, LocalError
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import TaskView
+from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import OperationId, PoolId, TaskId
 from converge_p2p.core.view.auctions import AuctionView
@@ -148,12 +149,14 @@ class Agents:
 
     async def start(self, runtime: AgentRuntime, nursery: trio.Nursery) -> None:
         """Take part in an agent's topics, and run it in the background. Raises as `run`, and as `Node.join`."""
-        private = {topic for topic, key in self._node.topics().items() if key is not None}
-        for topic in runtime.agent.topics:
-            # a private one is joined with its key, and the agent hears it then
-            if topic not in private:
-                await self._node.join(topic)
+        for topic in self._public_topics(runtime.agent):
+            await self._node.join(topic)
         await nursery.start(self.run, runtime)
+
+    def _public_topics(self, agent: Agent) -> list[Topic]:
+        """An agent's topics without those that are private here: these are joined with a key, and nobody is told."""
+        joined = self._node.topics()
+        return [topic for topic in agent.topics if joined.get(topic) is None]
 
     def _name(self, agent: Agent) -> None:
         if agent.name in self._names:
@@ -208,8 +211,7 @@ class Agents:
 
     def _declare(self, agent: Agent) -> Declaration | None:
         """Let an agent be found if it wants to be; return what was declared for it."""
-        private = {topic for topic, key in self._node.topics().items() if key is not None}
-        topics = [topic for topic in agent.topics if topic not in private]
+        topics = self._public_topics(agent)
         if not agent.discoverable or not (topics or agent.capabilities):
             return None
         said = Declaration.of("", topics, agent.capabilities)
