@@ -66,5 +66,5 @@ class AnthropicChat(GeneratedSdkChat):
 
     def _question(self, messages: Sequence[ChatMessage], max_tokens: int) -> dict[str, Any]:
         system = "\n\n".join(message.content for message in messages if message.role == "system")
-        told = [{"role": each.role, "content": each.content} for each in messages if each.role != "system"]
+        told = [each.to_map() for each in messages if each.role != "system"]
         return {"model": self._model, "system": system, "messages": told, "max_tokens": max_tokens}

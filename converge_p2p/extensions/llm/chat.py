@@ -61,6 +61,10 @@ class ChatMessage:
     role: Role
     content: str
 
+    def to_map(self) -> dict[str, str]:
+        """Return it as the providers' interfaces take it."""
+        return {"role": self.role, "content": self.content}
+
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:

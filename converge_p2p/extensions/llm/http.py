@@ -118,7 +118,7 @@ class OpenAICompatibleChat:
     def _answer(self, messages: Sequence[ChatMessage], max_tokens: int, *, stream: bool) -> Iterator[Any]:
         import httpx
 
-        told = [{"role": message.role, "content": message.content} for message in messages]
+        told = [message.to_map() for message in messages]
         body = {**self._body, "messages": told, "max_tokens": max_tokens, "stream": stream}
         try:
             with (

@@ -85,7 +85,7 @@ class MistralChat(SdkChat):
     def _question(self, messages: Sequence[ChatMessage], max_tokens: int) -> dict[str, Any]:
         return {
             "model": self._model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "messages": [message.to_map() for message in messages],
             "max_tokens": max_tokens,
             "response_format": {"type": "json_object"},
         }

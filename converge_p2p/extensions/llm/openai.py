@@ -35,8 +35,7 @@ class OpenAIChat(GeneratedSdkChat):
             import openai
         except ImportError as error:
             raise LocalError("the openai library is not installed", hint="pip install converge-p2p[openai]") from error
-        errors = openai.OpenAIError
-        super().__init__(openai, errors, model, api_key=api_key, base_url=base_url, timeout_s=timeout_s)
+        super().__init__(openai, openai.OpenAIError, model, api_key=api_key, base_url=base_url, timeout_s=timeout_s)
         try:
             openai.OpenAI(**self._settings).close()
         except openai.OpenAIError as error:
@@ -70,7 +69,7 @@ class OpenAIChat(GeneratedSdkChat):
     def _question(self, messages: Sequence[ChatMessage], max_tokens: int) -> dict[str, Any]:
         return {
             "model": self._model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "messages": [message.to_map() for message in messages],
             "max_completion_tokens": max_tokens,
             "response_format": {"type": "json_object"},
         }
