@@ -546,18 +546,22 @@ def test_a_founding_that_nobody_signed_makes_no_state() -> None:
     assert not Summary.restore(unsigned).check_signatures()
 
 
-def test_who_forked_before_the_checkpoint_was_heard_of_is_put_right() -> None:
+def froze_a_worker_below_the_cut() -> tuple[Pool, list[Operation], list[Operation], Snapshot, Replica]:
+    """A replica saw another branch of a worker at number 1 first, and froze it there, below a certified cut."""
     pool, made, _ = settled_pool(2)
-    worker = pool.workers[0]
-    other = worker.branch()
+    other = pool.workers[0].branch()
     ops, snapshot = certified(pool, made)
-    # this one saw another branch of a worker at number 1 first, and froze it there
     other.seq, other.prev, other.hlc = 1, made[1].id, 1
     rival = other.sign(SubmitBody(TaskSpec(b"x", "work", encode_value(1))))
     apart = pool.replica()
     apart.handle(ev.PeerUp(PeerId("a")), now())
     feed(apart, [*made, rival, *ops])
-    assert apart.view.members.frozen() == {worker.key: 1}
+    return pool, made, ops, snapshot, apart
+
+
+def test_who_forked_before_the_checkpoint_was_heard_of_is_put_right() -> None:
+    pool, made, ops, snapshot, apart = froze_a_worker_below_the_cut()
+    assert apart.view.members.frozen() == {pool.workers[0].key: 1}
     assert not any(isinstance(effect, ev.Compact) for effect in run_timers(apart))
     apart.handle(ev.SyncReceived(PeerId("a"), encode_message(offer_of(ops, snapshot))), now())
     apart.handle(ev.SyncReceived(PeerId("a"), encode_message(Chunk(snapshot.root, 0, snapshot.chunk(0)))), now())
@@ -569,15 +573,7 @@ def test_who_forked_before_the_checkpoint_was_heard_of_is_put_right() -> None:
 
 
 def test_who_froze_an_author_below_a_certified_cut_asks_for_the_snapshot_and_takes_a_later_one() -> None:
-    pool, made, _ = settled_pool(2)
-    worker = pool.workers[0]
-    other = worker.branch()
-    ops, snapshot = certified(pool, made)
-    other.seq, other.prev, other.hlc = 1, made[1].id, 1
-    rival = other.sign(SubmitBody(TaskSpec(b"x", "work", encode_value(1))))
-    apart = pool.replica()
-    apart.handle(ev.PeerUp(PeerId("a")), now())
-    feed(apart, [*made, rival, *ops])
+    pool, made, ops, snapshot, apart = froze_a_worker_below_the_cut()
     wanted = [decode_message(item.payload) for item in run_timers(apart) if isinstance(item, ev.Send)]
     assert SnapshotWanted(snapshot.root) in wanted
     # whoever is asked may have put a later one in force, whose delta says nothing of the frozen author
