@@ -262,11 +262,11 @@ async def write_whole(host: Any, stream: INetStream, data: bytes, timeout_s: flo
 
 
 class ConnectionWatcher(INotifee):  # type: ignore[misc]
-    """Tells a listener when a connection to a peer opens, and when the last one to it closes."""
+    """Tells a listener when a connection to a peer opens, and whether it was the last one that closes."""
 
     def __init__(self, listener: Any) -> None:
         """Args:
-        listener: has the synchronous methods `connection_up(ID)` and `connection_down(ID)`.
+        listener: has the synchronous methods `connection_up(ID)`, `connection_down(ID)` and `connection_fewer(ID)`.
         """
         self._listener = listener
 
@@ -279,6 +279,8 @@ class ConnectionWatcher(INotifee):  # type: ignore[misc]
         peer = conn.muxed_conn.peer_id
         if not network.get_connections(peer):
             self._listener.connection_down(peer)
+        else:
+            self._listener.connection_fewer(peer)
 
     async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
         """Not of interest."""

@@ -197,6 +197,10 @@ class Network:
         self._reach.connection_down(raw)
         self._connector.changed()
 
+    def connection_fewer(self, raw: ID) -> None:
+        """Called by the watcher: a connection to a peer closed, and there is another."""
+        self._reach.relays.connection_fewer(raw)
+
     # ------------------------------------------------------------ peers
 
     @property

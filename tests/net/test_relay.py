@@ -121,10 +121,22 @@ async def test_the_circuit_ends_when_the_relay_does_and_the_addresses_with_it(tr
         await relay.disconnect(hidden.peer_id)
         await until(lambda: all(p.peer_id != hidden.peer_id for p in visitor.peers()), "the circuit to break")
         # the hidden node comes back to its bootstrap peer, and has a place again
-        await until(lambda: hidden.counters["relay_places_lost"] >= 1, "the place to be lost")
+        await until(
+            lambda: hidden.counters["relay_places_lost"] + hidden.counters["relay_places_renewed"] >= 1,
+            "the place to be asked for again",
+        )
         await until(lambda: hidden.reachability.relays == (relay.peer_id,), "a new place")
         await visitor.connect(circuit_of(hidden))
         assert await visitor.request(hidden.peer_id, b"abc") == b"cba"
+
+
+async def test_a_relay_that_saw_no_connection_for_a_moment_is_asked_again() -> None:
+    """The new connection came up at this end before the old one was found closed, and after that at the relay."""
+    async with hidden_behind() as (relay, hidden), start(3, peers_wanted=0) as visitor:
+        relay._reach.connection_down(raw_peer_id(hidden.peer_id))
+        hidden.connection_fewer(raw_peer_id(relay.peer_id))
+        await until(lambda: hidden.counters["relay_places_renewed"] == 1, "the place to be asked for again")
+        await visitor.connect(circuit_of(hidden))
 
 
 async def test_dead_direct_addresses_do_not_keep_the_relay_from_being_used() -> None:
@@ -385,7 +397,11 @@ def test_the_protocol_names_are_those_of_the_specification() -> None:
 
 async def test_who_tells_others_of_the_addresses_hears_that_they_changed() -> None:
     calls = []
-    async with start(1, relay_service=GENEROUS) as relay, start(2, listen=(), relay_client=RelayUse.ON) as hidden:
+    async with (
+        start(1, relay_service=GENEROUS) as relay,
+        # nobody dials again: the address would be back before the change is seen
+        start(2, listen=(), peers_wanted=0, relay_client=RelayUse.ON) as hidden,
+    ):
         hidden.when_moved = lambda: calls.append(hidden.addresses)
         await hidden.connect(relay.addresses[0])
         await until(lambda: calls, "the new address")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import trio
@@ -122,9 +122,7 @@ class RelayClient:
     def connection_down(self, raw: ID) -> None:
         """The last connection to a peer closed; a relay keeps no place for who is gone."""
         self._not_before.pop(raw, None)
-        if self._places.pop(raw, None) is not None:
-            self._counters["relay_places_lost"] += 1
-            self._told()
+        self._lose([raw])
         self.look_again()
 
     # ------------------------------------------------------------ places at relays
@@ -141,6 +139,20 @@ class RelayClient:
             with trio.move_on_at(self._next_look()):
                 await look.wait()
 
+    def connection_fewer(self, raw: ID) -> None:
+        """One of several connections to a peer closed; a relay that saw none for a moment forgot the place."""
+        place = self._places.get(raw)
+        if place is not None:
+            self._places[raw] = replace(place, renew_at=trio.current_time())
+            self.look_again()
+
+    def _lose(self, relays: Sequence[ID]) -> None:
+        """Places are over that this node did not give up itself."""
+        lost = [raw for raw in relays if self._places.pop(raw, None) is not None]
+        if lost:
+            self._counters["relay_places_lost"] += len(lost)
+            self._told()
+
     def _give_up_places(self) -> None:
         if self._places:
             self._places.clear()
@@ -150,15 +162,13 @@ class RelayClient:
         """Relays to renew a place at, and peers that may be one, as long as there are too few."""
         now = trio.current_time()
         # a relay that is left only through another relay keeps no place
-        over = [
-            raw
-            for raw, place in self._places.items()
-            if place.ends_at <= now or not directly_connected(self._host, raw)
-        ]
-        for raw in over:
-            del self._places[raw]
-        if over:
-            self._told()
+        self._lose(
+            [
+                raw
+                for raw, place in self._places.items()
+                if place.ends_at <= now or not directly_connected(self._host, raw)
+            ]
+        )
         due = [raw for raw, place in self._places.items() if place.renew_at <= now]
         if len(self._places) < limits.RELAYS_USED_MAX:
             due += [raw for raw in self._candidates() if self._not_before.get(raw, now) <= now]
@@ -197,7 +207,7 @@ class RelayClient:
         if renewed:
             place = self._places.get(raw)
             if place is not None:
-                self._places[raw] = _Place(place.addresses, now + _REFRESH_S_MIN, place.ends_at)
+                self._places[raw] = replace(place, renew_at=now + _REFRESH_S_MIN)
         elif directly_connected(self._host, raw):
             self._not_before[raw] = now + pause_s
 
