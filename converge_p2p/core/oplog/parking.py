@@ -139,6 +139,11 @@ class Parking:
                 if not waiters:
                     del self._awaited[dep]
 
+    def turn_out(self, operation: Operation) -> None:
+        """Take an operation out, if it is parked and was not asked for."""
+        if self._half_of.get(operation.id) is self._unasked:
+            self.remove(operation)
+
     # ------------------------------------------------------------ reading
 
     def at(self, author: PublicKey, seq: int) -> Sequence[Operation]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.log import OperationLog
+from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.elector import Elector
 from converge_p2p.core.replica.private import PrivateContents
@@ -71,6 +72,26 @@ class Installer:
             self._contents.changed()
             self._touch_open()
             self._emit(ev.EpochInstalled(epoch.number, self._key in self._view.electors))
+
+    def count_early(self, operation: Operation, *, trusted: bool) -> list[bytes]:
+        """Count what an operation that was parked says of the next epoch.
+
+        Args:
+            operation: the operation.
+            trusted: it comes from this node's own store, where only what was counted is kept.
+
+        Returns:
+            The signed operations that were counted by this.
+        """
+        counted = self._view.apply_early(operation, trusted=trusted)
+        if counted is None:
+            return []
+        if not counted:
+            # it may be needed yet, and is only looked at when it comes: let it come again
+            self._log.parking.turn_out(operation)
+        self._touch(self._view.changes_at(operation.epoch + 1).id)
+        self.install()
+        return [each.signed for each in counted]
 
     def _cut(self, epoch: Epoch) -> None:
         for cut in epoch.cuts:

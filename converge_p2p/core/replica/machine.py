@@ -299,9 +299,9 @@ class Replica:
         self._pen.saw(operation.hlc, self._now.wall_ms)
 
     def _insert_own(self, operation: Operation) -> None:
-        self._absorb(self.log.insert(operation), None)
+        self._absorb(self.log.insert(operation), None, trusted=True)
 
-    def _absorb(self, inserted: Inserted, peer: PeerId | None) -> None:
+    def _absorb(self, inserted: Inserted, peer: PeerId | None, *, trusted: bool = False) -> None:
         for operation in inserted.accepted:
             self._apply(operation)
         if inserted.forked is not None:
@@ -314,17 +314,15 @@ class Replica:
             self._touch(*self.view.apply_loose(operation))
         self._installer.refold()
         self._fresh.extend(operation.signed for operation in inserted.kept)
-        early: tuple[TaskId, ...] = ()
+        early: list[bytes] = []
         if inserted.accepted or inserted.loose:
             self._digests.soon(self._now.mono_ms)
             self._installer.install()
             self._compaction.checkpointer.grown(self._now.mono_ms)
         elif inserted.parked is not None:
-            if early := self.view.apply_early(inserted.parked):
-                # an epoch may come into force by it, and must be known again after a restart: own operations name it
-                self._fresh.append(inserted.parked.signed)
-            self._touch(*early)
-            self._installer.install()
+            # an epoch may come into force by it, and must be known again after a restart: own operations name it
+            early = self._installer.count_early(inserted.parked, trusted=trusted)
+            self._fresh += early
         if inserted.missing is not None and not early:
             # what counts already was perhaps sent because nobody has what it follows
             self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)

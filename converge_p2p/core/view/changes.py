@@ -12,10 +12,12 @@ from typing import NamedTuple
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.model.task import Outcome, TaskValue
-from converge_p2p.core.oplog.bodies import Lock, Purpose, Token
+from converge_p2p.core.model.task import Outcome
+from converge_p2p.core.oplog.bodies import Lock, Purpose, ReportBody, Token
 from converge_p2p.core.oplog.cuts import Cut
+from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.early import EarlyQuota, accepts_of, early_ballots
 from converge_p2p.core.view.epochs import Counting, Epochs, EpochValue
 from converge_p2p.core.view.register import Grant, Offer, Register, StandingClaim
 
@@ -35,7 +37,7 @@ class Change(NamedTuple):
 class EpochRegister(Register):
     """The register of one epoch number, voted on by the electors of the epoch before."""
 
-    __slots__ = ("_carried", "_early_values", "_locks_justified", "early", "number", "promises")
+    __slots__ = ("_carried", "_early_values", "_locks_justified", "_quota", "early", "number", "promises")
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class EpochRegister(Register):
         """Signed votes and reports that were counted while they waited for a predecessor: the log may never hold them,
         and whoever has to prove the epoch, or to learn of it, needs them."""
         self._early_values: dict[ValueHash, dict[OperationId, None]] = {}
+        self._quota = EarlyQuota()
         self._carried = carried
         self._locks_justified = locks_justified
 
@@ -93,20 +96,59 @@ class EpochRegister(Register):
         self.promises[vote] = grant
         super().add_grant(token, vote, grant)
 
-    def keep_early(self, vote: OperationId, signed: bytes) -> None:
-        """Keep a vote that waits for a predecessor, if it accepts what the register is settled on or may be."""
-        if self.settled is None or vote in self.certificate.values():
-            self.early[vote] = signed
-        if self.settled is not None:
-            certified = {*self.certificate.values(), *self._early_values.get(self.settled, ())}
-            self.early = {name: held for name, held in self.early.items() if name in certified}
+    def admit_early(self, operation: Operation, *, trusted: bool) -> tuple[Operation, ...] | None:
+        """The operations to count now that this one came, which waits for a predecessor.
 
-    def add_early_value(self, report: OperationId, signed: bytes, value: TaskValue) -> None:
-        """Remember a value from a report that waits for a predecessor, and keep the report as an early vote is kept."""
-        self.add_value(value)
-        if value.hash in self.values:
-            self._early_values.setdefault(value.hash, {})[report] = None
-            self.early[report] = signed
+        Args:
+            operation: of an elector of the epoch before.
+            trusted: it was counted before a restart, so no bound holds.
+
+        Returns:
+            It; or nothing, if its author said too much. Then it counts, with others of which the same is true, once
+            they settle the register, or tell what it is settled on. None if it says nothing of this register.
+        """
+        body = operation.body
+        says = body.task == self.id if isinstance(body, ReportBody) else bool(early_ballots(self.id, operation))
+        if not says:
+            return None
+        if trusted or (isinstance(body, ReportBody) and body.value.hash == self.settled):
+            self._quota.force(operation)
+        elif not self._quota.take(operation):
+            return self._settling(operation)
+        return (operation,)
+
+    def _settling(self, operation: Operation) -> tuple[Operation, ...]:
+        """What was too much of its authors, and settles the register with what this operation accepts."""
+        accepts = list(accepts_of(self.id, operation))
+        if self.settled is not None or not accepts:
+            return ()
+        self._quota.remember(operation)
+        for accept in accepts:
+            value, token = ValueHash(accept.ref), Token(operation.epoch, accept.round)
+            over = [held for held in self._quota.over if accept in accepts_of(self.id, held)]
+            accepted = self.rounds[token].accepted if token in self.rounds else {}
+            voters = {*accepted.get(value, ()), *(held.author for held in over)}
+            counting = self.counting(operation.epoch)
+            if counting.enough(counting.rules.accept, voters, {**accepted, value: voters}):
+                for held in over:
+                    self._quota.force(held)
+                return tuple(over)
+        return ()
+
+    def keep_early(self, operation: Operation) -> None:
+        """Keep what was counted early, if it says what the register is settled on or may be, or accepts that."""
+        name, body = operation.id, operation.body
+        if isinstance(body, ReportBody):
+            self.add_value(body.value)
+            if body.value.hash in self.values:
+                self._early_values.setdefault(body.value.hash, {})[name] = None
+                self.early[name] = operation.signed
+        elif any(accepts_of(self.id, operation)):
+            if self.settled is None or name in self.certificate.values():
+                self.early[name] = operation.signed
+            if self.settled is not None:
+                certified = {*self.certificate.values(), *self._early_values.get(self.settled, ())}
+                self.early = {kept: signed for kept, signed in self.early.items() if kept in certified}
 
     # ------------------------------------------------------------ the value
 

@@ -45,6 +45,7 @@ from converge_p2p.core.view.attested import Attested
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.compacting import recall
 from converge_p2p.core.view.coordination import Coordinated, Coordination
+from converge_p2p.core.view.early import early_ballots
 from converge_p2p.core.view.epochs import Counting, Epoch, Epochs, epoch_subject
 from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.installing import next_register, note_strays
@@ -335,27 +336,26 @@ class View:
                         self.vetoes.follow(register)
                         note_strays(self, register)
 
-    def apply_early(self, operation: Operation) -> tuple[TaskId, ...]:
+    def apply_early(self, operation: Operation, *, trusted: bool) -> tuple[Operation, ...] | None:
         """Count what an operation that waits for its predecessors says of the next epoch.
 
         Votes count wherever they stand. Of an elector that was removed nobody may have the operations before its last
         ones any more, and its votes may be what certified its removal, or its report what that was certified with.
         Promises are never among them: the cut is not below them, and where they stand matters.
+
+        Returns:
+            What was counted: the operation, with others that did not count before; nothing, if its author said too
+            much; None if it says nothing of an epoch.
         """
-        body, epoch = operation.body, self.epochs.find(operation.epoch)
+        epoch = self.epochs.find(operation.epoch)
         if epoch is None or operation.author not in epoch.electors:
-            return ()
-        subject = epoch_subject(self.pool, operation.epoch + 1)
-        if isinstance(body, ReportBody) and body.task == subject:
-            self.changes[subject].add_early_value(operation.id, operation.signed, body.value)
-            return (subject,)
-        if not isinstance(body, VoteBody):
-            return ()
-        early = [ballot for ballot in body.ballots if ballot.task == subject and ballot.phase is not Phase.GRANT]
-        self._count(operation, early)
-        if any(ballot.phase is Phase.ACCEPT for ballot in early):
-            self.changes[subject].keep_early(operation.id, operation.signed)
-        return (subject,) if early else ()
+            return None
+        change = self.changes_at(operation.epoch + 1)
+        counted = change.admit_early(operation, trusted=trusted)
+        for each in counted or ():
+            self._count(each, early_ballots(change.id, each))
+            change.keep_early(each)
+        return counted
 
     def apply_loose(self, operation: Operation) -> tuple[TaskId, ...]:
         """Apply an operation of a frozen author: votes count under the electorate they name, data does not.

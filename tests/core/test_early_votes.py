@@ -1,0 +1,80 @@
+"""Votes for the next epoch that count without their predecessors: a lying elector cannot make them many."""
+
+from __future__ import annotations
+
+import pytest
+from pool_kit import WALL_MS, Author, Mesh, feed
+from test_epochs import Live
+
+from converge_p2p.core import limits
+from converge_p2p.core.codec import encode_value
+from converge_p2p.core.model.task import TaskSpec
+from converge_p2p.core.oplog.bodies import Ballot, Phase, VoteBody
+from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.replica import events as ev
+from converge_p2p.core.types import OperationId
+from converge_p2p.core.view.epochs import epoch_subject
+
+FLOOD = 48
+
+
+def flood(live: Live, liar: Author) -> list[Operation]:
+    """Votes of an elector far ahead of its chain, each of as many rounds as a vote may have."""
+    subject, made = epoch_subject(live.pool.id, 1), []
+    for number in range(FLOOD):
+        rounds = range(number * limits.BALLOTS_PER_VOTE_MAX, (number + 1) * limits.BALLOTS_PER_VOTE_MAX)
+        ballots = tuple(Ballot(Phase.ACCEPT, subject, each, bytes([each % 256]) * 32) for each in rounds)
+        body = VoteBody(ballots)
+        made.append(liar.branch().sign(body, seq=100_000 + number, prev=OperationId(bytes(32)), hlc=WALL_MS << 16))
+    return made
+
+
+def removal_by_the_removed(nonce: int) -> Live:
+    """Elector 2 is removed by the quorum of 0 and itself; nobody has what is before its last votes."""
+    live = Live(3, 1, nonce=bytes([nonce]) * 16)
+    live.settle(live.submit(b"x", by=2))
+    live.mesh.run(lambda: live.mesh.equal)
+    live.mesh.deaf = {1}
+    live.move(expel=(2,), terms=live.electors_of(0, 1))
+    live.mesh.run(lambda: live.mesh.replicas[2]._elector.sealed)
+    live.mesh.do(2, ev.Submit(TaskSpec(b"too late", "work", encode_value({}))))
+    live.reach(1, among=(0, 2, 3))
+    live.mesh.run_for(3000)
+    return live
+
+
+@pytest.mark.parametrize("nonce", range(3))
+def test_a_flood_of_a_liar_is_bounded_and_what_the_epoch_rests_on_still_counts(nonce: int) -> None:
+    live = removal_by_the_removed(nonce)
+    newcomer, stored = live.pool.replica(digest_interval_ms=500), list[bytes]()
+    handle = newcomer.handle
+
+    def keep(event: ev.Event, at: ev.Now) -> list[ev.Effect]:
+        effects = handle(event, at)
+        stored.extend(signed for effect in effects if isinstance(effect, ev.Persist) for signed in effect.operations)
+        return effects
+
+    newcomer.handle = keep  # type: ignore[method-assign]
+    feed(newcomer, [live.pool.genesis])
+    assert newcomer.ready
+    many = flood(live, live.pool.people[2])
+    assert sum(len(operation.signed) for operation in many) > 3 * limits.EARLY_BYTES_PER_AUTHOR_MAX
+    for operation in many:
+        feed(newcomer, [operation])
+    assert sum(map(len, stored)) <= limits.EARLY_BYTES_PER_AUTHOR_MAX + limits.OPERATION_BYTES_MAX
+    change = newcomer.view.changes_at(1)
+    assert 0 < sum(map(len, change.early.values())) <= limits.EARLY_BYTES_PER_AUTHOR_MAX
+    assert len(change.rounds) < FLOOD * limits.BALLOTS_PER_VOTE_MAX / 3
+
+    pair = Mesh([live.mesh.replicas[0], newcomer], gossip=False)
+    pair.now_ms = live.mesh.now_ms
+    pair.connect()
+    pair.run(lambda: newcomer.epoch == 1)
+    assert newcomer.view.epochs[1].hash == live.mesh.replicas[0].view.epochs[1].hash
+    first, *others = dict.fromkeys(stored)
+    again = live.pool.replica()
+    again.handle(ev.Restored((first, *others)), ev.Now(0, 0))
+    assert again.epoch == 1, "what counted before a restart counts after it, whatever came first"
+    again = live.pool.replica()
+    again.handle(ev.Restored((first, *reversed(others))), ev.Now(0, 0))
+    assert again.epoch == 1
