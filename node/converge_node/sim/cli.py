@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from converge_node.sim.measure import Measured, Progress, Spread
 
 LINE_EVERY_S = 2.0
+_CLEAR = "\r\x1b[K"
 SEED_MAX = 2**63 - 1
 
 
@@ -129,12 +130,13 @@ def _run(plans: list[Plan]) -> list[Measured]:
         # the most that this process ever needed: Linux counts in KiB
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         took_s = time.monotonic() - began
-        click.echo(f"{plan.nodes} nodes: {took_s:.1f} s on this machine, peak memory {peak_mb:.0f} MiB", err=True)
+        line = f"{plan.nodes} nodes: {took_s:.1f} s on this machine, peak memory {peak_mb:.0f} MiB"
+        click.echo(_CLEAR + line if sys.stderr.isatty() else line, err=True)
     return results
 
 
 def _teller() -> Callable[[Progress], None]:
-    """Progress on standard error, because standard output is for the result; one line a terminal, lines elsewhere."""
+    """Progress on standard error, as standard output is for the result: one line on a terminal, lines elsewhere."""
     last = time.monotonic()
     live = sys.stderr.isatty()
 
@@ -147,7 +149,7 @@ def _teller() -> Callable[[Progress], None]:
                 f"{progress.nodes} nodes: {progress.virtual_ms / 1000:.2f} s of virtual time, "
                 f"{progress.settled} of {progress.tasks} tasks settled everywhere, {progress.events:,} events"
             )
-            click.echo(f"\r\x1b[K{line}" if live else line, err=True, nl=not live)
+            click.echo(_CLEAR + line if live else line, err=True, nl=not live)
 
     return tell
 

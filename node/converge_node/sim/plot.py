@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 640, 300, 80, 44, 46, 150
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 720, 300, 80, 44, 46, 220
 COLOURS = ("#1f6feb", "#d29922", "#cf222e", "#1a7f37")
 
 
