@@ -16,24 +16,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from converge_p2p.core.model.pool import GovernanceKind
-from converge_p2p.core.oplog import operation as operation_module
-from converge_p2p.core.oplog.operation import Operation, decode_operation, operation_id
-from converge_p2p.core.replica import wire
-from converge_p2p.core.replica.wire import decode_message, encode_message
-from converge_p2p.core.types import PoolId
+from converge_p2p.core.replica.crowd import decoding_once
 from converge_p2p.testing.checkers import check_replicas, lagging
 from converge_p2p.testing.ledger import InvariantViolated
 from converge_p2p.testing.profiles import PROFILES, draw_scenario
 from converge_p2p.testing.refold import check_perturbed, check_refold
 from converge_p2p.testing.scenario import ABLATIONS, MODES, NUMBERS, Options, Scenario
 from converge_p2p.testing.world import World
-
-CACHED = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,49 +53,6 @@ class Outcome:
     tasks: int
     trace_hash: str
     elapsed_s: float
-
-
-@contextmanager
-def decoding_once() -> Iterator[None]:
-    """Decode and verify each operation and sync message once in this process, not once for each replica.
-
-    All are pure functions of the bytes, so the replicas of a simulation can share the result. It saves most of a run.
-    """
-    known: dict[tuple[bytes, PoolId], Operation] = {}
-
-    def decode_once(signed: bytes, pool: PoolId, *, trusted: bool = False) -> Operation:
-        found = known.get((signed, pool))
-        if found is None:
-            found = known[signed, pool] = decode_operation(signed, pool, trusted=trusted)
-        return found
-
-    swaps: dict[Any, Any] = {
-        decode_operation: decode_once,
-        operation_id: functools.lru_cache(maxsize=CACHED)(operation_id),
-        decode_message: functools.lru_cache(maxsize=CACHED)(decode_message),
-        encode_message: functools.lru_cache(maxsize=CACHED)(encode_message),
-    }
-    places = _places()
-    for module, name, value in places:
-        setattr(module, name, swaps[value])
-    try:
-        yield
-    finally:
-        for module, name, value in places:
-            setattr(module, name, value)
-
-
-@functools.cache
-def _places() -> list[tuple[Any, str, Any]]:
-    """Where the core names the functions that are looked up once: module, name and function."""
-    wanted = (decode_operation, operation_id, decode_message, encode_message)
-    return [
-        (module, name, value)
-        for key, module in sorted(sys.modules.items())
-        if key.startswith("converge_p2p.") and module not in (operation_module, wire) and key != __name__
-        for name, value in sorted(vars(module).items())
-        if any(value is one for one in wanted)
-    ]
 
 
 def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], None] | None = None) -> Outcome:

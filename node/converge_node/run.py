@@ -37,6 +37,7 @@ from converge_node.mesh_schema import FollowInvitation
 from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance
 from converge_node.settings_check import OPEN_POOLS, parse_private_topic, parse_topic, topic_text
 from converge_node.shutdown import Shutdown
+from converge_node.supervisor import READY, STOPPING, tell_supervisor
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, ConvergeError
 from converge_p2p.core.governance.invitation_line import InvitationLine
@@ -50,6 +51,7 @@ from converge_p2p.store.keyfile import load_or_create_identity
 CONTROL_CLOSE_S: Final = 5.0
 
 _log = logging.getLogger("converge_node.run")
+RUNNING: Final = "running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ class _Run:
         adopt_library_logs(self._config.log)
         async with opening as node:
             self._state.node = node
-            self._shutdown.stage("running")
+            self._shutdown.stage(RUNNING)
             self._state.ready = True
             for pool in node.pools.values():
                 handlers.attach(pool)
@@ -283,6 +285,7 @@ class _Run:
 
     def _set_stage(self, name: str) -> None:
         self._state.stage = name
+        tell_supervisor(READY if name == RUNNING else STOPPING, f"STATUS={name}")
 
     def _stop(self) -> None:
         self._shutdown.request("asked by the control interface")

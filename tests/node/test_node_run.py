@@ -19,6 +19,7 @@ import pytest
 from converge_node.errors import ExitCode
 from converge_node.handlers import load_handlers
 from converge_node.run import next_command
+from converge_node.supervisor import tell_supervisor
 from converge_p2p.core.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -255,3 +256,38 @@ def test_the_next_command_names_the_address_that_most_machines_reach() -> None:
     assert next_command([private, relayed, local]) == f"converge-node --bootstrap {relayed}"
     assert next_command([public, named]) == f"converge-node --bootstrap {named}"
     assert next_command([anywhere, local]) == f"converge-node --home ./second-node --bootstrap {local}"
+
+
+def test_the_service_manager_is_told_of_the_start_and_of_the_end(tmp_path: Path) -> None:
+    place = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(place))
+        heard.settimeout(20)
+        with started("--home", str(tmp_path / "n1"), "--json", NOTIFY_SOCKET=str(place)) as process:
+            assert heard.recv(1000).decode().splitlines() == ["READY=1", "STATUS=running"]
+            first_document(process)
+            process.send_signal(signal.SIGTERM)
+            assert heard.recv(1000).decode().splitlines()[0] == "STOPPING=1"
+            assert finish(process)[0] == 0
+
+
+def test_a_service_manager_that_does_not_listen_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    tell_supervisor("READY=1")
+    assert not caplog.records
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    tell_supervisor("READY=1")
+    assert [record.message for record in caplog.records] == ["the service manager was not told"]
+    name = f"converge-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind("\0" + name)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
+        tell_supervisor("READY=1", "STATUS=running")
+        assert heard.recv(1000, socket.MSG_DONTWAIT) == b"READY=1\nSTATUS=running"
+
+
+def test_the_unit_that_comes_with_the_node_waits_to_be_told() -> None:
+    unit = (ROOT / "node" / "deploy" / "converge-node.service").read_text(encoding="utf-8").splitlines()
+    assert {"Type=notify", "NotifyAccess=main", "RestartPreventExitStatus=2 3 7 10"} <= set(unit)

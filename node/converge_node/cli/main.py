@@ -32,6 +32,7 @@ _COMMANDS = {
     "mcp": Lazy("converge_node.cli.mcp:mcp", "Serve the running node to an MCP client."),
     "config": Lazy("converge_node.cli.config:config", "Show and check the settings."),
     "demo": Lazy("converge_node.demo.cli:demo", "Run a mesh of processes on this machine doing real work."),
+    "sim": Lazy("converge_node.sim.cli:sim", "Simulate many nodes in one process, and say what a pool costs."),
     "shutdown": Lazy("converge_node.cli.node:shutdown", "Stop the running node gracefully."),
     "version": Lazy("converge_node.cli.node:version", "Show the version."),
 }
