@@ -178,10 +178,17 @@ def _sorted_value(value: Any, depth: int) -> Any:
 
 _FORMS = frozenset(int(form) for form in BlobForm)
 _HASH_BYTES = 32
+_REFERENCE_BEGINS = bytes([0x84, 0x58, _HASH_BYTES])
+"""An array of four, of which the first is a byte string of a hash's length."""
 
 
 def _extension(kind: int, data: bytes) -> Any:
     return decode_reference(kind, data) if kind in _FORMS else msgpack.ExtType(kind, data)
+
+
+def may_refer(encoded: bytes) -> bool:
+    """Whether there may be a reference in an encoded value. Much cheaper than decoding it."""
+    return _REFERENCE_BEGINS in encoded
 
 
 def encode_reference(reference: BlobRef) -> bytes:

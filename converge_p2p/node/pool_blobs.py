@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import decode_value, encode_value
+from converge_p2p.core.codec import decode_value, encode_value, may_refer
 from converge_p2p.core.errors import CodecError, LimitExceeded
 from converge_p2p.core.model.task import Task, TaskSpec, TaskView
 from converge_p2p.core.oplog.sealing import SEALED_INPUT_BYTES_MAX, SEALED_RESULT_BYTES_MAX
@@ -117,13 +117,17 @@ class PoolBlobs:
 
     # ------------------------------------------------------------ reading
 
-    async def bring(self, view: TaskView) -> TaskView:
+    async def bring(self, view: TaskView, bytes_max: int = limits.BLOB_VALUE_BYTES_MAX) -> TaskView:
         """Return a task with the contents of its inputs in place of references to them.
+
+        Args:
+            view: the task.
+            bytes_max: of all contents together; what is larger stays a reference.
 
         Raises:
             NetworkError, CodecError, LimitExceeded, StoreError: a content cannot be had, see `Blobs.get`.
         """
-        inputs = await self._brought(view.spec.inputs, (view.submitter,))
+        inputs = await self._brought(view.spec.inputs, (view.submitter,), bytes_max)
         return view if inputs is view.spec.inputs else replace(view, spec=replace(view.spec, inputs=inputs))
 
     async def bring_result(self, view: TaskView) -> TaskView:
@@ -139,13 +143,17 @@ class PoolBlobs:
         """Return a reported result, decoded, with the contents in place of references. Raises as `bring`."""
         return decode_value(await self._brought(result, (worker,)))
 
-    async def _brought(self, encoded: bytes, first: Iterable[PublicKey]) -> bytes:
+    async def _brought(
+        self, encoded: bytes, first: Iterable[PublicKey], bytes_max: int = limits.BLOB_VALUE_BYTES_MAX
+    ) -> bytes:
+        if not may_refer(encoded):
+            return encoded
         try:
             value = decode_value(encoded)
         except CodecError:
             # whoever reads it is told
             return encoded
-        wanted = references_in(value)
+        wanted = references_in(value, bytes_max)
         if not wanted:
             return encoded
         providers = self._providers(*first)
@@ -160,18 +168,18 @@ class PoolBlobs:
         return await trio.to_thread.run_sync(encode_value, value)
 
 
-def references_in(value: Any) -> list[tuple[str | None, BlobRef]]:
+def references_in(value: Any, bytes_max: int) -> list[tuple[str | None, BlobRef]]:
     """Return the references that are to be replaced by what they stand for, with their place: None is the whole value.
 
-    They stand for the value or for an entry of its map, and together they have at most `limits.BLOB_VALUE_BYTES_MAX`
-    bytes: the smallest ones first, the others stay references.
+    They stand for the value or for an entry of its map, and together they have at most `bytes_max` bytes: the smallest
+    ones first, the others stay references.
     """
     found: list[tuple[str | None, BlobRef]] = []
     if isinstance(value, BlobRef):
         found = [(None, value)]
     elif isinstance(value, Mapping):
         found = [(name, entry) for name, entry in value.items() if isinstance(entry, BlobRef)]
-    room, taken = limits.BLOB_VALUE_BYTES_MAX, list[tuple[str | None, BlobRef]]()
+    room, taken = bytes_max, list[tuple[str | None, BlobRef]]()
     for place, reference in sorted(found, key=lambda each: each[1].size):
         if reference.form is not BlobForm.HANDLE and reference.size <= room and len(taken) < limits.BLOB_PARTS_MAX:
             room -= reference.size

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import decode_value, encode, encode_value
+from converge_p2p.core.codec import decode_value, encode, encode_value, may_refer
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError
 from converge_p2p.core.model import blob
 from converge_p2p.core.model.blob import Manifest
@@ -120,6 +120,8 @@ def test_a_reference_reads_back_as_text_and_inside_a_value(reference: BlobRef) -
     assert blob.parse_reference(blob.reference_text(reference)) == reference
     value = {"deep": [reference, 1], "whole": reference}
     assert decode_value(encode_value(value)) == value
+    assert may_refer(encode_value(value))
+    assert not may_refer(encode_value({"text": "no reference"}))
     assert "key" not in repr(reference)
 
 

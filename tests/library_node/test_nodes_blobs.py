@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from node_library_kit import POLICY, QUICK, linked, real_node, until, who
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import LimitExceeded, LocalError, NetworkError
+from converge_p2p.core.model import decisions as d
 from converge_p2p.core.model.blob import reference_text
+from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.types import BlobId, BlobRef
 from converge_p2p.node import Node, NodeConfig
 from converge_p2p.node.blobs import Blobs
+from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.attempt import WorkContext
 from converge_p2p.store.blobs import Hold
 
@@ -195,3 +199,40 @@ async def test_a_task_whose_inputs_nobody_has_says_so_and_a_value_that_is_too_la
             task = await pool.submit(Task("many", many))
             assert isinstance(decode_value(task.view.spec.inputs), BlobRef)
             assert (await pool.blobs.bring(task.view)).inputs == many
+
+
+class Turner(Agent):
+    """Claims what it can, and reports the text of what it won the other way round."""
+
+    capabilities = ("turn",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[object] = []
+
+    def decide(self, messages: Sequence[Message], tasks: Sequence[TaskView]) -> list[d.Decision]:
+        decided: list[d.Decision] = []
+        for view in tasks:
+            if view.claimable:
+                decided.append(d.ClaimTask(view.pool_id, view.id))
+                continue
+            self.seen.append(view.inputs["text"])
+            if isinstance(view.inputs["text"], str):
+                result = {"text": view.inputs["text"][::-1], "size": view.inputs["more"].size}
+                decided.append(d.ReportTask(view.pool_id, view.id, result))
+        return decided
+
+
+async def test_an_agent_is_shown_contents_of_what_it_won_and_references_to_what_is_larger() -> None:
+    text, more = "the harbour at night " * 10_000, bytes(limits.BLOB_SHOWN_BYTES_MAX + 1)
+    with trio.fail_after(60):
+        async with real_node(1) as founder, real_node(2, founder) as host:
+            await linked(founder, host)
+            pool = await founder.create_pool("agents", policy=POLICY)
+            await host.join_pool(pool.id, timeout_s=20)
+            agent = Turner()
+            await host.host(agent)
+            task = await pool.submit(Task("turn", {"text": text, "more": more}))
+            result = await task.result()
+            assert result.value == {"text": text[::-1], "size": len(more)}
+            assert set(agent.seen) == {text}
