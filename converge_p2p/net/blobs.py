@@ -37,6 +37,9 @@ BUSY: Final = 2
 INDEX_BYTES: Final = 4
 ANSWER_BYTES_MAX: Final = 1 + max(MANIFEST_BYTES_MAX, limits.BLOB_CHUNK_BYTES)
 REQUEST_BYTES_MAX: Final = 1 + HASH_BYTES + limits.BLOB_CHUNKS_PER_REQUEST_MAX * INDEX_BYTES
+_COST_BYTES_MIN: Final = 16 * 1024
+"""What the shortest answer counts as: its cost is not its bytes."""
+
 _READ_BYTES: Final = 65_536
 _OPEN_S: Final = 15.0
 _IDLE_S: Final = 20.0
@@ -128,8 +131,8 @@ class BlobStreams:
 
     async def _send(self, stream: INetStream, raw: ID, body: bytes | None) -> bool:
         frame = _answer(NOT_HERE) if body is None else _answer(OK, body)
-        now = trio.current_time()
-        await trio.sleep(max(self._rate(raw).take(len(frame), now), self._all.take(len(frame), now)))
+        cost, now = max(len(frame), _COST_BYTES_MIN), trio.current_time()
+        await trio.sleep(max(self._rate(raw).take(cost, now), self._all.take(cost, now)))
         if body is not None:
             self._counters["blob_bytes_given"] += len(body)
         return await write_whole(self._host, stream, frame, self._config.write_timeout_s)

@@ -52,14 +52,18 @@ class Blobs:
 
         Args:
             identity: named as the source of what is put.
-            folder: where they are kept; None keeps them in memory.
+            folder: where they are kept; None keeps them in memory, at most `limits.BLOB_MEMORY_BYTES_MAX`.
             bytes_max: of all together.
             counters: of the node.
         """
         self._identity = identity
         self._secret = tagged_hash("blob-secret", identity.seed)
         self._folder = folder
-        self._store = BlobStore(MemoryFiles() if folder is None else DiskFiles(folder), bytes_max=bytes_max)
+        self._store = (
+            BlobStore(MemoryFiles(), bytes_max=min(bytes_max, limits.BLOB_MEMORY_BYTES_MAX))
+            if folder is None
+            else BlobStore(DiskFiles(folder), bytes_max=bytes_max)
+        )
         self._counters = counters
         self._fetcher: BlobFetcher | None = None
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from converge_p2p.node.handles import PoolHandle
     from converge_p2p.node.main import Node
 
+_REFERENCE_BYTES = 160
+"""More than a reference has in a value."""
+
 _FRAME_BYTES = 64
 """What objective, inputs and topic have beside their own bytes when they are sealed together."""
 
@@ -100,20 +103,15 @@ class PoolBlobs:
                 f"the value has {len(encoded)} bytes encoded; at most {limits.BLOB_VALUE_BYTES_MAX} are allowed",
                 hint="put it as a blob, and give the reference",
             )
-        value = decode_value(encoded)
-        if isinstance(value, dict):
-            sizes = {name: len(encode_value(entry)) for name, entry in value.items()}
-            for name in sorted(sizes, key=lambda each: (-sizes[each], each))[: limits.BLOB_PARTS_MAX]:
-                value[name] = await self._move(value[name])
-                if len(smaller := encode_value(value)) <= room:
-                    return smaller
-            value = decode_value(encoded)
-        return encode_value(await self._move(value))
+        value, parts = await trio.to_thread.run_sync(_parts_of, encoded, room)
+        for name in parts:
+            value[name] = await self._move(value[name])
+        return encode_value(value if parts else await self._move(value))
 
     async def _move(self, value: Any) -> BlobRef:
         if isinstance(value, bytes):
             return await self.put(value, form=BlobForm.BYTES)
-        return await self.put(encode_value(value), form=BlobForm.VALUE)
+        return await self.put(await trio.to_thread.run_sync(encode_value, value), form=BlobForm.VALUE)
 
     # ------------------------------------------------------------ reading
 
@@ -166,6 +164,19 @@ class PoolBlobs:
             else:
                 value[place] = content
         return await trio.to_thread.run_sync(encode_value, value)
+
+
+def _parts_of(encoded: bytes, room: int) -> tuple[Any, list[str]]:
+    """Return a value, and which entries of its map have to be moved so that the rest fits; none if that does not do."""
+    value, parts = decode_value(encoded), list[str]()
+    if isinstance(value, dict):
+        left, sizes = len(encoded), {name: len(encode_value(entry)) for name, entry in value.items()}
+        for name in sorted(sizes, key=lambda each: (-sizes[each], each))[: limits.BLOB_PARTS_MAX]:
+            left += _REFERENCE_BYTES - sizes[name]
+            parts.append(name)
+            if left <= room:
+                return value, parts
+    return value, []
 
 
 def references_in(value: Any, bytes_max: int) -> list[tuple[str | None, BlobRef]]:

@@ -24,6 +24,8 @@ from converge_p2p.core.types import BlobId
 from converge_p2p.store.blob_files import BlobFiles
 
 _MANIFEST: Final = "manifest"
+_BlobIds = list[BlobId]
+"""In a class that has a method `list`, the type needs another name."""
 
 
 class Hold(IntEnum):
@@ -97,6 +99,9 @@ class BlobStore:
         self._blobs_max = blobs_max
         self._clock = clock
         self._lock = threading.RLock()
+        """For the index. Never held while the disk is waited for: the event loop reads the index, too."""
+        self._changing = threading.Lock()
+        """Whoever makes or removes a folder holds it, from the change of the index to that of the disk."""
         self._entries: dict[BlobId, _Entry] = {}
         self._bytes = 0
         self.corrupt_chunks = 0
@@ -200,18 +205,21 @@ class BlobStore:
             LimitExceeded: there is no room, and nothing that may be removed for it.
             StoreError: the disk fails.
         """
-        with self._lock:
-            if self.use(manifest.id):
-                return
-            self._make_room(manifest.size)
-            # noted first, so that two that begin at once do not take the same room
-            self._entries[manifest.id] = _Entry(manifest, set(), Hold.CACHED, self._clock(), users=1)
-            self._bytes += manifest.size
-        try:
-            self._files.write(_folder(manifest.id), _MANIFEST, manifest.to_bytes())
-        except BaseException:
-            self.remove(manifest.id)
-            raise
+        with self._changing:
+            with self._lock:
+                if self.use(manifest.id):
+                    return
+                victims = self._make_room(manifest.size)
+                self._entries[manifest.id] = _Entry(manifest, set(), Hold.CACHED, self._clock(), users=1)
+                self._bytes += manifest.size
+            try:
+                for victim in victims:
+                    self._remove_files(victim)
+                self._files.write(_folder(manifest.id), _MANIFEST, manifest.to_bytes())
+            except BaseException:
+                with self._lock:
+                    self._forget(manifest.id)
+                raise
 
     def add(self, blob: BlobId, index: int, data: bytes) -> None:
         """Keep a chunk of a blob that was begun.
@@ -249,14 +257,23 @@ class BlobStore:
         Raises:
             StoreError: the disk fails.
         """
-        with self._lock:
-            entry = self._entries.pop(blob, None)
-            if entry is not None:
-                self._bytes -= entry.manifest.size
-                # without it the rest is no blob, should this end in the middle
-                self._files.remove(_folder(blob), _MANIFEST)
-                self._files.remove_folder(_folder(blob))
+        with self._changing:
+            with self._lock:
+                known = self._forget(blob)
+            if known:
+                self._remove_files(blob)
+        return known
+
+    def _forget(self, blob: BlobId) -> bool:
+        entry = self._entries.pop(blob, None)
+        if entry is not None:
+            self._bytes -= entry.manifest.size
         return entry is not None
+
+    def _remove_files(self, blob: BlobId) -> None:
+        # without its manifest the rest is no blob, should this end in the middle
+        self._files.remove(_folder(blob), _MANIFEST)
+        self._files.remove_folder(_folder(blob))
 
     def use(self, blob: BlobId) -> bool:
         """Let a blob not make room for others until `release`; say whether it is here."""
@@ -274,25 +291,34 @@ class BlobStore:
             if entry is not None:
                 entry.users = max(0, entry.users - 1)
 
-    def _make_room(self, size: int) -> None:
-        if size <= self._bytes_max:
-            while self._bytes + size > self._bytes_max or len(self._entries) >= self._blobs_max:
-                victim = self._victim()
-                if victim is None:
-                    break
-                self.remove(victim)
-                self.evicted += 1
-            else:
-                return
+    def _make_room(self, size: int) -> _BlobIds:
+        """Forget blobs until there is room for one more; return them, for their files to be removed.
+
+        Raises:
+            LimitExceeded: that would not be enough. Nothing was forgotten.
+        """
+        bytes_left, blobs_left = self._bytes + size - self._bytes_max, len(self._entries) + 1 - self._blobs_max
+        victims: _BlobIds = []
+        for victim in self._removable():
+            if bytes_left <= 0 and blobs_left <= 0:
+                break
+            victims.append(victim)
+            bytes_left -= self._entries[victim].manifest.size
+            blobs_left -= 1
+        if bytes_left <= 0 and blobs_left <= 0:
+            for victim in victims:
+                self._forget(victim)
+            self.evicted += len(victims)
+            return victims
         raise LimitExceeded(
-            "BLOB_STORE_BYTES_MAX" if len(self._entries) < self._blobs_max else "BLOBS_KEPT_MAX",
+            "BLOBS_KEPT_MAX" if blobs_left > 0 else "BLOB_STORE_BYTES_MAX",
             f"no room for a blob of {size} bytes: {len(self._entries)} with {self._bytes} bytes are kept, at most "
             f"{self._blobs_max} with {self._bytes_max} are allowed",
             hint="remove some: converge-node blob ls, blob rm",
         )
 
-    def _victim(self) -> BlobId | None:
-        """The blob that is missed the least, of those that may be removed."""
+    def _removable(self) -> _BlobIds:
+        """The blobs that may make room, what is missed the least first."""
         kept_since = self._clock() - limits.BLOB_KEEP_S
         free = [
             (entry.hold, entry.used_s, blob)
@@ -300,7 +326,7 @@ class BlobStore:
             if not entry.users
             and (entry.hold is Hold.CACHED or (entry.hold is Hold.KEPT and entry.used_s < kept_since))
         ]
-        return min(free)[2] if free else None
+        return [blob for *_, blob in sorted(free)]
 
     def _entry(self, blob: BlobId) -> _Entry:
         entry = self._entries.get(blob)

@@ -52,6 +52,20 @@ class Stingy:
         return self._lie
 
 
+class Silent:
+    """Never answers."""
+
+    count = 0
+
+    async def manifest(self, blob: BlobId) -> bytes | None:
+        self.count += 1
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    async def chunk(self, blob: BlobId, index: int) -> bytes | None:
+        raise AssertionError("nobody asks without a manifest")
+
+
 async def all_linked(*nodes: Node) -> None:
     for number, one in enumerate(nodes):
         for other in nodes[:number]:
@@ -128,6 +142,20 @@ async def test_a_provider_that_lies_is_blamed_and_another_is_used() -> None:
             assert await reader.blobs.get(reference, providers=[honest.public_key]) == content
             counters = reader.status().counters
             assert (counters["blob_lies"], counters["violations"]) == (1, 1)
+
+
+async def test_a_provider_that_is_silent_is_given_up_for_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converge_p2p.node.blob_fetch.HURRY_S", 0.5)
+    content = os.urandom(2 * CHUNK)
+    with trio.fail_after(60):
+        async with real_node(3) as reader, real_node(1, reader) as silent, real_node(2, reader, silent) as honest:
+            await all_linked(reader, silent, honest)
+            reference = await silent.blobs.put(content, sealed=True)
+            # it is asked although nobody names it, because it can read nothing of it
+            await honest.blobs.get(reference)
+            silent._network.serve_blobs(asked := Silent())
+            assert await reader.blobs.get(reference) == content
+            assert asked.count == 1
 
 
 async def test_a_peer_is_given_so_many_streams_and_no_more() -> None:

@@ -48,11 +48,12 @@ def put(invocation: Invocation, file: BinaryIO, *, sealed: bool) -> None:
 @blob.command
 @click.argument("reference", metavar="REF")
 @click.option("-o", "--output", metavar="FILE", help="Where to write it; without it, to standard output.")
+@click.option("--pool", metavar="POOL", help="Ask the connected members of this pool, too.")
 @apply_shared
 @pass_invocation
-def get(invocation: Invocation, reference: str, *, output: str | None) -> None:
-    """Fetch a content from whoever has it."""
-    download(connect(invocation), reference, output)
+def get(invocation: Invocation, reference: str, *, output: str | None, pool: str | None) -> None:
+    """Fetch a content: from its maker, and, if it is sealed, from whoever is connected and has it."""
+    download(connect(invocation), reference, output, pool)
 
 
 @blob.command
@@ -102,17 +103,18 @@ def upload(client: ControlClient, file: BinaryIO, *, sealed: bool, form: str, ho
         raise UsageError(f"cannot read the file: {error.strerror}") from error
 
 
-def download(client: ControlClient, reference: str, output: str | None) -> None:
+def download(client: ControlClient, reference: str, output: str | None, pool: str | None = None) -> None:
     """Write a content to a file, or to standard output."""
+    query = {"reference": reference} | ({} if pool is None else {"pool": pool})
     with _target(output) as file:
-        client.download("v1", "blobs", "content", query={"reference": reference}, to=file)
+        client.download("v1", "blobs", "content", query=query, to=file)
 
 
-def write_value(client: ControlClient, value: Any, output: str | None) -> None:
+def write_value(client: ControlClient, value: Any, output: str | None, pool: str) -> None:
     """Write a user's value, as JSON shows it: bytes, texts and blobs as they are, anything else as JSON."""
     match value:
         case {"$blob": str() as reference} if len(value) == 1:
-            download(client, reference, output)
+            download(client, reference, output, pool)
             return
         case {"$bytes": str() as coded} if len(value) == 1:
             data = base64.b64decode(coded)

@@ -156,7 +156,7 @@ def result(invocation: Invocation, pool: str, reference: str, *, output: str | N
     if output is None and (invocation.json or invocation.quiet):
         show(invocation, item, ids=lambda: [item.id], text=lambda: "")
     elif item.state == "completed":
-        write_value(client, item.result, output)
+        write_value(client, item.result, output, item.pool)
     else:
         print(f"{item.state}: {clean(item.reason)}", file=sys.stderr)
     return _outcome(item)

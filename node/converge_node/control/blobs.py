@@ -18,12 +18,12 @@ from starlette.types import Receive, Scope, Send
 from converge_node import schema
 from converge_node.blob_schema import BlobItem, PutItem, RemoveBlob, RemovedBlob
 from converge_node.control import views
-from converge_node.control.ports import NodeLike, PoolLike
+from converge_node.control.ports import NodeLike
 from converge_node.control.requests import body_of
 from converge_p2p.core import limits
 from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NotFound
 from converge_p2p.core.model.blob import TEXT_PREFIX, parse_reference, reference_text
-from converge_p2p.core.types import BlobForm, BlobId, PublicKey
+from converge_p2p.core.types import BlobForm, BlobId
 from converge_p2p.store.blobs import Hold
 
 _DIGITS_MIN = 6
@@ -75,8 +75,11 @@ def blob_routes(state: State, guarded: Guard) -> list[Route]:
         return PutItem(reference=reference_text(reference), id=reference.id.hex(), size=reference.size)
 
     async def content(request: Request) -> Response:
-        node, reference = state.running(), parse_reference(request.query_params.get("reference", ""))
-        pieces = node.blobs.stream(reference, providers=[key for pool in node.pools.values() for key in _keys(pool)])
+        node, query = state.running(), request.query_params
+        reference, connected = parse_reference(query.get("reference", "")), {peer.public_key for peer in node.peers()}
+        members = views.find_pool(node, query["pool"]).members() if "pool" in query else ()
+        providers = [member.public_key for member in members if member.public_key in connected]
+        pieces = node.blobs.stream(reference, providers=providers)
         # an error is an answer as long as nothing was sent
         return _Content(pieces, await anext(pieces, b""), reference.size)
 
@@ -100,10 +103,6 @@ def blob_routes(state: State, guarded: Guard) -> list[Route]:
         Route("/v1/blobs/remove", guarded(remove), methods=["POST"]),
         Route("/v1/pools/{pool}/tasks/{task}/result", guarded(result), methods=["GET"]),
     ]
-
-
-def _keys(pool: PoolLike) -> list[PublicKey]:
-    return [member.public_key for member in pool.members()] if pool.ready else []
 
 
 async def _drain(parts: AsyncGenerator[bytes, None]) -> None:
