@@ -19,7 +19,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import may_refer
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.model.task import TaskView
-from converge_p2p.core.types import TaskId
+from converge_p2p.core.types import PoolId, TaskId
 
 if TYPE_CHECKING:
     from converge_p2p.node.handles import PoolHandle
@@ -33,7 +33,7 @@ class AgentContents:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._inputs: dict[TaskId, bytes | None] = {}
+        self._inputs: dict[tuple[PoolId, TaskId], bytes | None] = {}
         """Encoded inputs with their contents; None while they are on their way."""
 
     def shown(self, pool: PoolHandle, view: TaskView, wake: Callable[[], None]) -> TaskView | None:
@@ -44,17 +44,23 @@ class AgentContents:
             view: a task that this node holds.
             wake: called when they are here, or cannot be had.
         """
-        if view.id not in self._inputs:
+        name = view.pool_id, view.id
+        if name not in self._inputs:
             if not may_refer(view.spec.inputs) or len(self._inputs) >= limits.BLOB_SHOWN_TASKS_MAX:
                 return view
-            self._inputs[view.id] = None
+            self._inputs[name] = None
             self._node.spawn(self._bring, pool, view, wake)
-        inputs = self._inputs[view.id]
+        inputs = self._inputs[name]
         return None if inputs is None else replace(view, spec=replace(view.spec, inputs=inputs))
 
-    def forget(self, task: TaskId) -> None:
+    def forget(self, pool: PoolId, task: TaskId) -> None:
         """A task ended, or went to somebody else."""
-        self._inputs.pop(task, None)
+        self._inputs.pop((pool, task), None)
+
+    def forget_pool(self, pool: PoolId) -> None:
+        """A pool was left."""
+        for name in [name for name in self._inputs if name[0] == pool]:
+            del self._inputs[name]
 
     async def _bring(self, pool: PoolHandle, view: TaskView, wake: Callable[[], None]) -> None:
         inputs = view.spec.inputs
@@ -62,6 +68,7 @@ class AgentContents:
             inputs = (await pool.blobs.bring(view, limits.BLOB_SHOWN_BYTES_MAX)).spec.inputs
         except ConvergeError as error:
             _logger.warning("task %s is shown without its contents: %s", view.id.hex()[:12], error)
-        if view.id in self._inputs:
-            self._inputs[view.id] = inputs
+        name = view.pool_id, view.id
+        if name in self._inputs:
+            self._inputs[name] = inputs
             wake()

@@ -296,7 +296,7 @@ class Agents:
             # the node learns from what becomes of tasks, whether or not it hosts agents
             self._node.discovery.history.observe(view)
         if view is None or view.state.terminal or view.assigned_to != self._node.public_key:
-            self._contents.forget(task)
+            self._contents.forget(pool, task)
         if view is None or view.state.terminal:
             self._owners.free(task, self._application)
         if not self._runtimes:
@@ -343,6 +343,7 @@ class Agents:
     def pool_left(self, pool: PoolId) -> None:
         """This node is not in a pool any more."""
         self._index.drop_pool(pool)
+        self._contents.forget_pool(pool)
 
     def claim_decided(self, pool: PoolHandle, notice: ev.ClaimWon | ev.ClaimLost) -> None:
         """A claim of this node was granted, or lost."""

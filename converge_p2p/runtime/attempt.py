@@ -31,6 +31,9 @@ HandlerFunction = Callable[[TaskView, "WorkContext"], Any]
 """Takes the task and its context; plain or async; returns the result of the task."""
 
 
+_ROOM = ("BLOB_STORE_BYTES_MAX", "BLOBS_KEPT_MAX")
+
+
 class PermanentFailure(ConvergeError):
     """Raised by a handler: the task cannot be done, and trying again would not help. The message is the reason."""
 
@@ -184,6 +187,9 @@ async def _kept(value: Any, contents: ContentPort) -> Finished:
     try:
         return Finished(Outcome.COMPLETED, await contents.keep_result(encode_value(value)))
     except (CodecError, LimitExceeded) as error:
+        if isinstance(error, LimitExceeded) and error.limit in _ROOM:
+            # another worker, or another time, may have room
+            raise
         return _permanent(f"the result cannot be reported: {error}")
 
 
