@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from converge_p2p.core.model.task import Task as Task, TaskView as TaskView
     from converge_p2p.core.model.topic import Topic as Topic
     from converge_p2p.core.model.topic_key import TopicKey as TopicKey
+    from converge_p2p.core.types import BlobForm as BlobForm, BlobRef as BlobRef
     from converge_p2p.core.view.receipt import Receipt as Receipt
     from converge_p2p.node import (
         DiscoveryService as DiscoveryService,
@@ -78,6 +79,8 @@ _HOME = {
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
     "AgentParts": "converge_p2p.node.agent_parts",
     "AgentRuntime": "converge_p2p.runtime.loop",
+    "BlobForm": "converge_p2p.core.types",
+    "BlobRef": "converge_p2p.core.types",
     "Capability": "converge_p2p.core.model.capability",
     "CapabilityNeed": "converge_p2p.core.model.query",
     "ClaimLost": "converge_p2p.core.errors",

@@ -16,6 +16,7 @@ import msgpack
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
+from converge_p2p.core.types import BlobForm, BlobId, BlobRef, PublicKey
 
 DOMAIN = b"converge-p2p/1/"
 """Prefix of every domain tag. A signature or hash made for one purpose is never valid for another."""
@@ -128,7 +129,8 @@ def _check_plain(value: Any, depth: int) -> None:
 def encode_value(value: Any) -> bytes:
     """Encode a user's value (task inputs, results, message payloads) as msgpack with sorted map keys.
 
-    User values may hold floats, so they travel as one opaque byte string inside a signed structure.
+    User values may hold floats, so they travel as one opaque byte string inside a signed structure. A `BlobRef` becomes
+    an extension, whose type is its form, so that no other value can be taken for one.
 
     Raises:
         CodecError: a type that msgpack does not know, a map key that is not text, or a float that is not finite.
@@ -144,10 +146,10 @@ def decode_value(data: bytes) -> Any:
     """Decode a user's value. Lists come back as lists, bytes as bytes.
 
     Raises:
-        CodecError: not msgpack, or nested too deeply.
+        CodecError: not msgpack, nested too deeply, or a reference to a blob that is none.
     """
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True)
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, ext_hook=_extension)
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise CodecError(f"not a msgpack value: {error}") from error
 
@@ -159,6 +161,8 @@ def _sorted_value(value: Any, depth: int) -> Any:
         return value
     if value is None or isinstance(value, bool | int | str | bytes):
         return value
+    if isinstance(value, BlobRef):
+        return msgpack.ExtType(int(value.form), encode_reference(value))
     if depth == 0:
         raise CodecError(f"nested deeper than {limits.CBOR_DEPTH_MAX} levels")
     if isinstance(value, dict):
@@ -168,3 +172,43 @@ def _sorted_value(value: Any, depth: int) -> Any:
     if isinstance(value, list | tuple):
         return [_sorted_value(item, depth - 1) for item in value]
     raise CodecError(f"{type(value).__name__} cannot be encoded; use numbers, text, bytes, lists and maps")
+
+
+# ---------------------------------------------------------------- references to blobs
+
+_FORMS = frozenset(int(form) for form in BlobForm)
+_HASH_BYTES = 32
+_REFERENCE_BEGINS = bytes([0x84, 0x58, _HASH_BYTES])
+"""An array of four, of which the first is a byte string of a hash's length."""
+
+
+def _extension(kind: int, data: bytes) -> Any:
+    return decode_reference(kind, data) if kind in _FORMS else msgpack.ExtType(kind, data)
+
+
+def may_refer(encoded: bytes) -> bool:
+    """Whether there may be a reference in an encoded value. Much cheaper than decoding it."""
+    return _REFERENCE_BEGINS in encoded
+
+
+def encode_reference(reference: BlobRef) -> bytes:
+    """Return the canonical bytes of a reference, without its form."""
+    return encode([reference.id, reference.size, reference.source, reference.key])
+
+
+def decode_reference(form: int, data: bytes) -> BlobRef:
+    """Read the bytes of a reference.
+
+    Raises:
+        CodecError: they are none, or out of bounds.
+    """
+    match decode(data):
+        case [bytes() as blob, int() as size, bytes() as source, bytes() as key] if (
+            form in _FORMS
+            and len(blob) == len(source) == _HASH_BYTES
+            and len(key) in (0, _HASH_BYTES)
+            and not isinstance(size, bool)
+            and 0 <= size <= limits.BLOB_BYTES_MAX
+        ):
+            return BlobRef(BlobId(blob), size, PublicKey(source), key, BlobForm(form))
+    raise CodecError("not a reference to a blob")

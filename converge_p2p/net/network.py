@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import trio
@@ -26,6 +26,7 @@ from converge_p2p.net.addresses import (
     parse_listen,
     split_peer_address,
 )
+from converge_p2p.net.blobs import BlobSource, BlobStream, BlobStreams
 from converge_p2p.net.bootstrap import Connector
 from converge_p2p.net.conduct import Conduct
 from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo, Transport
@@ -103,6 +104,7 @@ class Network:
         self._connector = Connector(host, self._book, config, self.counters, self._is_banned)
         self._sync = SyncStreams(host, handler, config, self.counters, self.blame)
         self._direct = DirectRequests(host, handler, config, self.counters)
+        self._blobs = BlobStreams(host, config, self.counters, self.blame)
         self._access = TopicAccess()
         fast = config.transport is Transport.FAST
         self._gossip = Gossip(
@@ -338,6 +340,18 @@ class Network:
             RemoteViolation: the answer breaks the protocol.
         """
         return await self._direct.request(raw_peer_id(peer), payload, timeout_s)
+
+    def serve_blobs(self, source: BlobSource) -> None:
+        """Give to peers the blobs that a source has, from now on."""
+        self._blobs.serve(source)
+
+    def open_blobs(self, peer: PeerId) -> AbstractAsyncContextManager[BlobStream]:
+        """Open a stream on which a connected peer is asked for blobs.
+
+        Raises:
+            NetworkError: not connected, or it gives no blobs.
+        """
+        return self._blobs.open(raw_peer_id(peer))
 
     # ------------------------------------------------------------ gossip
 

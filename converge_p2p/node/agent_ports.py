@@ -21,6 +21,7 @@ from converge_p2p.core.oplog.coordination import PollOpenBody
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+from converge_p2p.node.agent_contents import AgentContents
 from converge_p2p.node.fences import run_fenced
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.task_index import TaskIndex
@@ -40,6 +41,9 @@ class Owner(Protocol):
 
     def adopt(self, view: TaskView) -> bool:
         """Whether the agent goes on with a claim that nobody owns."""
+
+    def notify(self) -> None:
+        """There may be something to decide."""
 
 
 class Owners:
@@ -77,14 +81,16 @@ class Owners:
 class NodePorts:
     """All ports of one agent."""
 
-    def __init__(self, node: Node, index: TaskIndex, owners: Owners) -> None:
+    def __init__(self, node: Node, index: TaskIndex, owners: Owners, contents: AgentContents | None = None) -> None:
         """Speak for a node. `owner` has to be set before anything is claimed.
 
         Args:
             node: the node.
             index: the open tasks.
             owners: who stands for which of them.
+            contents: of large inputs; None shows references.
         """
+        self._contents = contents
         self._node = node
         self._index = index
         self._owners = owners
@@ -161,12 +167,22 @@ class NodePorts:
                 # from before a restart, or of an agent that ended
                 adoptable.append(view)
             elif (view.claimable or view.assigned_to == self._node.public_key) and own.wants(view):
-                found.append(view)
+                self._show(pool, view, found)
         for view in adoptable:
             self._owners.take(view.id, own)
             if own.adopt(view) and len(found) < limit:
-                found.append(view)
+                self._show(self._pool(view.pool_id), view, found)
         return found
+
+    def _show(self, pool: PoolHandle, view: TaskView, found: list[TaskView]) -> None:
+        """Add a task to those an agent is shown; one that it won, once its contents are here."""
+        held = view.state is TaskState.ASSIGNED and not view.claimable
+        if held and self._contents is not None:
+            shown = self._contents.shown(pool, view, self._owner().notify)
+            if shown is None:
+                return
+            view = shown
+        found.append(view)
 
     def renew(self, pool_id: PoolId, task_id: TaskId) -> None:
         """See `ClaimPort`."""

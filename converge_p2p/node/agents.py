@@ -22,6 +22,7 @@ from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import OperationId, PoolId, TaskId
 from converge_p2p.core.view.auctions import AuctionView
+from converge_p2p.node.agent_contents import AgentContents
 from converge_p2p.node.agent_parts import AgentParts as AgentParts, ExecutorParts as ExecutorParts, inbox_of
 from converge_p2p.node.agent_ports import NodePorts, Owners
 from converge_p2p.node.declarations import Declaration
@@ -83,6 +84,7 @@ class Agents:
         self._declarers = 0
         self._index = TaskIndex(node.public_key, self._open_tasks)
         self._owners = Owners()
+        self._contents = AgentContents(node)
         self._application = object()
         self._changed: OrderedDict[tuple[PoolId, ev.CoordinationChanged], PoolHandle] = OrderedDict()
         self._telling = False
@@ -117,7 +119,7 @@ class Agents:
         safety = self._node.policy.safety if safety is None else safety
         self._name(agent)
         parts, store = AgentParts() if parts is None else parts, self._store
-        ports = NodePorts(self._node, self._index, self._owners)
+        ports = NodePorts(self._node, self._index, self._owners, self._contents)
         hook = parts.hooks.before_send
         offered = ExecutorParts(
             ports if hook is None else HookedMessages(ports, hook), ports, ports, ports, ports, tools, safety,
@@ -293,6 +295,8 @@ class Agents:
         if view is not None:
             # the node learns from what becomes of tasks, whether or not it hosts agents
             self._node.discovery.history.observe(view)
+        if view is None or view.state.terminal or view.assigned_to != self._node.public_key:
+            self._contents.forget(pool, task)
         if view is None or view.state.terminal:
             self._owners.free(task, self._application)
         if not self._runtimes:
@@ -339,6 +343,7 @@ class Agents:
     def pool_left(self, pool: PoolId) -> None:
         """This node is not in a pool any more."""
         self._index.drop_pool(pool)
+        self._contents.forget_pool(pool)
 
     def claim_decided(self, pool: PoolHandle, notice: ev.ClaimWon | ev.ClaimLost) -> None:
         """A claim of this node was granted, or lost."""

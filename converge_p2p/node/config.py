@@ -24,12 +24,14 @@ class NodeConfig:
         network_key: of a private network; only hosts with the same key are spoken to.
         digest_interval_ms: how often frontiers are compared when nothing happens.
         policy: what this node lets happen.
+        blob_bytes_max: bytes of all blobs that are kept.
     """
 
     network: NetworkConfig | None = None
     network_key: NetworkKey | None = None
     digest_interval_ms: int = limits.DIGEST_INTERVAL_MS
     policy: NodePolicy = field(default_factory=NodePolicy)
+    blob_bytes_max: int = limits.BLOB_STORE_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)

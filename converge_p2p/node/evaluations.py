@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import ConvergeError, LocalError
 from converge_p2p.core.model.task import TaskValue, TaskView
 from converge_p2p.core.types import TaskId, ValueHash
@@ -80,9 +79,10 @@ class Evaluations:
     async def _ask(self, view: TaskView, value: TaskValue) -> tuple[bool, str]:
         """What the function says, and why. Whatever it raises denies the result."""
         try:
-            result = decode_value(value.result)
+            result = await self._pool.blobs.bring_value(value.result, value.worker)
+            view = await self._pool.blobs.bring(view)
         except ConvergeError as error:
-            return False, clip(f"the result cannot be decoded: {error}")
+            return False, clip(f"the result cannot be read: {error}")
         try:
             said = await self._threads.call(self._function, view, result)
         except Exception as error:

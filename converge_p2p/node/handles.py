@@ -14,6 +14,7 @@ import trio
 from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
+from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import Conflict, LimitExceeded, LocalError
 from converge_p2p.core.governance.proofs import WORKER
 from converge_p2p.core.model.evaluator import parse_evaluator
@@ -31,11 +32,11 @@ from converge_p2p.node.fanout import Fanout
 from converge_p2p.node.keys import PoolKeys
 from converge_p2p.node.opinions import Opinions
 from converge_p2p.node.policy import OpinionFunction
+from converge_p2p.node.pool_blobs import PoolBlobs
 from converge_p2p.node.pool_reader import PoolReader
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.work_port import WorkPort
 from converge_p2p.runtime.attempt import HandlerFunction
-from converge_p2p.runtime.executor import encode_result
 from converge_p2p.runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class PoolHandle(PoolReader):
         opinions: answers motions with a function, once there is one.
         council: motions to change the pool, and disputes.
         keys: how this node's key in the pool is handed over or recovered.
+        blobs: contents too large for an operation.
     """
 
     def __init__(self, node: Node, driver: PoolDriver, recall: Recall | None = None) -> None:
@@ -71,6 +73,7 @@ class PoolHandle(PoolReader):
         self.opinions: Opinions | None = None
         self.keys = PoolKeys(driver)
         self.council = Council(driver, lambda: self.spec)
+        self.blobs = PoolBlobs(node, self)
 
     # ------------------------------------------------------------ reading
 
@@ -109,11 +112,14 @@ class PoolHandle(PoolReader):
     async def submit(self, task: Task) -> TaskHandle:
         """Submit a task and wait until it is durable here. With the same key, the same task: safe to repeat.
 
+        Inputs that are too large for an operation become blobs, and workers are given what was meant.
+
         Raises:
             Conflict: another task was submitted with this key.
             LocalError, LimitExceeded, CodecError: the task cannot be submitted; nothing was changed.
+            StoreError: the inputs became blobs, and the disk fails.
         """
-        spec = task.to_spec(key=random_bytes(16))
+        spec = await self.blobs.spec_of(task, random_bytes(16))
         own = task_id(self.id, self._node.public_key, self.driver.replica.contents.task_key(spec.key))
         known = own in self._view.registers or own in self._view.compacted
         if not known and len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
@@ -217,17 +223,17 @@ class PoolHandle(PoolReader):
         """Report the result of a claimed task, or that it cannot be done (`failed`, the reason).
 
         Raises:
-            CodecError, LimitExceeded: the value cannot be a result.
+            CodecError, LimitExceeded, StoreError: the value cannot be a result, or the blob it becomes cannot be kept.
             Conflict: there is no claim of this node, or the task is settled.
         """
         if failed is None:
-            await self.report_bytes(task_id, Outcome.COMPLETED, encode_result(value))
+            await self.report_bytes(task_id, Outcome.COMPLETED, encode_value(value))
         else:
-            await self.report_bytes(task_id, Outcome.FAILED, encode_result({"error": failed}))
+            await self.report_bytes(task_id, Outcome.FAILED, encode_value({"error": failed}))
 
     async def report_bytes(self, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
-        """Report an encoded result."""
-        await self.driver.carry_out(ev.Report(task_id, outcome, result))
+        """Report an encoded result. What is too large for an operation becomes a blob."""
+        await self.driver.carry_out(ev.Report(task_id, outcome, await self.blobs.keep_result(result)))
 
     async def leave(self) -> None:
         """Leave the pool, and forget it here."""
@@ -271,6 +277,7 @@ class PoolHandle(PoolReader):
                 self._node.public_key,
                 capabilities=self.own_capabilities,
                 resources=self._node.policy.safety.resources,
+                contents=self.blobs,
             )
             self._node.spawn(self.workers.run)
         self.workers.add_handler(objective, function, concurrency=concurrency, timeout_s=claim_ttl)

@@ -18,6 +18,7 @@ from converge_p2p.store.private_files import make_private_folder
 
 KEY_FILE = "node.key"
 DATABASE_FILE = "node.sqlite"
+BLOB_FOLDER = "blobs"
 LOCK_FILE = "node.sqlite.lock"
 
 

@@ -34,6 +34,7 @@ from converge_p2p.net import PeerInfo, open_network, peer_id_of
 from converge_p2p.node.admitting import admission_proof
 from converge_p2p.node.agents import AgentParts, Agents, HostedAgent
 from converge_p2p.node.bids import Bids
+from converge_p2p.node.blobs import Blobs
 from converge_p2p.node.config import NodeConfig, NodeStatus
 from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.directory import PoolAnnouncement
@@ -46,7 +47,7 @@ from converge_p2p.node.home_pool import HomePool, announced_in
 from converge_p2p.node.invitations import Invitations
 from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import DEADLINE_S, Mail
-from converge_p2p.node.opening import load_identity_now, network_config, open_store_now
+from converge_p2p.node.opening import blob_folder, load_identity_now, network_config, open_store_now
 from converge_p2p.node.pools import Pools
 from converge_p2p.node.replay_journal import ReplayJournal
 from converge_p2p.node.restored import StoreAge
@@ -77,6 +78,7 @@ class Node:
         invitations: inviting others, and following invitations.
         hosting: the agents of this node, and what they are told; see `host`.
         bids: this node's sealed bids.
+        blobs: contents too large for a task.
         policy: what this node lets happen.
     """
 
@@ -147,6 +149,7 @@ class Node:
             self._known_peers = KnownPeers(self._store)
             self.hosting = Agents(self, self._store)
             self.bids = Bids(self.identity, self._store)
+            self.blobs = Blobs(self.identity, blob_folder(self._home), self._config.blob_bytes_max, self.counters)
             self._home_pool = HomePool(self)
             self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store), self.hosting)
             timers = Timers()
@@ -177,6 +180,7 @@ class Node:
                 known = await self._known_peers.read()
                 config = replace(self._net_config, known=(*self._net_config.known, *known))
                 async with open_network(config, seed=self.identity.seed, handler=self._switchboard) as self._network:
+                    await self.blobs.open(self._network)
                     await self._mail.open(self._network)
                     await self._switchboard.open(self._network, self._nursery)
                     self._nursery.start_soon(self._known_peers.run, self._network)
@@ -262,8 +266,8 @@ class Node:
 
     def status(self) -> NodeStatus:
         """The node at a glance."""
-        counts = (self.counters, self.hosting.counts(), self._network.counters, self._mail.counters)
-        counters = sum(map(Counter, counts), Counter[str]())
+        parts = (self.hosting.counts(), self.blobs.counts(), self._network.counters, self._mail.counters)
+        counters = sum(map(Counter, parts), Counter(self.counters))
         for pool in self._pools.all().values():
             counters.update(pool.counters)
         counters["commits"] = self._writer.commits

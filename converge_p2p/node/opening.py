@@ -14,7 +14,7 @@ from pathlib import Path
 from converge_p2p.core.identity import Identity
 from converge_p2p.net import NetworkConfig
 from converge_p2p.node.config import NodeConfig
-from converge_p2p.node.home import DATABASE_FILE, KEY_FILE
+from converge_p2p.node.home import BLOB_FOLDER, DATABASE_FILE, KEY_FILE
 from converge_p2p.node.records import NAMESPACE, DescriptorRecords
 from converge_p2p.store.api import NodeStore
 from converge_p2p.store.keyfile import load_or_create_identity
@@ -42,6 +42,11 @@ def open_store_now(given: NodeStore | None, home: Path | None) -> NodeStore:
     if given is not None:
         return given
     return MemoryStore() if home is None else SqliteStore(home / DATABASE_FILE)
+
+
+def blob_folder(home: Path | None) -> Path | None:
+    """Return where the blobs of a home lie; None is in memory."""
+    return None if home is None else home / BLOB_FOLDER
 
 
 def network_config(

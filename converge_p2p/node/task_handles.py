@@ -25,7 +25,7 @@ class TaskResult:
     """How a task was completed.
 
     Attributes:
-        value: the decoded result.
+        value: the decoded result, with the contents of blobs that stand in it.
         by: agent id of the worker it is credited to.
         view: the task as it was settled.
         receipt: proof that verifies offline; None if the votes were pruned before the result was read.
@@ -63,6 +63,8 @@ class TaskHandle:
             TaskCancelled: settled as cancelled.
             NotFound: settled before the last checkpoint, and this node did not submit it: its result is kept elsewhere.
             LocalError: this node left the pool or stopped in the meantime.
+            NetworkError: the result is a blob that nobody could be asked for who has it. Asking again may help; the
+                reference to it is in `view.result`.
 
         Cancellation: the task goes on.
         """
@@ -74,7 +76,8 @@ class TaskHandle:
             case Outcome.CANCELLED:
                 raise TaskCancelled(_reason(view, "reason") or "the submitter cancelled the task")
         receipt = None if self.pool.is_compacted(self.id) else self.pool.receipt(self.id)
-        return TaskResult(view.result, fingerprint(view.value.worker), view, receipt)
+        value = (await self.pool.blobs.bring_result(view)).result
+        return TaskResult(value, fingerprint(view.value.worker), view, receipt)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask for the cancellation. It competes with a result, and only one of them settles the task."""

@@ -22,12 +22,16 @@ from converge_p2p.core.model.task import Outcome, TaskView
 from converge_p2p.core.types import TaskId
 from converge_p2p.runtime.executor import encode_result
 from converge_p2p.runtime.fencing import Fence
+from converge_p2p.runtime.ports import ContentPort
 from converge_p2p.runtime.threads import BoundedThreads
 
 _logger = logging.getLogger(__name__)
 
 HandlerFunction = Callable[[TaskView, "WorkContext"], Any]
 """Takes the task and its context; plain or async; returns the result of the task."""
+
+
+_ROOM = ("BLOB_STORE_BYTES_MAX", "BLOBS_KEPT_MAX")
 
 
 class PermanentFailure(ConvergeError):
@@ -46,9 +50,11 @@ class WorkContext:
         done: the last progress that was given, 0 to 1.
         note: what was said with it.
         news: set when something was said, until it was passed on.
+        blobs: contents too large for a task: those that references in the inputs name, and those for the result. None
+            where there is no node.
     """
 
-    __slots__ = ("_cancelled", "_trio", "done", "news", "note", "task_id", "token")
+    __slots__ = ("_cancelled", "_trio", "blobs", "done", "news", "note", "task_id", "token")
 
     def __init__(self, task_id: TaskId, token: tuple[int, int]) -> None:
         """Made by the worker pool."""
@@ -57,6 +63,7 @@ class WorkContext:
         self.done = 0.0
         self.note = ""
         self.news = trio.Event()
+        self.blobs: ContentPort | None = None
         self._cancelled = False
         self._trio: trio.lowlevel.TrioToken | None = None
         if trio.lowlevel.in_trio_run():
@@ -126,7 +133,13 @@ class TryAgain:
 
 
 async def run_attempt(
-    function: HandlerFunction, view: TaskView, context: WorkContext, *, timeout_s: float, threads: BoundedThreads
+    function: HandlerFunction,
+    view: TaskView,
+    context: WorkContext,
+    *,
+    timeout_s: float,
+    threads: BoundedThreads,
+    contents: ContentPort | None = None,
 ) -> Finished | TryAgain:
     """Run a handler once and say what its end means.
 
@@ -136,11 +149,15 @@ async def run_attempt(
         context: handed to the handler.
         timeout_s: the attempt is stopped after this time; `math.inf` for no limit.
         threads: for plain handlers.
+        contents: where large inputs come from, and large results go. The time of both counts.
 
     Cancellation: the handler is cancelled; the thread of a plain one is abandoned.
     """
     try:
         with trio.fail_after(timeout_s) as scope:
+            if contents is not None:
+                context.blobs = contents
+                view = await contents.bring(view)
             if inspect.iscoroutinefunction(function):
                 value = await function(view, context)
             else:
@@ -151,6 +168,8 @@ async def run_attempt(
                     raise
                 if inspect.isawaitable(value):
                     value = await value
+            if contents is not None:
+                return await _kept(value, contents)
     except trio.TooSlowError as error:
         if scope.cancelled_caught:
             return TryAgain(f"stopped after {timeout_s:g} s")
@@ -161,6 +180,16 @@ async def run_attempt(
         return Finished(Outcome.COMPLETED, encode_result(value))
     except (CodecError, LimitExceeded) as error:
         # the next attempt would very likely give such a value again
+        return _permanent(f"the result cannot be reported: {error}")
+
+
+async def _kept(value: Any, contents: ContentPort) -> Finished:
+    try:
+        return Finished(Outcome.COMPLETED, await contents.keep_result(encode_value(value)))
+    except (CodecError, LimitExceeded) as error:
+        if isinstance(error, LimitExceeded) and error.limit in _ROOM:
+            # another worker, or another time, may have room
+            raise
         return _permanent(f"the result cannot be reported: {error}")
 
 

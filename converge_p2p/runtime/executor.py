@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import ConvergeError, LimitExceeded, LocalError
-from converge_p2p.core.limits import RESULT_BYTES_MAX
+from converge_p2p.core.limits import BLOB_VALUE_BYTES_MAX, RESULT_BYTES_MAX
 from converge_p2p.core.model.coordination_decision import ActFor
 from converge_p2p.core.model.decision import (
     CancelTask,
@@ -213,7 +213,8 @@ class StandardExecutor:
     async def _report(self, decision: ReportTask) -> None:
         port = _needed(self._tasks, decision, "task")
         outcome = Outcome.FAILED if decision.failed else Outcome.COMPLETED
-        await port.report(decision.pool_id, decision.task_id, outcome, encode_result(decision.result))
+        result = encode_result(decision.result, BLOB_VALUE_BYTES_MAX)
+        await port.report(decision.pool_id, decision.task_id, outcome, result)
 
     async def _release(self, decision: ReleaseTask) -> None:
         port = _needed(self._tasks, decision, "task")
@@ -240,19 +241,23 @@ class StandardExecutor:
         return value
 
 
-def encode_result(value: Any) -> bytes:
+def encode_result(value: Any, bytes_max: int = RESULT_BYTES_MAX) -> bytes:
     """Encode the result of a task.
+
+    Args:
+        value: the result.
+        bytes_max: what fits into an operation, or what a port takes that moves the rest elsewhere.
 
     Raises:
         CodecError: a type that cannot be encoded.
-        LimitExceeded: more than `limits.RESULT_BYTES_MAX` bytes.
+        LimitExceeded: more than `bytes_max` bytes.
     """
     encoded = encode_value(value)
-    if len(encoded) > RESULT_BYTES_MAX:
+    if len(encoded) > bytes_max:
         raise LimitExceeded(
             "RESULT_BYTES_MAX",
-            f"the result has {len(encoded)} bytes encoded; at most {RESULT_BYTES_MAX} are allowed",
-            hint="store large results elsewhere and report where",
+            f"the result has {len(encoded)} bytes encoded; at most {bytes_max} are allowed",
+            hint="put it as a blob, and report the reference",
         )
     return encoded
 

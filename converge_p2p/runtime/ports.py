@@ -10,13 +10,14 @@ A port refuses with a `ConvergeError` and has then changed nothing. It never ans
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from converge_p2p.core.model.decision import CreatePool, Decision
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Outcome, Task, TaskView
 from converge_p2p.core.replica.coordination import CoordinationCommand
-from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
+from converge_p2p.core.types import BlobRef, OperationId, PoolId, PublicKey, TaskId
 
 
 class MessagePort(Protocol):
@@ -36,7 +37,7 @@ class TaskPort(Protocol):
         """Stand as a worker. Returning says that the claim was made, not that it won."""
 
     async def report(self, pool_id: PoolId, task_id: TaskId, outcome: Outcome, result: bytes) -> None:
-        """Report how a claimed task ended; `result` is an encoded user value."""
+        """Report how a claimed task ended; `result` is an encoded user value, also one too large for an operation."""
 
     async def release(self, pool_id: PoolId, task_id: TaskId, failed: bool, reason: str) -> None:
         """Give a claim back."""
@@ -165,6 +166,38 @@ class TaskWorkPort(Protocol):
 
     def stands(self, task_id: TaskId) -> bool:
         """Whether a claim of this identity for the work stands (from before a restart)."""
+
+
+class ContentPort(Protocol):
+    """Contents that are too large for a task's operations, for the handlers of one pool (see `node.pool_blobs`)."""
+
+    async def bring(self, view: TaskView) -> TaskView:
+        """Return a task with the contents of its inputs in place of references to them.
+
+        Raises:
+            ConvergeError: a content cannot be had now.
+        """
+
+    async def keep_result(self, result: bytes) -> bytes:
+        """Return an encoded result as it can be reported.
+
+        Raises:
+            LimitExceeded: it is too large.
+            StoreError: what it refers to cannot be kept.
+        """
+
+    async def put(self, content: bytes | str | Path) -> BlobRef:
+        """Keep a content, or that of a file, and return a reference to it, which may stand in a result."""
+
+    async def get(self, reference: BlobRef) -> bytes:
+        """Return a content.
+
+        Raises:
+            NetworkError: it cannot be had now.
+        """
+
+    async def fetch(self, reference: BlobRef, to: str | Path) -> None:
+        """Write a content to a file. Raises as `get`."""
 
 
 class TurnRecorder(Protocol):

@@ -22,6 +22,7 @@ from converge_p2p.core.model.pool import AdmissionKind, AssignmentRule, Governan
 from converge_p2p.core.model.task import Outcome, Progress, Task, TaskSpec, TaskState, TaskValue, TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.oplog.coordination import AuctionRule, PollRule, Scope
+from converge_p2p.core.types import BlobForm, BlobRef
 from converge_p2p.core.view.auctions import AuctionPhase, AuctionView, RankedBid
 from converge_p2p.core.view.delegation import DelegationView
 from converge_p2p.core.view.negotiation import ProposalView, SessionView
@@ -64,6 +65,7 @@ _KINDS: dict[str, type[Any]] = {
         *_DECISIONS, Capability, AdmissionKind, AssignmentRule, GovernanceKind, ModelTerms, PoolPolicy, Outcome,
         Progress, Task, TaskSpec, TaskState, TaskValue, TaskView, Topic, AuctionRule, PollRule, Scope, AuctionPhase,
         AuctionView, RankedBid, DelegationView, ProposalView, SessionView, Choice, PollPhase, PollView, ToolResult,
+        BlobForm, BlobRef,
         CoordinationEvent, DecisionOutcome, Matter, OutcomeKind, Executed, Failed, Refused, Unreadable, RecordedError,
     )
 }  # fmt: skip

@@ -26,7 +26,7 @@ from converge_p2p.core.replica.renewal import THOUSANDTHS
 from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.runtime.attempt import Finished, HandlerFunction, TryAgain, WorkContext, clip, run_attempt
 from converge_p2p.runtime.candidates import Candidates
-from converge_p2p.runtime.ports import TaskWorkPort
+from converge_p2p.runtime.ports import ContentPort, TaskWorkPort
 from converge_p2p.runtime.safety import ResourceLimits
 from converge_p2p.runtime.threads import BoundedThreads
 from converge_p2p.runtime.workbook import Handler, Slot, WorkBook
@@ -59,6 +59,7 @@ class WorkerPool:
         *,
         capabilities: Iterable[str] = (),
         resources: ResourceLimits | None = None,
+        contents: ContentPort | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Make a pool without handlers; `run` starts it.
@@ -68,10 +69,12 @@ class WorkerPool:
             public_key: of the worker; decides which tasks it prefers.
             capabilities: names; tasks that require others are left to others.
             resources: tasks that ask for more are left to others.
+            contents: where large inputs come from, and large results go; None: there are none.
             wall_clock: Unix time in seconds, for the deadlines of tasks.
         """
         self._port = port
         self._key = public_key
+        self._contents = contents
         self._wall_clock = wall_clock
         self._book = WorkBook(public_key, wake=self._wake_up, start=self._start)
         self._book.capabilities = frozenset(capabilities)
@@ -331,6 +334,7 @@ class WorkerPool:
                     slot.context,
                     timeout_s=min(task_limit_s, handler.timeout_s),
                     threads=handler.threads,
+                    contents=self._contents,
                 )
                 nursery.cancel_scope.cancel()
         # not reached when the pool itself is cancelled: `run` then hands back what is left

@@ -32,13 +32,14 @@ def make_private_folder(folder: Path) -> None:
         raise StoreError(f"cannot make folder {folder}: {error.strerror}") from error
 
 
-def write_private_file(path: Path, data: bytes, *, replace: bool = False) -> None:
+def write_private_file(path: Path, data: bytes, *, replace: bool = False, sync: bool = True) -> None:
     """Write a file with mode 0600 so that at every moment, also after a crash, it is whole or absent.
 
     Args:
         path: its folder must exist.
         data: all of it.
         replace: whether an existing file is replaced.
+        sync: whether its name is to outlive a loss of power when this returns; otherwise `sync_folder` sees to that.
 
     Raises:
         Conflict: the file exists and `replace` is False; it is not touched.
@@ -55,7 +56,8 @@ def write_private_file(path: Path, data: bytes, *, replace: bool = False) -> Non
                 _publish_new(temporary, path, data)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
     except FileExistsError:
         raise Conflict(f"{path} exists already", hint="choose another path; it was not changed") from None
     except OSError as error:
@@ -86,7 +88,8 @@ def _write_new(path: Path, data: bytes) -> None:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder would outlive a loss of power. Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

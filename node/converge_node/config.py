@@ -120,6 +120,17 @@ class TasksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 1
 
 
+class BlobsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Contents that are too large for a task."""
+
+    max_bytes: Annotated[
+        int,
+        Meta(
+            ge=limits.BLOB_CHUNK_BYTES, le=2**53, description="Bytes of all blobs; fetched ones make room for others."
+        ),
+    ] = limits.BLOB_STORE_BYTES_MAX
+
+
 class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The control interface."""
 
@@ -152,6 +163,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: IdentitySection = IdentitySection()
     network: NetworkSection = NetworkSection()
     tasks: TasksSection = TasksSection()
+    blobs: BlobsSection = BlobsSection()
     governance: GovernanceSection = GovernanceSection()
     admission: AdmissionSection = AdmissionSection()
     trust: TrustSection = TrustSection()

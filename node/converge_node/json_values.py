@@ -1,6 +1,6 @@
-"""Users' values in JSON, which has no byte strings.
+"""Users' values in JSON, which has no byte strings and no references to blobs.
 
-Knows: the two markers. Must not know: requests and answers.
+Knows: the three markers. Must not know: requests and answers.
 Source: docs/control.md, envelope.
 """
 
@@ -12,24 +12,31 @@ from typing import Any, Final
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
+from converge_p2p.core.model.blob import parse_reference, reference_text
+from converge_p2p.core.types import BlobRef
 
 _BYTES: Final = "$bytes"
+_BLOB: Final = "$blob"
 _ESCAPE: Final = "$escape"
+_MARKERS: Final = (_BYTES, _BLOB, _ESCAPE)
 
 
 def to_json_value(value: Any) -> Any:
-    """Return a user's value in JSON's types: bytes become {"$bytes": "<base64>"}; nothing else changes.
+    """Return a user's value in JSON's types: bytes become {"$bytes": "<base64>"}, and references to blobs
+    {"$blob": "blob:…"}; nothing else changes.
 
     A map that could be taken for such a marker is wrapped in {"$escape": …}, so that `from_json_value` gives back
     exactly the value.
     """
     if isinstance(value, bytes):
         return {_BYTES: base64.b64encode(value).decode("ascii")}
+    if isinstance(value, BlobRef):
+        return {_BLOB: reference_text(value)}
     if isinstance(value, list | tuple):
         return [to_json_value(item) for item in value]
     if isinstance(value, dict):
         plain = {name: to_json_value(item) for name, item in value.items()}
-        return {_ESCAPE: plain} if len(value) == 1 and next(iter(value)) in (_BYTES, _ESCAPE) else plain
+        return {_ESCAPE: plain} if len(value) == 1 and next(iter(value)) in _MARKERS else plain
     return value
 
 
@@ -38,6 +45,7 @@ def from_json_value(value: Any, depth: int = 2 * limits.CBOR_DEPTH_MAX) -> Any:
 
     Raises:
         CodecError: a byte string that is not base64, or nesting deeper than a task may hold.
+        LocalError: a reference to a blob that is none.
     """
     if depth == 0:
         raise CodecError(f"nested deeper than {limits.CBOR_DEPTH_MAX} levels")
@@ -50,6 +58,8 @@ def from_json_value(value: Any, depth: int = 2 * limits.CBOR_DEPTH_MAX) -> Any:
             return base64.b64decode(value[_BYTES], validate=True)
         except (binascii.Error, TypeError, ValueError) as error:
             raise CodecError(f'{{"{_BYTES}": …}} must hold base64 text') from error
+    if set(value) == {_BLOB}:
+        return parse_reference(value[_BLOB] if isinstance(value[_BLOB], str) else "")
     if set(value) == {_ESCAPE} and isinstance(value[_ESCAPE], dict):
         return {name: from_json_value(item, depth - 1) for name, item in value[_ESCAPE].items()}
     return {name: from_json_value(item, depth - 1) for name, item in value.items()}

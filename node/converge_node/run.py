@@ -126,6 +126,7 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
             ),
             network_key=arguments.network_key,
             policy=node_policy(arguments.config),
+            blob_bytes_max=arguments.config.blobs.max_bytes,
         ),
     )
 

@@ -282,7 +282,7 @@ async def test_a_result_that_cannot_be_encoded_is_refused_before_anything_is_sig
     with pytest.raises(CodecError):
         await pool.report(task.id, object())
     with pytest.raises(LimitExceeded):
-        await pool.report(task.id, b"x" * (limits.RESULT_BYTES_MAX + 1))
+        await pool.report(task.id, b"x" * limits.BLOB_VALUE_BYTES_MAX)
     await trio.sleep(1)
     written = [decode_operation(signed, pool.id).body for _, signed, _ in live.writer.rows]
     assert not any(isinstance(body, ReportBody) for body in written)

@@ -102,3 +102,41 @@ def test_a_worker_finds_the_pool_does_the_work_and_comes_back_after_a_restart(tm
         assert ask(first, *submit, "--key", "before")[1]["settled_by"] in ids
         code, error = ask(first, "task", "submit", "demo", "double", "--wait", "--timeout", "0.2")
         assert (code, error["code"]) == (8, "timeout")
+
+
+FILES = """
+def turn(task, context):
+    return task.inputs["file"][::-1]
+"""
+
+
+def test_a_file_too_large_for_a_task_is_an_input_a_result_and_a_blob(tmp_path: Path) -> None:
+    (tmp_path / "files.py").write_text(FILES)
+    home, content = tmp_path / "n1", os.urandom(600_000)
+    (tmp_path / "in").write_bytes(content)
+
+    def run(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        line = [word for word in command(home, *words) if word != "--json"]
+        return subprocess.run(line, capture_output=True, timeout=60, check=False, env=clean(), input=given)
+
+    with node(home, "--handler", "turn=files:turn"):
+        code, pool = ask(home, "pool", "create", "demo", "--private")
+        assert code == 0, pool
+        code, task = ask(home, "task", "submit", "demo", "turn", "--input-file", f"file={tmp_path / 'in'}")
+        assert (code, list(task["inputs"]["file"])) == (0, ["$blob"])
+        turned = run("task", "result", "demo", task["id"][:12], "-o", str(tmp_path / "out"))
+        assert turned.returncode == 0, turned.stderr
+        assert (tmp_path / "out").read_bytes() == content[::-1]
+
+        put = run("-q", "blob", "put", "-", given=content)
+        assert put.returncode == 0, put.stderr
+        reference = put.stdout.decode().strip()
+        assert run("blob", "get", reference).stdout == content
+        code, kept = ask(home, "blob", "ls")
+        assert sorted(item["hold"] for item in kept) == ["kept", "kept", "pinned"]
+        assert ask(home, "blob", "rm", reference)[0] == 0
+        code, error = ask(home, "blob", "get", reference, "-o", str(tmp_path / "gone"))
+        assert (code, error["code"]) == (9, "network_error")
+        assert not (tmp_path / "gone").exists()
+        assert ask(home, "blob", "rm", reference)[1]["code"] == "not_found"
+        assert ask(home, "blob", "get", "blob:nothing")[1]["code"] == "invalid_request"

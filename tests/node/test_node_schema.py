@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from converge_node.schema import from_json_value, to_json_value, utc_time
-from converge_p2p.core.errors import CodecError
+from converge_p2p.core.errors import CodecError, LocalError
+from converge_p2p.core.types import BlobForm, BlobId, BlobRef, PublicKey
 
-KEYS = st.sampled_from(["$bytes", "$escape", "a", ""]) | st.text(max_size=5)
+REFERENCE = BlobRef(BlobId(b"i" * 32), 70_000, PublicKey(b"s" * 32), b"k" * 32, BlobForm.BYTES)
+KEYS = st.sampled_from(["$bytes", "$blob", "$escape", "a", ""]) | st.text(max_size=5)
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=10) | st.binary(max_size=10),
+    | st.text(max_size=10) | st.binary(max_size=10) | st.just(REFERENCE),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=20,
 )  # fmt: skip
@@ -30,6 +32,12 @@ def test_a_value_comes_back_from_json_unchanged(value: Any) -> None:
 @pytest.mark.parametrize("wrong", [{"$bytes": "???"}, {"$bytes": 5}, {"$bytes": None}, {"$bytes": "YQ"}])
 def test_a_byte_string_that_is_not_base64_is_refused(wrong: Any) -> None:
     with pytest.raises(CodecError, match="base64"):
+        from_json_value({"x": [wrong]})
+
+
+@pytest.mark.parametrize("wrong", [{"$blob": "blob:AAAA"}, {"$blob": 5}, {"$blob": None}])
+def test_a_reference_that_is_none_is_refused(wrong: Any) -> None:
+    with pytest.raises(LocalError, match="no reference"):
         from_json_value({"x": [wrong]})
 
 

@@ -18,6 +18,7 @@ from converge_p2p.core.errors import (
     NotAuthorised,
     NotFound,
 )
+from converge_p2p.core.limits import BLOB_VALUE_BYTES_MAX
 from converge_p2p.core.model import decision as d
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Outcome, Task, TaskSpec, TaskState, TaskView
@@ -188,7 +189,7 @@ async def test_the_policy_is_asked_before_the_port() -> None:
         (d.ClaimTask(POOL, TASK), LimitExceeded),
         (d.ClaimTask(POOL, TaskId(b"?" * 32)), NotFound),
         (d.ReportTask(POOL, TASK, object()), CodecError),
-        (d.ReportTask(POOL, TASK, "x" * 50_000), LimitExceeded),
+        (d.ReportTask(POOL, TASK, bytes(BLOB_VALUE_BYTES_MAX)), LimitExceeded),
     ],
 )
 async def test_what_cannot_be_is_refused_before_the_port(decision: d.Decision, error: type[ConvergeError]) -> None:

@@ -21,15 +21,17 @@ import pool_story
 import receipt_story
 import secrecy_story
 
-from converge_p2p.core.codec import encode, tagged_hash
+from converge_p2p.core.codec import encode, encode_value, tagged_hash
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.limits import BLOB_CHUNK_BYTES
+from converge_p2p.core.model import blob
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.oplog.bodies import Token
 from converge_p2p.core.replica.renewal import Renewal, sign_renewal
-from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.core.types import BlobForm, BlobRef, PoolId, TaskId
 
 FOLDER = Path(__file__).parent
 NOW_MS = 1_700_000_000_000
@@ -278,7 +280,37 @@ def renewals() -> list[dict[str, Any]]:
     ]
 
 
+def blobs() -> list[dict[str, Any]]:
+    """Manifests, a sealed one too, and references to them."""
+    alice = Identity.from_seed(seed("alice"))
+    secret = tagged_hash("blob-secret", alice.seed)
+    found = []
+    for size, sealed, form in ((0, False, 1), (11, False, 2), (11, True, 3), (BLOB_CHUNK_BYTES + 1, True, 1)):
+        content = (b"the harbour" * (size // 11 + 1))[:size]
+        key = blob.sealing_key(secret, hashlib.sha256(content).digest()) if sealed else b""
+        piece_bytes = blob.SEALED_PIECE_BYTES if sealed else BLOB_CHUNK_BYTES
+        pieces = [content[at : at + piece_bytes] for at in range(0, size, piece_bytes)]
+        chunks = [blob.seal_piece(key, index, piece) if sealed else piece for index, piece in enumerate(pieces)]
+        manifest = blob.Manifest.of(chunks)
+        reference = BlobRef(manifest.id, size, alice.public_key, key, BlobForm(form))
+        found.append(
+            {
+                "seed": alice.seed.hex(),
+                "size": size,
+                "form": form,
+                "key": key.hex(),
+                "last_chunk": chunks[-1].hex() if chunks and len(chunks[-1]) < 64 else "",
+                "manifest": manifest.to_bytes().hex(),
+                "id": manifest.id.hex(),
+                "value": encode_value(reference).hex(),
+                "text": blob.reference_text(reference),
+            }
+        )
+    return found
+
+
 FILES = {
+    "blobs.json": blobs,
     "cbor.json": cbor,
     "hashes.json": hashes,
     "identities.json": identities,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import urlsafe_b64decode
 from typing import Any
 
 import msgpack
@@ -16,6 +17,7 @@ from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.formula import decode_formula
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity, fingerprint
+from converge_p2p.core.model.blob import parse_reference
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
@@ -128,6 +130,26 @@ def test_founding_terms_compile_to_the_formula_of_the_file(case: dict[str, Any])
 def test_founding_terms_that_could_decide_twice_are_refused(case: dict[str, Any]) -> None:
     with pytest.raises(CodecError):
         compile_rules(PoolSpec.from_body(decode(bytes.fromhex(case["body"]))))
+
+
+@pytest.mark.parametrize("case", read("blobs.json"))
+def test_a_blob_is_named_by_its_manifest_and_a_reference_is_an_extension(case: dict[str, Any]) -> None:
+    manifest, key, size = bytes.fromhex(case["manifest"]), bytes.fromhex(case["key"]), case["size"]
+    names = decode(manifest)[2]
+    assert decode(manifest) == [size + 16 * (len(names) // 32 if key else 0), 262_144, names]
+    whole = b"converge-p2p/1/blob\0" + len(manifest).to_bytes(8, "big") + manifest
+    assert hashlib.sha256(whole).hexdigest() == case["id"]
+    if case["last_chunk"]:
+        chunk = bytes.fromhex(case["last_chunk"])
+        whole = b"converge-p2p/1/blob-chunk\0" + len(chunk).to_bytes(8, "big") + chunk
+        assert hashlib.sha256(whole).digest() == names[-32:]
+    author = Identity.from_seed(bytes.fromhex(case["seed"])).public_key
+    extension = msgpack.unpackb(bytes.fromhex(case["value"]))
+    assert extension.code == case["form"]
+    assert decode(extension.data) == [bytes.fromhex(case["id"]), size, author, key]
+    coded = case["text"].removeprefix("blob:")
+    assert urlsafe_b64decode(coded + "=" * (-len(coded) % 4)) == bytes([case["form"]]) + extension.data
+    assert parse_reference(case["text"]) == decode_value(bytes.fromhex(case["value"]))
 
 
 @pytest.mark.parametrize("case", read("renewals.json"))

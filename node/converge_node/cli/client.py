@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -26,8 +26,11 @@ CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
 SILENCE_TIMEOUT_S: Final = 35.0
 """A stream that says nothing for this long is dead: the node sends a sign of life every ten seconds."""
+TRANSFER_TIMEOUT_S: Final = 600.0
+"""Contents are fetched from other nodes before the first byte comes."""
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 EVENT_LINE_BYTES_MAX: Final = 1024 * 1024
+_PIECE_BYTES: Final = 256 * 1024
 
 _T = TypeVar("_T")
 
@@ -38,15 +41,15 @@ class ControlClient:
     def __init__(self, socket_path: Path) -> None:
         self._path = socket_path
 
-    def get(self, kind: type[_T], *path: str, query: Mapping[str, Any] | None = None) -> _T:
-        """Ask for something.
+    def get(self, kind: type[_T], *path: str, query: Mapping[str, Any] | None = None, wait_s: float = 0.0) -> _T:
+        """Ask for something, which the node may take `wait_s` to find.
 
         Raises:
             NodeUnreachable: no node answers.
             TimedOut: the node does not answer in time.
             Refused: the node answered with an error.
         """
-        with self._request("GET", path, query=query) as response:
+        with self._request("GET", path, query=query, timeout_s=ANSWER_TIMEOUT_S + wait_s) as response:
             return _data(_whole(response), kind)
 
     def post(self, kind: type[_T], *path: str, body: msgspec.Struct | None = None, wait_s: float = 0.0) -> _T:
@@ -63,6 +66,25 @@ class ControlClient:
             for event in _events(response):
                 yield _data(event, kind)
 
+    def upload(self, kind: type[_T], *path: str, content: IO[bytes], size: int, query: Mapping[str, Any]) -> _T:
+        """Send the content of a file that is `size` bytes long. Raises as `get`."""
+        with self._request(
+            "POST", path, query=query, body=content, size=size, timeout_s=TRANSFER_TIMEOUT_S
+        ) as response:
+            return _data(_whole(response), kind)
+
+    def download(self, *path: str, query: Mapping[str, Any], to: IO[bytes]) -> None:
+        """Write a content to a file. Raises as `get`, and `NodeUnreachable` if it ends too early."""
+        with self._request("GET", path, query=query, timeout_s=TRANSFER_TIMEOUT_S) as response:
+            if response.status != 200:
+                _data(_whole(response), object)
+            left = int(response.headers["content-length"])
+            while piece := response.read(_PIECE_BYTES):
+                to.write(piece)
+                left -= len(piece)
+            if left:
+                raise NodeUnreachable("the content ended too early", hint="the log of the node may say why")
+
     @contextmanager
     def _request(
         self,
@@ -70,11 +92,14 @@ class ControlClient:
         path: tuple[str, ...],
         *,
         query: Mapping[str, Any] | None = None,
-        body: bytes | None = None,
+        body: bytes | IO[bytes] | None = None,
+        size: int | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Iterator[http.client.HTTPResponse]:
         connection = _UnixConnection(self._path, timeout_s)
         headers = {} if body is None else {"content-type": "application/json"}
+        if size is not None:
+            headers = {"content-type": "application/octet-stream", "content-length": str(size)}
         url = "/" + "/".join(quote(part, safe="") for part in path)
         try:
             connection.connect()

@@ -26,6 +26,7 @@ _COMMANDS = {
     "pool": Lazy("converge_node.cli.pool:pool", "Create, list, show, join and audit pools."),
     "agent": Lazy("converge_node.cli.agent:agent", "Publish this agent, and find others by what they can do."),
     "task": Lazy("converge_node.cli.task:task", "Submit, list, show, watch, cancel, veto and judge tasks."),
+    "blob": Lazy("converge_node.cli.blob:blob", "Keep contents that are too large for a task, and fetch them."),
     "mesh": Lazy("converge_node.cli.mesh:mesh", "Make private networks, and invite others."),
     "topic": Lazy("converge_node.cli.mesh:topic", "Take part in topics, public or private."),
     "join": Lazy("converge_node.cli.mesh:join", "Follow an invitation."),

@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, ls, show, watch, cancel, dispute, veto, pass, judge; and evidence (see there).
+"""Commands about tasks: submit, ls, show, result, watch, cancel, dispute, veto, pass, judge; and evidence (see there).
 
 Knows: the client and the schema. Must not know: claims and votes.
 """
@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from converge_node import schema
+from converge_node.cli.blob import file_inputs, write_value
 from converge_node.cli.client import ControlClient, connect
 from converge_node.cli.evidence import cite, evidence
 from converge_node.cli.motions import dispute
@@ -21,6 +22,7 @@ from converge_node.errors import ExitCode, UsageError
 from converge_p2p.core import limits
 
 HOME_POOL = "-"
+RESULT_WAIT_S = 600.0
 _SETTLED = ("completed", "failed", "cancelled")
 
 
@@ -38,6 +40,13 @@ for _command in (dispute, cite, evidence):
 @click.argument("objective")
 @click.option("--input", "pairs", multiple=True, metavar="K=V", help="An input: K=text, or K:=JSON. Repeatable.")
 @click.option("--inputs-json", metavar="FILE", help="All inputs as a JSON map from a file; - is standard input.")
+@click.option(
+    "--input-file",
+    "files",
+    multiple=True,
+    metavar="K=FILE",
+    help="An input: the bytes of a file, as a blob if large.",
+)
 @click.option("--key", help="Submitting twice with one key is submitting once.")
 @click.option("--wait", is_flag=True, help="Wait until it is settled; exit code 11 if it failed or was cancelled.")
 @click.option("--timeout", type=float, metavar="S", help="With --wait: wait at most so many seconds (exit code 8).")
@@ -60,6 +69,7 @@ def submit(
     *,
     pairs: tuple[str, ...],
     inputs_json: str | None,
+    files: tuple[str, ...],
     wait: bool,
     timeout: float | None,
     **given: Any,
@@ -67,9 +77,10 @@ def submit(
     """Submit a task to POOL; handlers of OBJECTIVE do it. POOL - is this node's home pool, founded on first use."""
     if timeout is not None and not wait:
         raise UsageError("--timeout bounds the waiting, so it needs --wait", hint="--attempt-timeout bounds the work")
+    client = connect(invocation)
     body = schema.SubmitTask(
         objective=objective,
-        inputs=_inputs(pairs, inputs_json),
+        inputs=_inputs(pairs, inputs_json) | file_inputs(client, files),
         key=given["key"],
         required_capabilities=sorted(set(given["required"])),
         priority=given["priority"],
@@ -79,7 +90,6 @@ def submit(
         evaluator=given["evaluator"],
         topic=given["topic"],
     )
-    client = connect(invocation)
     where = ("home",) if pool == HOME_POOL else ("pools", pool)
     item = client.post(schema.TaskDetail, "v1", *where, "tasks", body=body)
     if wait and item.state not in _SETTLED:
@@ -125,6 +135,31 @@ def task_show(invocation: Invocation, pool: str, reference: str) -> None:
     """Show a task with its inputs and result."""
     item = connect(invocation).get(schema.TaskDetail, "v1", "pools", pool, "tasks", reference)
     show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
+
+
+@task.command
+@click.argument("pool")
+@click.argument("reference", metavar="TASK")
+@click.option("-o", "--output", metavar="FILE", help="Where to write it; without it, to standard output.")
+@click.option("--timeout", type=float, metavar="S", help="Wait at most so many seconds for its end (exit code 8).")
+@apply_shared
+@pass_invocation
+def result(invocation: Invocation, pool: str, reference: str, *, output: str | None, timeout: float | None) -> int:
+    """Wait until TASK is settled, and write its result: bytes and texts as they are, anything else as JSON."""
+    client = connect(invocation)
+    item = client.get(schema.TaskDetail, "v1", "pools", pool, "tasks", reference)
+    if item.state not in _SETTLED:
+        item = _settled(client, item, timeout)
+    if item.state == "completed":
+        path = ("v1", "pools", item.pool, "tasks", item.id, "result")
+        item = client.get(schema.TaskDetail, *path, wait_s=RESULT_WAIT_S)
+    if output is None and (invocation.json or invocation.quiet):
+        show(invocation, item, ids=lambda: [item.id], text=lambda: "")
+    elif item.state == "completed":
+        write_value(client, item.result, output, item.pool)
+    else:
+        print(f"{item.state}: {clean(item.reason)}", file=sys.stderr)
+    return _outcome(item)
 
 
 @task.command

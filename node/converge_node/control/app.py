@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from converge_node import agent_schema, mesh_schema, schema
-from converge_node.control import agents, evidence, mesh, motions, views
+from converge_node.control import agents, blobs, evidence, mesh, motions, views
 from converge_node.control.governance import admission_kind, governance_model
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.reach import reach_item
@@ -140,15 +140,16 @@ class ControlApi:
             route("/v1/hosted/{name}/record", "GET", self._record),
             route("/v1/shutdown", "POST", self._shutdown),
         ]
+        routes += blobs.blob_routes(self._state, self._guarded)
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
-    def _guarded(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, endpoint: Endpoint, whole: bool = True) -> Callable[[Request], Awaitable[Response]]:
         """Count requests, and turn every error into an answer: a request never harms the node."""
 
         async def serve(request: Request) -> Response:
             self._state.requests += 1
             try:
-                request.state.body = await read(request)
+                request.state.body = await read(request) if whole else b""
                 if self._state.requests > limits.CONTROL_REQUESTS_MAX:
                     self._state.refused += 1
                     raise Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later")

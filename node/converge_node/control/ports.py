@@ -6,7 +6,7 @@ Source: docs/control.md.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -22,12 +22,24 @@ from converge_p2p.core.model.query import DiscoveryQuery
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.model.topic_key import TopicKey
-from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.types import (
+    AgentId,
+    BlobForm,
+    BlobId,
+    BlobRef,
+    OperationId,
+    PeerId,
+    PoolId,
+    PublicKey,
+    TaskId,
+    ValueHash,
+)
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import MotionView
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.settings import Health
 from converge_p2p.runtime.trust import TrustModel
+from converge_p2p.store.blobs import Hold
 
 
 class PeerLike(Protocol):
@@ -186,6 +198,38 @@ class CouncilLike(Protocol):
     async def say(self, motion: OperationId, /, choice: int | None = ...) -> None: ...
 
 
+class BlobLike(Protocol):
+    """A blob that is kept."""
+
+    @property
+    def id(self) -> BlobId: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def held_bytes(self) -> int: ...
+    @property
+    def hold(self) -> Hold: ...
+    @property
+    def used_s(self) -> float: ...
+
+
+class BlobsLike(Protocol):
+    """The blobs of a node."""
+
+    def put_stream(
+        self, parts: AsyncIterator[bytes], /, *, sealed: bool, form: BlobForm, hold: Hold
+    ) -> Awaitable[BlobRef]: ...
+    def stream(self, reference: BlobRef, /, *, providers: Iterable[PublicKey]) -> AsyncGenerator[bytes, None]: ...
+    def list(self) -> Sequence[BlobLike]: ...
+    async def remove(self, blob: BlobId, /) -> None: ...
+
+
+class PoolBlobsLike(Protocol):
+    """The blobs of a pool's tasks."""
+
+    async def bring_result(self, view: TaskView, /) -> TaskView: ...
+
+
 class CheckpointLike(Protocol):
     """How far a pool's log was compacted."""
 
@@ -220,6 +264,8 @@ class PoolLike(Protocol):
     async def culprits(self) -> int | None: ...
     @property
     def council(self) -> CouncilLike: ...
+    @property
+    def blobs(self) -> PoolBlobsLike: ...
     def members(self) -> Sequence[MemberLike]: ...
     def frozen(self) -> Sequence[FrozenLike]: ...
     @property
@@ -379,6 +425,8 @@ class NodeLike(Protocol):
     ) -> Awaitable[PoolLike]: ...
     def home_pool(self) -> Awaitable[PoolLike]: ...
     def submit(self, task: Task, /) -> Awaitable[SubmittedLike]: ...
+    @property
+    def blobs(self) -> BlobsLike: ...
     @property
     def invitations(self) -> InvitationsLike: ...
     def topics(self) -> Mapping[Topic, TopicKey | None]: ...
