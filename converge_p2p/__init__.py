@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from converge_p2p.core.governance.admission import register_admission as register_admission
     from converge_p2p.core.governance.evaluators import register_evaluator as register_evaluator
+    from converge_p2p.core.governance.invitation_line import InvitationLine as InvitationLine
     from converge_p2p.core.governance.proofs import Invitation as Invitation, Vouch as Vouch
     from converge_p2p.core.identity import Identity as Identity
     from converge_p2p.core.model import decisions as decisions
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from converge_p2p.core.model.descriptor import AgentDescriptor as AgentDescriptor
     from converge_p2p.core.model.message import Message as Message
     from converge_p2p.core.model.network_key import NetworkKey as NetworkKey
-    from converge_p2p.core.model.pool import AdmissionKind as AdmissionKind, PoolPolicy as PoolPolicy
+    from converge_p2p.core.model.pool import (
+        AdmissionKind as AdmissionKind,
+        AssignmentRule as AssignmentRule,
+        PoolPolicy as PoolPolicy,
+    )
     from converge_p2p.core.model.query import CapabilityNeed as CapabilityNeed, DiscoveryQuery as DiscoveryQuery
     from converge_p2p.core.model.registry import IdentityRegistry as IdentityRegistry
     from converge_p2p.core.model.task import Task as Task, TaskView as TaskView
@@ -79,6 +84,7 @@ _HOME = {
     "AgentDescriptor": "converge_p2p.core.model.descriptor",
     "AgentParts": "converge_p2p.node.agent_parts",
     "AgentRuntime": "converge_p2p.runtime.loop",
+    "AssignmentRule": "converge_p2p.core.model.pool",
     "BlobForm": "converge_p2p.core.types",
     "BlobRef": "converge_p2p.core.types",
     "Capability": "converge_p2p.core.model.capability",
@@ -97,6 +103,7 @@ _HOME = {
     "IdentityRegistry": "converge_p2p.core.model.registry",
     "Inbox": "converge_p2p.runtime.inbox",
     "Invitation": "converge_p2p.core.governance.proofs",
+    "InvitationLine": "converge_p2p.core.governance.invitation_line",
     "Message": "converge_p2p.core.model.message",
     "NetworkKey": "converge_p2p.core.model.network_key",
     "Node": "converge_p2p.node",

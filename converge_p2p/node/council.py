@@ -7,7 +7,10 @@ Source: `docs/governance.md`, changing a pool.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+
+import trio
 
 from converge_p2p.core.errors import LocalError, NotFound
 from converge_p2p.core.governance.rename import with_key_replaced
@@ -29,8 +32,7 @@ class Council:
     """Motions of one pool.
 
     Attributes:
-        moved: every motion that becomes known here, for `watch`.
-        installed: the number of every epoch that comes into force here.
+        moved, installed: what `watch_motions` and `watch_epochs` tell.
         evidence: what was cited for and against results.
     """
 
@@ -171,6 +173,14 @@ class Council:
             Conflict: the motion was made for an epoch that is over.
         """
         await self._driver.carry_out(ev.Say(motion, choice))
+
+    def watch_motions(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[MotionView]]:
+        """Give a channel of motions as they become known and move. It ends when this node leaves the pool or stops."""
+        return self.moved.open()
+
+    def watch_epochs(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[int]]:
+        """Give a channel of the numbers of epochs as they come into force. It ends as that of `watch_motions`."""
+        return self.installed.open()
 
     # ------------------------------------------------------------ coordination
 

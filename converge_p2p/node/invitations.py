@@ -97,7 +97,7 @@ class Invitations:
     async def write(
         self,
         *,
-        pool: PoolHandle | None = None,
+        pool: PoolHandle | PoolId | None = None,
         topics: Sequence[Topic] = (),
         joiner: str | None = None,
         uses: int | None = 1,
@@ -108,7 +108,7 @@ class Invitations:
         """Return an invitation to this node's network as one line, for `accept`.
 
         Args:
-            pool: to become a member of.
+            pool: to become a member of; or its id.
             topics: to take part in; of private ones the keys are in the line.
             joiner: the only agent that may use it for the pool, named as in `Node.create_pool`.
             uses: how many agents it lets into the pool, as long as this node is up to count them; None lets in whoever
@@ -118,7 +118,7 @@ class Invitations:
             valid_s: seconds after which honest nodes do not use it any more; None is without end.
 
         Raises:
-            NotFound: a topic that this node does not take part in.
+            NotFound: a topic or pool that this node does not take part in.
             NotAuthorised: this node can invite nobody to the pool.
             LimitExceeded: too many topics, or too many lines that are still good.
         """
@@ -133,7 +133,10 @@ class Invitations:
             raise LocalError(f"an invitation is for 1 to {limits.INVITATION_USES_MAX} agents")
         invited = None
         if pool is not None:
-            invited = await self._to_pool(pool, joiner, uses, role, epochs, valid_s, expires_ms)
+            handle = self._node.pools.get(pool) if isinstance(pool, bytes) else pool
+            if handle is None:
+                raise NotFound("this node takes no part in the pool to invite to", hint="join it first")
+            invited = await self._to_pool(handle, joiner, uses, role, epochs, valid_s, expires_ms)
         line = InvitationLine(
             self._node.public_key,
             expires_ms,

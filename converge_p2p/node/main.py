@@ -19,7 +19,7 @@ import trio
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.governance.custom import GovernanceModel
 from converge_p2p.core.governance.models import Democratic
-from converge_p2p.core.identity import Identity
+from converge_p2p.core.identity import Identity, fingerprint
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.delivery import DeliveryReceipt
 from converge_p2p.core.model.descriptor import AgentDescriptor
@@ -30,7 +30,7 @@ from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
-from converge_p2p.net import PeerInfo, open_network, peer_id_of
+from converge_p2p.net import PeerInfo, open_network, peer_id_of, public_key_of
 from converge_p2p.node.admitting import admission_proof
 from converge_p2p.node.agents import AgentParts, Agents, HostedAgent
 from converge_p2p.node.bids import Bids
@@ -54,7 +54,7 @@ from converge_p2p.node.restored import StoreAge
 from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.timers import Timers
-from converge_p2p.node.topics import TopicHandle
+from converge_p2p.node.topics import HasTopic, TopicHandle
 from converge_p2p.node.writer import StoreWriter
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
@@ -282,8 +282,13 @@ class Node:
     # ------------------------------------------------------------ peers, topics, messages
 
     async def connect(self, address: str) -> PeerId:
-        """Connect to a peer. Raises `NetworkError` if it cannot be reached, or is another than the address says."""
-        return await self._network.connect(address)
+        """Connect to a peer, whose agent can then be written to.
+
+        Raises `NetworkError` if it cannot be reached, or is another than the address says.
+        """
+        peer = await self._network.connect(address)
+        self._mail.registry.register(fingerprint(key := public_key_of(peer)), key)
+        return peer
 
     async def join(self, topic: Topic | str, *, key: TopicKey | bytes | None = None) -> TopicHandle:
         """Take part in a topic; text is a topic's namespace.
@@ -330,7 +335,7 @@ class Node:
         *,
         governance: GovernanceModel | None = None,
         electors: Sequence[str] = (),
-        topics: Sequence[Topic | TopicHandle] = (),
+        topics: Sequence[Topic | HasTopic] = (),
         task_types: Sequence[str] = (),
         admission: AdmissionKind = AdmissionKind.OPEN,
         whitelist: Sequence[str] = (),
@@ -365,7 +370,7 @@ class Node:
             key_of=self.key_of,
             electors=map(self.key_of, electors),
             whitelist=map(self.key_of, whitelist),
-            topics=[item.topic if isinstance(item, TopicHandle) else item for item in topics],
+            topics=[item if isinstance(item, Topic) else item.topic for item in topics],
             task_types=task_types,
             admission=admission,
             admission_need=admission_need,

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
@@ -41,6 +42,15 @@ def topic_name(topic: Topic) -> str:
 def private_name(private: PrivateTopic) -> str:
     """The gossip topic of a private topic."""
     return f"converge/private/1/{private.name}"
+
+
+class HasTopic(Protocol):
+    """Where a topic is named by what is held of it: a `TopicHandle`, of trio or asyncio."""
+
+    @property
+    def topic(self) -> Topic:
+        """The topic."""
+        ...
 
 
 class TopicHandle:

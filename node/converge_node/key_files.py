@@ -9,13 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from nacl.utils import random as random_bytes
-
 from converge_node.paths import NodePaths
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, ConfigError
-from converge_p2p.core.model.network_key import NETWORK_KEY_BYTES, NetworkKey
-from converge_p2p.core.model.topic_key import TOPIC_KEY_BYTES, TopicKey
+from converge_p2p.core.model.network_key import NetworkKey
+from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.store.private_files import make_private_folder, write_private_file
 
 NETWORK_KEY_FILE: Final = "network.key"
@@ -24,12 +22,12 @@ NETWORK_KEY_FILE: Final = "network.key"
 
 def new_network_key() -> NetworkKey:
     """Return the key of a network that nobody is in yet."""
-    return NetworkKey(random_bytes(NETWORK_KEY_BYTES))
+    return NetworkKey.generate()
 
 
 def new_topic_key() -> TopicKey:
     """Return the key of a topic that nobody takes part in yet."""
-    return TopicKey(random_bytes(TOPIC_KEY_BYTES))
+    return TopicKey.generate()
 
 
 def write_key_file(path: Path, data: bytes) -> None:

@@ -26,7 +26,7 @@ class Case:
         self.pool = Pool(**terms)  # type: ignore[arg-type]
         self.worker, self.rival = self.pool.workers
         self.stored: list[bytes] = []
-        self.elector = Replica(self.pool.electors[2].identity, self.pool.id)
+        self.elector = Replica(self.pool.electors[-1].identity, self.pool.id)
         self.task, submit = self.pool.submit(required_capabilities=())
         self.give(*self.pool.base, submit)
 
@@ -349,6 +349,14 @@ def test_the_lower_bid_is_granted_where_bids_decide(cheap: int) -> None:
         worker.sign(ClaimBody(case.task, Purpose.WORK, 5 + (index != cheap))) for index, worker in enumerate(workers)
     ]
     assert chosen(case, *bids) == bids[cheap].id
+
+
+def test_an_only_elector_waits_for_rivals_just_where_one_may_be_better_than_the_first() -> None:
+    for rule in AssignmentRule:
+        case = Case(electors=1, policy=PoolPolicy(hold_off_ms=50, assignment=rule))
+        granted = case.give(claim(case.worker, case.task))
+        assert bool(granted) is (rule is AssignmentRule.FIRST)
+        assert (ev.TimerKind.HOLD_OFF in timers(case.effects)) is not bool(granted)
 
 
 def test_whoever_can_do_least_besides_is_granted_where_fit_decides() -> None:

@@ -92,6 +92,9 @@ def test_a_receipt_proves_a_settlement_to_somebody_who_has_only_the_pool_id() ->
     assert read.verify()
     assert read.pool == pool.id
     assert read.value == value
+    assert set(read.signers) < {elector.key for elector in pool.electors}
+    assert list(read.signers) == sorted(read.signers)
+    assert len(read.signers) == 2
 
 
 @pytest.mark.parametrize("what", ["value", "task", "pool", "votes", "few votes", "genesis", "signature"])
@@ -112,6 +115,8 @@ def test_a_receipt_that_was_changed_proves_nothing(what: str) -> None:
     assert not broken.verify()
     with pytest.raises(SignatureError):
         broken.check()
+    with pytest.raises(SignatureError):
+        _ = broken.signers
 
 
 def test_votes_of_others_than_the_electors_do_not_settle_a_receipt() -> None:

@@ -302,3 +302,13 @@ def test_types_of_ids_are_what_they_seem() -> None:
     assert message.sender == AgentId(ALICE.id)
     assert message.recipient == BOB.id
     assert message.public_key == PublicKey(ALICE.public_key)
+
+
+def test_a_reply_goes_from_whoever_got_the_message_to_its_sender_about_the_same_task() -> None:
+    asker, helper = Identity.generate(), Identity.generate()
+    asked = Message.create(asker.id, "how?", recipient=helper.id, task_id=TaskId(bytes(32)))
+    reply = asked.reply({"like": "this"})
+    assert (reply.sender, reply.recipient, reply.payload) == (helper.id, asker.id, {"like": "this"})
+    assert (reply.task_id, reply.topics, reply.stamped) == (asked.task_id, (), False)
+    with pytest.raises(LocalError, match="does not say who answers"):
+        Message.create(asker.id, "anybody?").reply("me")

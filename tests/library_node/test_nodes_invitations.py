@@ -16,6 +16,7 @@ from converge_p2p.core.errors import LocalError, NetworkError, NotAuthorised, No
 from converge_p2p.core.governance.invitation_line import InvitationLine
 from converge_p2p.core.governance.proofs import INVITED_TAG
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.types import PoolId
 from converge_p2p.node.switchboard import REDEEM
 
 pytestmark = pytest.mark.network
@@ -53,7 +54,9 @@ async def test_one_line_leads_into_a_private_network_its_private_topic_and_a_poo
 async def test_an_invitation_lets_in_as_many_as_was_said_also_after_a_restart(tmp_path: Path) -> None:
     async with real_node(1, home=tmp_path) as one:
         pool = await invited_pool(one)
-        text = await one.invitations.write(pool=pool, uses=2)
+        text = await one.invitations.write(pool=pool.id, uses=2)
+        with pytest.raises(NotFound, match="no part in the pool"):
+            await one.invitations.write(pool=PoolId(bytes(32)))
         listen = (one.addresses[0].split("/p2p/")[0],)
         async with real_node(2) as two:
             assert (await two.invitations.accept(text, timeout_s=20)).pool.is_member

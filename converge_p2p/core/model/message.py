@@ -135,6 +135,18 @@ class Message:
         """
         return cls(sender, encode_value(payload), recipient, sorted_topics(topics), task_id)
 
+    def reply(self, payload: Any = None) -> Message:
+        """Make an answer to whoever sent this message to one agent, from that agent. See `create`.
+
+        Raises:
+            LocalError: the message was for topics or for everybody, so that it does not say who answers.
+        """
+        if self.recipient is None:
+            raise LocalError(
+                "a message that has no recipient does not say who answers it", hint="use create, with the own agent id"
+            )
+        return Message.create(self.recipient, payload, recipient=self.sender, task_id=self.task_id)
+
     @property
     def payload(self) -> Any:
         """The decoded payload, a new value each time.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
-from converge_p2p.core.model.pool import PoolPolicy
+from converge_p2p.core.model.pool import AssignmentRule, PoolPolicy
 from converge_p2p.core.oplog.bodies import Ballot, Lock, Phase, Purpose, Token
 from converge_p2p.core.oplog.cuts import Cut
 from converge_p2p.core.replica.holdings import Holdings
@@ -306,7 +306,9 @@ class Elector:
         policy, deciders = self._policy(), register.counting(token.epoch).rules.deciders
         if deciders and self._key != deciders[0]:
             return SUCCESSOR_PATIENCE * policy.grant_timer_ms if self._key in deciders else None
-        if len(self._view.electors) == 1 or _granter(register, token) is not None:
+        # who decides alone need not see rival claims for safety; only where one may be better than the first
+        alone = len(self._view.electors) == 1 and policy.assignment is AssignmentRule.FIRST
+        if alone or _granter(register, token) is not None:
             return 0
         # rounds that follow each other faster than news of them travel are all split: give it more and more time
         doublings = min(max(0, token.round - HOLD_OFF_ROUNDS), limits.HOLD_OFF_DOUBLINGS_MAX)

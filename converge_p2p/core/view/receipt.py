@@ -90,6 +90,17 @@ class Receipt:
             return False
         return True
 
+    @property
+    def signers(self) -> tuple[PublicKey, ...]:
+        """The electors whose votes settled the value, sorted.
+
+        Raises:
+            SignatureError: the proof does not hold.
+        """
+        self.check()
+        settled = self.value if self.veto is None else self.veto.result
+        return tuple(sorted(set().union(*self._accepts(self.task, settled, self.votes).values())))
+
     def check(self) -> None:
         """Check the proof.
 
