@@ -238,6 +238,14 @@ class Agents:
             scope.cancel()
         await self._all_ended.wait()
 
+    def __len__(self) -> int:
+        """Return how many run."""
+        return len(self._runtimes)
+
+    def inbox_most(self) -> int:
+        """Return how many messages wait in the fullest inbox."""
+        return max((len(runtime.inbox) for runtime in self._runtimes), default=0)
+
     def hosted(self) -> list[HostedAgent]:
         """Return how each agent is doing, by name."""
         return [_shown(runtime) for _, runtime in sorted(self._names.items()) if runtime in self._runtimes]

@@ -240,6 +240,7 @@ class Pools:
             seed=int.from_bytes(random_bytes(8), "big"),
             digest_interval_ms=self._digest_interval_ms,
             entropy=random_bytes(32),
+            read=self._node.observation.read_operation,
         )
         driver = PoolDriver(
             replica, writer=self._writer, timers=self._timers, wire=self._switchboard, notify=self._on_notice(pool)
@@ -251,6 +252,7 @@ class Pools:
             driver.feed(
                 ev.Restored(operations, unsure=doubted, secrets=secrets, silent_through=silent, snapshot=snapshot)
             )
+        driver.watcher = self._node.observation.watch(replica)
         self._switchboard.attach(driver)
         if self._node.policy.opinion is not None:
             handle.add_opinions(self._node.policy.opinion)
@@ -271,6 +273,7 @@ class Pools:
             if handle is not None:
                 handle.close()
                 self._node.hosting.pool_left(pool)
+                self._node.observation.forget(pool)
             await trio.to_thread.run_sync(self._store.delete, POOL_KEY + pool.hex())
 
     def _on_notice(self, pool: PoolId) -> Callable[[ev.Notice], None]:
@@ -278,6 +281,7 @@ class Pools:
             handle = self._handles.get(pool)
             if handle is not None:
                 handle.on_notice(notice)
+            self._node.observation.tell_notice(pool, notice)
             if isinstance(notice, ev.PoolReady):
                 self._switchboard.announce(pool)
             elif isinstance(notice, ev.OwnChainLearned):

@@ -95,6 +95,11 @@ class Switchboard:
         """Keys of the peers that replicate with this node."""
         return self._connected
 
+    @property
+    def gossip_waiting(self) -> int:
+        """How many payloads wait to be gossiped, at most `limits.EVENT_QUEUE_MAX`."""
+        return self._gossip_send.statistics().current_buffer_used
+
     # ------------------------------------------------------------ pools
 
     def attach(self, driver: PoolDriver) -> None:

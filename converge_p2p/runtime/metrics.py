@@ -18,12 +18,30 @@ from converge_p2p.core import limits
 OTHER: Final = "other"
 """Stands for the label of whatever is one too many."""
 
-SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+SECONDS: Final = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+)
 """Upper bounds of the buckets of times."""
 
 
 class Metrics(Protocol):
-    """Where a node counts and measures. Both methods are called in the event loop: they do not block, and never raise."""
+    """Where a node counts and measures. Called in the event loop: neither method blocks, or raises."""
 
     def add(self, name: str, amount: float = 1, label: str = "") -> None:
         """Count something; a label tells kinds of it apart, and there are few of them."""

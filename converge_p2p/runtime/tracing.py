@@ -1,7 +1,7 @@
 """Traces: what caused what, and how long it took, across nodes.
 
-Knows: spans, and the way out to whoever keeps them. Must not know: tasks, messages, or OpenTelemetry (see
-`extensions.otel`).
+Knows: spans, what stands for a message in them, and the way out to whoever keeps them. Must not know: tasks (see
+`node.task_spans`), or OpenTelemetry (see `extensions.otel`).
 Source: W3C Trace Context; OpenTelemetry's names for the parts of a span.
 
 Without an exporter nothing is recorded and nothing is sent along: `NO_TRACER` costs one test of an attribute.
@@ -14,10 +14,10 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -26,6 +26,7 @@ from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LocalError, StoreError
+from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.trace import TraceContext
 
 _logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class Tracer:
         *,
         context: TraceContext | None = None,
         link: TraceContext | None = None,
-        **attributes: Value,
+        attributes: Mapping[str, Value] | None = None,
     ) -> OpenSpan | None:
         """Begin a span; None if it is not recorded.
 
@@ -168,7 +169,7 @@ class Tracer:
         if not self.wants(context):
             return None
         above = b"" if parent is None or parent.span_id == context.span_id else parent.span_id
-        return OpenSpan(self, name, context, above, attributes, link)
+        return OpenSpan(self, name, context, above, dict(attributes or {}), link)
 
     def hand_over(self, span: Span) -> None:
         """Give a finished span to the exporter. One that raises harms nobody."""
@@ -215,6 +216,55 @@ def entered(context: TraceContext | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def turn_of(tracer: Tracer, agent: str, messages: Sequence[Message]) -> Iterator[None]:
+    """Work on messages in the trace of the first of them that has one."""
+    caused = next((message.trace_context for message in messages if message.trace), None) if tracer.enabled else None
+    span = (
+        None
+        if caused is None
+        else tracer.begin("agent.turn", caused, attributes={"agent": agent, "messages": len(messages)})
+    )
+    if span is None:
+        yield
+        return
+    with entered(span.context):
+        try:
+            yield
+        finally:
+            span.end()
+
+
+@contextmanager
+def sending(tracer: Tracer, message: Message) -> Iterator[Message]:
+    """Give the message that is to be sent: with the trace in which it is, if that is recorded."""
+    span = None
+    if tracer.enabled and not message.signed:
+        to = "topics" if message.topics else "all" if message.recipient is None else "agent"
+        span = tracer.begin("message.send", current(), attributes={"to": to, "bytes": len(message.body)})
+    if span is None:
+        yield message
+        return
+    error = "cancelled"
+    try:
+        yield replace(message, trace=span.context.to_bytes())
+        error = ""
+    except Exception as failure:
+        error = str(failure)
+        raise
+    finally:
+        span.end(error)
+
+
+def received(tracer: Tracer, message: Message) -> None:
+    """Note that a message came, where its sender records the trace of it."""
+    if tracer.enabled and (caused := message.trace_context) is not None:
+        said: dict[str, Value] = {"sender": message.sender, "bytes": len(message.body)}
+        span = tracer.begin("message.receive", caused, attributes=said)
+        if span is not None:
+            span.end()
 
 
 class MemoryExporter:

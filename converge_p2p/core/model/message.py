@@ -67,7 +67,7 @@ class Message:
         expires_ms: Unix time after which nobody takes it; 0 before `stamp`.
         public_key: the sender's key; empty before `sign`.
         signature: 64 bytes; empty before `sign`.
-        trace: the trace that it was sent in, 25 bytes (see `TraceContext`), or empty. Who signs says so, nobody checks it.
+        trace: the trace that it was sent in (`TraceContext`, 25 bytes), or empty. Its sender says so; nobody checks it.
 
     Raises:
         LocalError: a field of another form.

@@ -3,8 +3,8 @@
 Knows: its bytes, its text, and which trace a task belongs to. Must not know: clocks, spans, or who records them.
 Source: W3C Trace Context, version 00; `docs/protocol.md`, messages.
 
-A task needs no field for it: its trace follows from its id, so that all nodes agree on it and no operation is changed. An
-application that has a trace of its own already puts it into the task's inputs, see `TRACEPARENT`.
+A task needs no field for it: its trace follows from its id, so that all nodes agree on it and no operation is changed.
+An application that has a trace of its own already puts it into the task's inputs, see `TRACEPARENT`.
 """
 
 from __future__ import annotations
@@ -94,3 +94,9 @@ def asked_in(view: TaskView) -> TraceContext | None:
         return TraceContext.from_text(text) if isinstance(text, str) else None
     except CodecError:
         return None
+
+
+def context_of(view: TaskView) -> TraceContext:
+    """Return the span that stands for the whole of a task, in the trace that it was asked for in."""
+    own, asked = trace_of_task(view.id), asked_in(view)
+    return own if asked is None else TraceContext(asked.trace_id, own.span_id, asked.sampled)
