@@ -28,6 +28,7 @@ from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.matters import concerns, event_of, open_matters, phase_of
 from converge_p2p.node.task_index import TaskIndex
 from converge_p2p.runtime.agent import Agent
+from converge_p2p.runtime.checkpoints import Checkpoint, prune_checkpoints, read_checkpoints
 from converge_p2p.runtime.durable_inbox import DurableInbox
 from converge_p2p.runtime.events import CoordinationEvent
 from converge_p2p.runtime.hooks import HookedMessages
@@ -137,6 +138,7 @@ class Agents:
             recorder=ReplayLog(store, self._kept_under(REPLAY_KEY, agent.name)) if record or parts.replay_log else None,
             checkpoint_store=store,
             config=config,
+            tracer=self._node.observation.tracer,
         )
         return runtime
 
@@ -295,6 +297,11 @@ class Agents:
     def replay_entries(self, name: str, after: int, count: int) -> list[LogEntry]:
         """Read entries of an agent's replay log, whether or not the agent runs. Blocks. See `read_entries`."""
         return read_entries(self._store, self._kept_under(REPLAY_KEY, name), after, count)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Read the newest note of each agent that ever ran here, by name. Blocks. See `runtime.checkpoints`."""
+        prune_checkpoints(self._store)
+        return read_checkpoints(self._store)
 
     def task_changed(self, pool: PoolId, task: TaskId, view: TaskView | None) -> None:
         """A task looks different: whoever follows it is told, and whoever could act on it is woken."""

@@ -80,8 +80,12 @@ class TraceContext:
 
 
 def trace_of_task(task: TaskId) -> TraceContext:
-    """Return the trace of a task, and the span that stands for the whole of it: both follow from the task's id."""
-    return TraceContext(task[:16], task[16:24])
+    """Return the trace of a task, and the span that stands for the whole of it: both are parts of the task's id.
+
+    An id is a hash, so it has no part of zeros, which the standard does not allow; ones would stand for it.
+    """
+    trace_id, span_id = task[:16], task[16:24]
+    return TraceContext(trace_id if any(trace_id) else b"\xff" * 16, span_id if any(span_id) else b"\xff" * 8)
 
 
 def asked_in(view: TaskView) -> TraceContext | None:
