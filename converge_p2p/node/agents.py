@@ -376,7 +376,7 @@ class Agents:
             try:
                 await pool.release(task, reason="given back before it was granted")
             except ConvergeError as error:
-                _logger.debug("task %s was not handed back: %s", task.hex()[:12], error)
+                _logger.debug("task %s was not handed back: %s", task.hex()[:12], error, extra={"task": task.hex()})
 
         if not pool.claim_stands(task, self._node.public_key):
             self._node.spawn(release)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -88,15 +88,15 @@ class Observation:
         """Return the counters of all parts of the node together, by their short names."""
         return read_counters(self.parts, self)
 
-    def metrics_text(self) -> str:
-        """Return all metrics in Prometheus' text format.
+    def metrics_text(self, more: Mapping[str, float] | None = None, /) -> str:
+        """Return all metrics in Prometheus' text format; `more` are counters that the node itself does not keep.
 
         Raises:
             LocalError: the node does not run.
         """
         from converge_p2p.node.exposition import metrics_text
 
-        return metrics_text(self.counters(), read_gauges(self.parts, self), self.metrics)
+        return metrics_text({**self.counters(), **(more or {})}, read_gauges(self.parts, self), self.metrics)
 
     async def troubles(self) -> list[Trouble]:
         """Look at what keeps the node from working. See `Health.look`."""

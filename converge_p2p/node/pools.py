@@ -189,7 +189,9 @@ class Pools:
                 await self._become_member(handle, self._declared, b"")
         except LocalError as error:
             # left, or removed, in the meantime
-            _logger.warning("pool %s was not told what this node can do: %s", pool.hex()[:12], error)
+            _logger.warning(
+                "pool %s was not told what this node can do: %s", pool.hex()[:12], error, extra={"pool": pool.hex()}
+            )
 
     async def _become_member(self, handle: PoolHandle, names: set[str] | frozenset[str], proof: bytes) -> None:
         if not handle.own_operations:
@@ -295,6 +297,11 @@ class Pools:
             elif isinstance(notice, ev.KeyUnopenable):
                 _logger.warning("a content key from elector %s does not open here", notice.author.hex())
             elif isinstance(notice, ev.KeyOverdue):
-                _logger.warning("pool %s cannot change its content key in epoch %d any more", pool.hex(), notice.epoch)
+                _logger.warning(
+                    "pool %s cannot change its content key in epoch %d any more",
+                    pool.hex(),
+                    notice.epoch,
+                    extra={"pool": pool.hex()},
+                )
 
         return notify

@@ -242,7 +242,9 @@ class Switchboard:
                         self._send(peer, bytes([_PULSE]))
                         continue
                     self._counters["peers_silent"] += 1
-                    _logger.info("peer %s has been silent for %d s; disconnecting", peer, SILENT_S)
+                    _logger.info(
+                        "peer %s has been silent for %d s; disconnecting", peer, SILENT_S, extra={"peer": str(peer)}
+                    )
                     self.peer_down(peer)
                     closing.start_soon(self._network.disconnect, peer)
 
@@ -353,7 +355,7 @@ class Switchboard:
                 )
             except ConvergeError as error:
                 self._counters["subscriptions_refused"] += 1
-                _logger.warning("pool %s goes without gossip: %s", pool.hex()[:12], error)
+                _logger.warning("pool %s goes without gossip: %s", pool.hex()[:12], error, extra={"pool": pool.hex()})
             else:
                 self._subscribed.add(pool)
 
@@ -376,4 +378,4 @@ class Switchboard:
             except ConvergeError as error:
                 # gossip is a hint; what it does not carry comes with the next comparison
                 self._counters["gossip_failed"] += 1
-                _logger.debug("gossip of pool %s failed: %s", pool.hex()[:12], error)
+                _logger.debug("gossip of pool %s failed: %s", pool.hex()[:12], error, extra={"pool": pool.hex()})

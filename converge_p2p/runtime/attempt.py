@@ -171,7 +171,13 @@ def _failed(view: TaskView, error: Exception) -> Finished | TryAgain:
     permanent = _find_permanent(error)
     if permanent is not None:
         return _permanent(str(permanent) or "permanent failure")
-    _logger.warning("handler of %r failed on task %s", view.objective, view.id.hex()[:12], exc_info=error)
+    _logger.warning(
+        "handler of %r failed on task %s",
+        view.objective,
+        view.id.hex()[:12],
+        exc_info=error,
+        extra={"task": view.id.hex()},
+    )
     return TryAgain(clip(f"{type(error).__name__}: {error}"))
 
 
