@@ -170,7 +170,7 @@ class Node:
                 digest_interval_ms=self._config.digest_interval_ms,
             )
             self.invitations = Invitations(self, self._store, lambda: self._network, self._net_config.network_key)
-            self._switchboard.redeem = self.invitations.redeem
+            self._switchboard.redeem, self._switchboard.tell = self.invitations.redeem, self.observation.tell
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(timers.run)

@@ -153,7 +153,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "agent_rounds_refused": "Comparisons of known agents refused because a peer asked too often.",
     "agents_heard": "Descriptors of agents that were news.",
     "agents_malformed": "Descriptors or comparisons that could not be read.",
-    "agents_forged": "Descriptors with a signature that is not their agent's.",
+    "agents_bad_signature": "Descriptors with a signature that is not their agent's.",
     "agents_no_room": "Descriptors not kept for want of room.",
     "agents_rate_limited": "Descriptors not looked at because a peer sent too many.",
     "agents_too_often": "Descriptors of agents that change too often.",

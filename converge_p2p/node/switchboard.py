@@ -59,6 +59,7 @@ class Switchboard:
     def __init__(self, mail: Mail, writer: StoreWriter, discovery: DiscoveryService, counters: Counter[str]) -> None:
         self.directory = Directory()
         self.redeem: Callable[[PeerId, bytes], Awaitable[bytes]] | None = None
+        self.tell: Callable[..., None] = lambda *_what, **_about: None
         self._discovery = discovery
         self._mail = mail
         self._writer = writer
@@ -168,6 +169,7 @@ class Switchboard:
         for driver in self._drivers.values():
             driver.feed(ev.PeerUp(peer, key))
         self._discovery.peer_up(peer)
+        self.tell("peer_up", peer=str(peer), agent=str(fingerprint(key)))
 
     def peer_down(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
@@ -180,6 +182,7 @@ class Switchboard:
         self._discovery.peer_down(peer)
         for driver in self._drivers.values():
             driver.feed(ev.PeerDown(peer))
+        self.tell("peer_down", peer=str(peer))
 
     def frame(self, peer: PeerId, payload: bytes) -> None:
         """See `net.NetworkHandler`."""

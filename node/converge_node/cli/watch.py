@@ -13,7 +13,7 @@ from converge_node import schema, watch_schema
 from converge_node.cli.client import connect
 from converge_node.cli.output import clean, print_json, show
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
-from converge_node.errors import ExitCode, TimedOut
+from converge_node.errors import ExitCode, Refused, TimedOut
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -52,8 +52,8 @@ def events(invocation: Invocation, kind: str, timeout_s: float | None) -> int:
             else:
                 said = " ".join(f"{name}={clean(value)}" for name, value in event.about.items())
                 print(f"{event.at}  {event.kind:<13} {said}".rstrip(), flush=True)
-    except TimedOut:
-        if timeout_s is None:
+    except Refused as error:
+        if timeout_s is None or error.code != TimedOut.code:
             raise
     return ExitCode.OK
 
