@@ -108,7 +108,7 @@ FAMILIES: Final[Mapping[str, Metric]] = {
     "refused_": Metric("converge_messages_refused", "counter", "Messages that were refused.", "", "reason"),
     "work_": Metric("converge_work", "counter", "What became of claims and attempts of handlers.", "", "event"),
     "gossip_": Metric("converge_gossip_violations", "counter", "Gossip that broke its protocol.", "", "reason"),
-    "yamux_": Metric("converge_connection_violations", "counter", "Connections that broke their protocol.", "", "reason"),
+    "yamux_": Metric("converge_connection_violations", "counter", "Connections that broke it.", "", "reason"),
     "noise_": Metric("converge_encryption_violations", "counter", "Connections with a bad record.", "", "reason"),
     "sync_": Metric("converge_sync_violations", "counter", "Replication that broke its protocol.", "", "reason"),
 }  # fmt: skip
