@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from converge_p2p.core.model.task import Task as Task, TaskView as TaskView
     from converge_p2p.core.model.topic import Topic as Topic
     from converge_p2p.core.model.topic_key import TopicKey as TopicKey
+    from converge_p2p.core.model.trace import TraceContext as TraceContext
     from converge_p2p.core.types import BlobForm as BlobForm, BlobRef as BlobRef
     from converge_p2p.core.view.receipt import Receipt as Receipt
     from converge_p2p.node import (
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from converge_p2p.runtime.hooks import Hooks as Hooks
     from converge_p2p.runtime.inbox import Inbox as Inbox, WhenFull as WhenFull
     from converge_p2p.runtime.loop import AgentRuntime as AgentRuntime
+    from converge_p2p.runtime.metrics import MemoryMetrics as MemoryMetrics, Metrics as Metrics
     from converge_p2p.runtime.safety import (
         ActionPolicy as ActionPolicy,
         ResourceLimits as ResourceLimits,
@@ -73,6 +75,12 @@ if TYPE_CHECKING:
     from converge_p2p.runtime.settings import RuntimeConfig as RuntimeConfig
     from converge_p2p.runtime.tool_process import ProcessTool as ProcessTool
     from converge_p2p.runtime.tools import FunctionTool as FunctionTool, ToolRegistry as ToolRegistry
+    from converge_p2p.runtime.tracing import (
+        JsonLinesExporter as JsonLinesExporter,
+        MemoryExporter as MemoryExporter,
+        Span as Span,
+        Tracer as Tracer,
+    )
     from converge_p2p.runtime.trust import TrustModel as TrustModel
 
 __version__ = "0.1.0"
@@ -104,7 +112,11 @@ _HOME = {
     "Inbox": "converge_p2p.runtime.inbox",
     "Invitation": "converge_p2p.core.governance.proofs",
     "InvitationLine": "converge_p2p.core.governance.invitation_line",
+    "JsonLinesExporter": "converge_p2p.runtime.tracing",
+    "MemoryExporter": "converge_p2p.runtime.tracing",
+    "MemoryMetrics": "converge_p2p.runtime.metrics",
     "Message": "converge_p2p.core.model.message",
+    "Metrics": "converge_p2p.runtime.metrics",
     "NetworkKey": "converge_p2p.core.model.network_key",
     "Node": "converge_p2p.node",
     "NodeConfig": "converge_p2p.node",
@@ -119,6 +131,7 @@ _HOME = {
     "RuntimeConfig": "converge_p2p.runtime.settings",
     "SafetyPolicy": "converge_p2p.runtime.safety",
     "Scheduler": "converge_p2p.runtime.scheduler",
+    "Span": "converge_p2p.runtime.tracing",
     "StandardExecutor": "converge_p2p.runtime.executor",
     "Task": "converge_p2p.core.model.task",
     "TaskCancelled": "converge_p2p.core.errors",
@@ -130,6 +143,8 @@ _HOME = {
     "Topic": "converge_p2p.core.model.topic",
     "TopicHandle": "converge_p2p.node",
     "TopicKey": "converge_p2p.core.model.topic_key",
+    "TraceContext": "converge_p2p.core.model.trace",
+    "Tracer": "converge_p2p.runtime.tracing",
     "TrustModel": "converge_p2p.runtime.trust",
     "TrustPolicy": "converge_p2p.node.policy",
     "Vouch": "converge_p2p.core.governance.proofs",

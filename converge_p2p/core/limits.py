@@ -390,6 +390,18 @@ FAR_AUTHORS_MAX: Final = 256
 AGENTS_PER_NODE_MAX: Final = 4096
 READERS_MAX: Final = 64
 
+# observation: series of one metric, tasks whose times are known, spans, log lines, and checkpoints of agents
+METRIC_POOLS_MAX: Final = 32
+METRIC_LABELS_MAX: Final = 64
+TASKS_TIMED_MAX: Final = 16_384
+TRACE_SPANS_KEPT_MAX: Final = 65_536
+TRACE_SPANS_WAITING_MAX: Final = 8192
+TRACE_SPANS_OPEN_MAX: Final = 4096
+TRACE_FILE_BYTES_MAX: Final = 64 * 1024 * 1024
+LOG_LINES_KEPT_MAX: Final = 1000
+LOG_LINE_BYTES_MAX: Final = 16 * 1024
+AGENT_CHECKPOINT_BYTES_MAX: Final = 64 * 1024
+
 # control interface
 CONTROL_REQUEST_BYTES_MAX: Final = 1024 * 1024
 CONTROL_STREAMS_MAX: Final = 64

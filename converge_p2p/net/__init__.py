@@ -1,6 +1,7 @@
 """The network room: the only importer of the transport library. Importing it takes about a second."""
 
 from converge_p2p.net.config import (
+    NetQueues,
     NetworkConfig,
     NetworkHandler,
     PeerInfo,
@@ -15,6 +16,7 @@ from converge_p2p.net.reach.autonat import Reachable
 from converge_p2p.net.reach.reachability import ReachStatus
 
 __all__ = [
+    "NetQueues",
     "Network",
     "NetworkConfig",
     "NetworkHandler",

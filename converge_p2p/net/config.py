@@ -59,6 +59,25 @@ class RelayBounds:
     circuit_bytes_per_second: int = limits.RELAY_CIRCUIT_BYTES_PER_SECOND_MAX
 
 
+@dataclass(frozen=True, slots=True)
+class NetQueues:
+    """What waits to be written, and how much is remembered.
+
+    Attributes:
+        sync_frames: of the replication streams to all peers.
+        sync_bytes_most: to the peer for whom most waits.
+        gossip_frames: of gossip, to all peers.
+        gossip_frames_most: to the peer for whom most wait.
+        known_peers: whose addresses are known.
+    """
+
+    sync_frames: int
+    sync_bytes_most: int
+    gossip_frames: int
+    gossip_frames_most: int
+    known_peers: int
+
+
 class NetworkHandler(Protocol):
     """What a node does with the network's events.
 

@@ -417,6 +417,11 @@ class Gossip:
         """The services to run, in this order."""
         return (self.router, self.pubsub)
 
+    def waiting(self) -> tuple[int, int]:
+        """Return how many frames wait for all peers, and how many for the peer for whom most wait."""
+        sizes = [len(queue) for queue in self.pubsub.peer_queues.values()]
+        return sum(sizes), max(sizes, default=0)
+
     async def subscribe(self, topic: str, on_message: OnMessage, validate: Validate | None) -> None:
         """See `Network.subscribe`."""
         if topic in self.pubsub.listeners:

@@ -29,7 +29,7 @@ from converge_p2p.net.addresses import (
 from converge_p2p.net.blobs import BlobSource, BlobStream, BlobStreams
 from converge_p2p.net.bootstrap import Connector
 from converge_p2p.net.conduct import Conduct
-from converge_p2p.net.config import NetworkConfig, NetworkHandler, PeerInfo, Transport
+from converge_p2p.net.config import NetQueues, NetworkConfig, NetworkHandler, PeerInfo, Transport
 from converge_p2p.net.dht import Dht
 from converge_p2p.net.direct import DirectRequests
 from converge_p2p.net.exchange import PeerExchange
@@ -243,6 +243,16 @@ class Network:
     def reachability(self) -> ReachStatus:
         """How others reach this node now."""
         return self._reach.status()
+
+    @property
+    def listens(self) -> bool:
+        """Whether it listens where it was to; true as well where nothing was to be listened on."""
+        return not missing_listeners(self._host, self._listen)
+
+    def queues(self) -> NetQueues:
+        """Return what waits to be written to peers."""
+        frames, bytes_most = self._sync.waiting()
+        return NetQueues(frames, bytes_most, *self._gossip.waiting(), len(self._book))
 
     def good_addresses(self) -> tuple[str, ...]:
         """Return full multiaddrs of peers that live or lived, to be passed on as `NetworkConfig.known`."""

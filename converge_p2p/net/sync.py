@@ -160,6 +160,11 @@ class SyncStreams:
             return False
         return True
 
+    def waiting(self) -> tuple[int, int]:
+        """Return how many frames wait for all peers, and how many bytes wait for the one for whom most wait."""
+        links = self._links.values()
+        return sum(len(link.queue) for link in links), max((link.queued_bytes for link in links), default=0)
+
     async def drain(self) -> None:
         """Send what is queued and wait until the peers have read it, for at most a second. Nothing can be sent after.
 

@@ -29,6 +29,7 @@ from converge_p2p.node.declarations import Declaration
 from converge_p2p.node.matters import concerns, event_of, open_matters, phase_of
 from converge_p2p.node.task_index import TaskIndex
 from converge_p2p.runtime.agent import Agent
+from converge_p2p.runtime.checkpoints import Checkpoint, prune_checkpoints, read_checkpoints
 from converge_p2p.runtime.durable_inbox import DurableInbox
 from converge_p2p.runtime.events import CoordinationEvent
 from converge_p2p.runtime.hooks import HookedMessages
@@ -139,6 +140,7 @@ class Agents:
             recorder=ReplayLog(store, self._kept_under(REPLAY_KEY, agent.name)) if record or parts.replay_log else None,
             checkpoint_store=store,
             config=config,
+            tracer=self._node.observation.tracer,
         )
         return runtime
 
@@ -240,6 +242,14 @@ class Agents:
             scope.cancel()
         await self._all_ended.wait()
 
+    def __len__(self) -> int:
+        """Return how many run."""
+        return len(self._runtimes)
+
+    def inbox_most(self) -> int:
+        """Return how many messages wait in the fullest inbox."""
+        return max((len(runtime.inbox) for runtime in self._runtimes), default=0)
+
     def hosted(self) -> list[HostedAgent]:
         """Return how each agent is doing, by name."""
         return [_shown(runtime) for _, runtime in sorted(self._names.items()) if runtime in self._runtimes]
@@ -289,6 +299,11 @@ class Agents:
     def replay_entries(self, name: str, after: int, count: int) -> list[LogEntry]:
         """Read entries of an agent's replay log, whether or not the agent runs. Blocks. See `read_entries`."""
         return read_entries(self._store, self._kept_under(REPLAY_KEY, name), after, count)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Read the newest note of each agent that ever ran here, by name. Blocks. See `runtime.checkpoints`."""
+        prune_checkpoints(self._store)
+        return read_checkpoints(self._store)
 
     def task_changed(self, pool: PoolId, task: TaskId, view: TaskView | None) -> None:
         """A task looks different: whoever follows it is told, and whoever could act on it is woken."""
@@ -366,7 +381,7 @@ class Agents:
             try:
                 await pool.release(task, reason="given back before it was granted")
             except ConvergeError as error:
-                _logger.debug("task %s was not handed back: %s", task.hex()[:12], error)
+                _logger.debug("task %s was not handed back: %s", task.hex()[:12], error, extra={"task": task.hex()})
 
         if not pool.claim_stands(task, self._node.public_key):
             self._node.spawn(release)

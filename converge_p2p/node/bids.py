@@ -96,7 +96,12 @@ class Bids:
             try:
                 await pool.council.coordinate(RevealBid(auction.task, *self._kept[name]))
             except ConvergeError as error:
-                _logger.warning("the bid for task %s cannot be opened: %s", auction.task.hex()[:12], error)
+                _logger.warning(
+                    "the bid for task %s cannot be opened: %s",
+                    auction.task.hex()[:12],
+                    error,
+                    extra={"task": auction.task.hex()},
+                )
             finally:
                 self._revealing.discard(name)
 

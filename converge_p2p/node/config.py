@@ -13,6 +13,8 @@ from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.types import AgentId, PeerId
 from converge_p2p.net import NetworkConfig, ReachStatus
 from converge_p2p.node.policy import NodePolicy
+from converge_p2p.runtime.metrics import Metrics
+from converge_p2p.runtime.tracing import Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class NodeConfig:
         digest_interval_ms: how often frontiers are compared when nothing happens.
         policy: what this node lets happen.
         blob_bytes_max: bytes of all blobs that are kept.
+        metrics: where things are counted and measured; None keeps them for `Node.observation.metrics_text`.
+        tracer: records traces; None records none.
     """
 
     network: NetworkConfig | None = None
@@ -32,6 +36,8 @@ class NodeConfig:
     digest_interval_ms: int = limits.DIGEST_INTERVAL_MS
     policy: NodePolicy = field(default_factory=NodePolicy)
     blob_bytes_max: int = limits.BLOB_STORE_BYTES_MAX
+    metrics: Metrics | None = None
+    tracer: Tracer | None = None
 
 
 @dataclass(frozen=True, slots=True)

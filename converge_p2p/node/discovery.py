@@ -128,6 +128,11 @@ class DiscoveryService:
             self._declarations.heard(own.sequence)
         _logger.debug("%d agents are known from before", count)
 
+    @property
+    def agents_known(self) -> int:
+        """How many agents are known here, at most `limits.DESCRIPTORS_HELD_MAX`."""
+        return len(self._index)
+
     async def open(self, network: Network, nursery: trio.Nursery, send: Callable[[PeerId, bytes], None]) -> None:
         """Take part, until `close`. See `AgentNews.open`."""
         self._network = network

@@ -54,6 +54,16 @@ class Wire(Protocol):
         """Note that a peer sent what no honest peer sends."""
 
 
+class Watcher(Protocol):
+    """Measures what happens in a pool. It is told after the fact, and never raises."""
+
+    def command(self, command: object) -> None:
+        """A command was taken."""
+
+    def notice(self, notice: ev.Notice) -> None:
+        """The replica says something."""
+
+
 class Written:
     """Whether a batch of own operations is on disk yet."""
 
@@ -87,6 +97,7 @@ class PoolDriver:
     Attributes:
         replica: the replica.
         counters: refusals, by name.
+        watcher: is told what happens, if there is one.
     """
 
     def __init__(
@@ -103,6 +114,7 @@ class PoolDriver:
         """
         self.replica = replica
         self.counters: Counter[str] = Counter()
+        self.watcher: Watcher | None = None
         self._writer = writer
         self._timers = timers
         self._wire = wire
@@ -159,6 +171,8 @@ class PoolDriver:
         effects = self.replica.handle(command, _now())
         own = [effect for effect in effects if isinstance(effect, ev.Persist) and effect.durable]
         waits = tuple(self._written.setdefault(effect.token, Written()) for effect in own)
+        if own and self.watcher is not None:
+            self.watcher.command(command)
         self._obey(effects)
         return waits, [signed for effect in own for signed in effect.operations]
 
@@ -288,6 +302,8 @@ class PoolDriver:
         try:
             while self._notices:
                 notice = self._notices.popleft()
+                if self.watcher is not None:
+                    self.watcher.notice(notice)
                 if isinstance(notice, ev.Rejected):
                     self.counters["rejected"] += 1
                     self.counters[f"rejected_{notice.reason}"] += 1

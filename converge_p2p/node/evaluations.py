@@ -74,7 +74,7 @@ class Evaluations:
             await self._pool.judge(view.id, approve, reason, value=value.hash)
         except LocalError as error:
             # it was settled or cancelled in the meantime, or this node left the pool
-            _logger.info("no verdict on task %s: %s", view.id.hex()[:12], error)
+            _logger.info("no verdict on task %s: %s", view.id.hex()[:12], error, extra={"task": view.id.hex()})
 
     async def _ask(self, view: TaskView, value: TaskValue) -> tuple[bool, str]:
         """What the function says, and why. Whatever it raises denies the result."""
@@ -86,6 +86,8 @@ class Evaluations:
         try:
             said = await self._threads.call(self._function, view, result)
         except Exception as error:
-            _logger.warning("the evaluator failed on task %s", view.id.hex()[:12], exc_info=error)
+            _logger.warning(
+                "the evaluator failed on task %s", view.id.hex()[:12], exc_info=error, extra={"task": view.id.hex()}
+            )
             return False, clip(f"the evaluator failed: {type(error).__name__}: {error}")
         return said is True, "" if said is True else "the evaluator denied it"

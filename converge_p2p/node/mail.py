@@ -44,6 +44,7 @@ from converge_p2p.net import Network, peer_id_of
 from converge_p2p.node.feed import Feeds, MessageFeed
 from converge_p2p.node.replay_journal import ReplayJournal
 from converge_p2p.node.topics import OnMessage, TopicHandle, Topics, Validate, open_private
+from converge_p2p.runtime.tracing import NO_TRACER, Tracer, received, sending
 
 BROADCAST = "converge/broadcast/1"
 TAKEN = b"\x01"
@@ -92,6 +93,7 @@ class Mail:
         deliver: _Deliver,
         journal: ReplayJournal,
         readers: Readers | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Make it; `open` connects it to a network.
 
@@ -100,7 +102,9 @@ class Mail:
             deliver: called with each verified message, and whether it came on a private topic.
             journal: where it is written down what was taken.
             readers: who gets messages in the end; None takes every message, and keeps none.
+            tracer: records what is sent and received.
         """
+        self.tracer = tracer
         self.identity = identity
         self.registry = IdentityRegistry()
         self.counters: Counter[str] = Counter()
@@ -183,10 +187,11 @@ class Mail:
         """
         if message.recipient is not None:
             return (await self.deliver(message, deadline_s=deadline_s))[0]
-        message = self._signed(message, None)
-        published = self.topics.wire_form(message) if message.topics else [(BROADCAST, message.to_bytes())]
-        for name, data in published:
-            await self._net().publish(name, data)
+        with sending(self.tracer, message) as message:
+            message = self._signed(message, None)
+            published = self.topics.wire_form(message) if message.topics else [(BROADCAST, message.to_bytes())]
+            for name, data in published:
+                await self._net().publish(name, data)
         # gossip only queues: without this, who sends in a loop would let nobody else run
         await trio.lowlevel.checkpoint()
         self.counters["sent"] += 1
@@ -210,6 +215,10 @@ class Mail:
 
         Cancellation: whether the message was taken is not known then.
         """
+        with sending(self.tracer, message) as message:
+            return await self._deliver_until(message, deadline_s)
+
+    async def _deliver_until(self, message: Message, deadline_s: float) -> tuple[Message, DeliveryReceipt]:
         net, key = self._net(), self._recipient_key(message)
         message = self._signed(message, key)
         data, peer = message.to_bytes(), peer_id_of(key)
@@ -366,6 +375,11 @@ class Mail:
         self._arrivals.pop((arrival.message.sender, arrival.message.id), None)
         arrival.done.set()
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be handed on, at most `limits.MAIL_WAITING_MAX`."""
+        return len(self._waiting)
+
     async def settled(self) -> None:
         """Wait until everything that was taken so far is handed on."""
         await self._idle.wait()
@@ -395,6 +409,7 @@ class Mail:
         message = arrival.message
         self.registry.register(message.sender, message.public_key)
         self.counters["received"] += 1
+        received(self.tracer, message)
         for topic in message.topics:
             feeds = self._listeners.get(topic)
             if feeds is not None:

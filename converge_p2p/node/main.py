@@ -41,12 +41,14 @@ from converge_p2p.node.directory import PoolAnnouncement
 from converge_p2p.node.discovery import DiscoveryService
 from converge_p2p.node.faults import known_error_alone
 from converge_p2p.node.founding import find_key, founding_terms
+from converge_p2p.node.gauges import NodeParts
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.home import only_node_in
 from converge_p2p.node.home_pool import HomePool, announced_in
 from converge_p2p.node.invitations import Invitations
 from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import DEADLINE_S, Mail
+from converge_p2p.node.observation import Observation
 from converge_p2p.node.opening import blob_folder, load_identity_now, network_config, open_store_now
 from converge_p2p.node.pools import Pools
 from converge_p2p.node.replay_journal import ReplayJournal
@@ -80,6 +82,7 @@ class Node:
         bids: this node's sealed bids.
         blobs: contents too large for a task.
         policy: what this node lets happen.
+        observation: its metrics, traces, events and health.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Node:
         self._config = NodeConfig() if config is None else config
         self.policy = self._config.policy
         self._net_config = network_config(self._config, listen, bootstrap, announce)
+        self.observation = Observation(self._config.metrics, self._config.tracer)
         self.counters: Counter[str] = Counter()
         self._identity: Identity | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None
@@ -151,9 +155,10 @@ class Node:
             self.bids = Bids(self.identity, self._store)
             self.blobs = Blobs(self.identity, blob_folder(self._home), self._config.blob_bytes_max, self.counters)
             self._home_pool = HomePool(self)
-            self._mail = Mail(self.identity, self._deliver, ReplayJournal(self._store), self.hosting)
+            journal, tracer = ReplayJournal(self._store), self.observation.tracer
+            self._mail = Mail(self.identity, self._deliver, journal, self.hosting, tracer)
             timers = Timers()
-            self._writer = StoreWriter(self._store)
+            self._writer = StoreWriter(self._store, self.observation.metrics)
             self.discovery = DiscoveryService(
                 self.identity, self._store, self.counters, self._mail.registry, policy=self.policy.trust
             )
@@ -168,7 +173,7 @@ class Node:
                 digest_interval_ms=self._config.digest_interval_ms,
             )
             self.invitations = Invitations(self, self._store, lambda: self._network, self._net_config.network_key)
-            self._switchboard.redeem = self.invitations.redeem
+            self._switchboard.redeem, self._switchboard.tell = self.invitations.redeem, self.observation.tell
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(timers.run)
@@ -184,6 +189,7 @@ class Node:
                     await self._mail.open(self._network)
                     await self._switchboard.open(self._network, self._nursery)
                     self._nursery.start_soon(self._known_peers.run, self._network)
+                    self.observation.started(self.id, self._parts(), self.spawn)
                     yield
                     with trio.move_on_after(STOP_S, shield=True):
                         await self._stop()
@@ -212,6 +218,12 @@ class Node:
         await self.discovery.close()
         await self._known_peers.save(self._network)
         self._pools.close()
+
+    def _parts(self) -> NodeParts:
+        return NodeParts(
+            self.counters, self.hosting, self._mail, self._network, self._writer, self._switchboard, self.discovery,
+            self._pools, self._store, self.blobs, self._home, self._started_at,
+        )  # fmt: skip
 
     def spawn(self, run: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run something in the background for as long as the node runs. For the node's own parts."""
@@ -266,14 +278,9 @@ class Node:
 
     def status(self) -> NodeStatus:
         """The node at a glance."""
-        parts = (self.hosting.counts(), self.blobs.counts(), self._network.counters, self._mail.counters)
-        counters = sum(map(Counter, parts), Counter(self.counters))
-        for pool in self._pools.all().values():
-            counters.update(pool.counters)
-        counters["commits"] = self._writer.commits
-        up_s, reach = time.monotonic() - self._started_at, self._network.reachability
+        up_s, counters = time.monotonic() - self._started_at, dict(self.observation.counters())
         sizes = len(self.peers()), len(self._pools.all())
-        return NodeStatus(self.id, self.peer_id, self.addresses, up_s, *sizes, dict(counters), reach)
+        return NodeStatus(self.id, self.peer_id, self.addresses, up_s, *sizes, counters, self._network.reachability)
 
     def watch_pools(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PoolAnnouncement]]:
         """Give a channel of announced pools, the known ones first."""

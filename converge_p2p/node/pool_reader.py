@@ -158,6 +158,11 @@ class PoolReader:
             if view is not None:
                 yield view
 
+    @property
+    def open_count(self) -> int:
+        """How many tasks and vetoes are not settled."""
+        return len(self._view.open)
+
     def open_tasks(self) -> Iterator[TaskView]:
         """Every task that is not settled."""
         for task in list(self._view.open):

@@ -189,7 +189,9 @@ class Pools:
                 await self._become_member(handle, self._declared, b"")
         except LocalError as error:
             # left, or removed, in the meantime
-            _logger.warning("pool %s was not told what this node can do: %s", pool.hex()[:12], error)
+            _logger.warning(
+                "pool %s was not told what this node can do: %s", pool.hex()[:12], error, extra={"pool": pool.hex()}
+            )
 
     async def _become_member(self, handle: PoolHandle, names: set[str] | frozenset[str], proof: bytes) -> None:
         if not handle.own_operations:
@@ -240,6 +242,7 @@ class Pools:
             seed=int.from_bytes(random_bytes(8), "big"),
             digest_interval_ms=self._digest_interval_ms,
             entropy=random_bytes(32),
+            read=self._node.observation.read_operation,
         )
         driver = PoolDriver(
             replica, writer=self._writer, timers=self._timers, wire=self._switchboard, notify=self._on_notice(pool)
@@ -251,6 +254,7 @@ class Pools:
             driver.feed(
                 ev.Restored(operations, unsure=doubted, secrets=secrets, silent_through=silent, snapshot=snapshot)
             )
+        driver.watcher = self._node.observation.watch(replica)
         self._switchboard.attach(driver)
         if self._node.policy.opinion is not None:
             handle.add_opinions(self._node.policy.opinion)
@@ -271,6 +275,7 @@ class Pools:
             if handle is not None:
                 handle.close()
                 self._node.hosting.pool_left(pool)
+                self._node.observation.forget(pool)
             await trio.to_thread.run_sync(self._store.delete, POOL_KEY + pool.hex())
 
     def _on_notice(self, pool: PoolId) -> Callable[[ev.Notice], None]:
@@ -278,6 +283,7 @@ class Pools:
             handle = self._handles.get(pool)
             if handle is not None:
                 handle.on_notice(notice)
+            self._node.observation.tell_notice(pool, notice)
             if isinstance(notice, ev.PoolReady):
                 self._switchboard.announce(pool)
             elif isinstance(notice, ev.OwnChainLearned):
@@ -291,6 +297,11 @@ class Pools:
             elif isinstance(notice, ev.KeyUnopenable):
                 _logger.warning("a content key from elector %s does not open here", notice.author.hex())
             elif isinstance(notice, ev.KeyOverdue):
-                _logger.warning("pool %s cannot change its content key in epoch %d any more", pool.hex(), notice.epoch)
+                _logger.warning(
+                    "pool %s cannot change its content key in epoch %d any more",
+                    pool.hex(),
+                    notice.epoch,
+                    extra={"pool": pool.hex()},
+                )
 
         return notify

@@ -59,6 +59,7 @@ class Switchboard:
     def __init__(self, mail: Mail, writer: StoreWriter, discovery: DiscoveryService, counters: Counter[str]) -> None:
         self.directory = Directory()
         self.redeem: Callable[[PeerId, bytes], Awaitable[bytes]] | None = None
+        self.tell: Callable[..., None] = lambda *_what, **_about: None
         self._discovery = discovery
         self._mail = mail
         self._writer = writer
@@ -94,6 +95,11 @@ class Switchboard:
     def connected(self) -> frozenset[PublicKey]:
         """Keys of the peers that replicate with this node."""
         return self._connected
+
+    @property
+    def gossip_waiting(self) -> int:
+        """How many payloads wait to be gossiped, at most `limits.EVENT_QUEUE_MAX`."""
+        return self._gossip_send.statistics().current_buffer_used
 
     # ------------------------------------------------------------ pools
 
@@ -163,6 +169,7 @@ class Switchboard:
         for driver in self._drivers.values():
             driver.feed(ev.PeerUp(peer, key))
         self._discovery.peer_up(peer)
+        self.tell("peer_up", peer=str(peer), agent=str(fingerprint(key)))
 
     def peer_down(self, peer: PeerId) -> None:
         """See `net.NetworkHandler`."""
@@ -175,6 +182,7 @@ class Switchboard:
         self._discovery.peer_down(peer)
         for driver in self._drivers.values():
             driver.feed(ev.PeerDown(peer))
+        self.tell("peer_down", peer=str(peer))
 
     def frame(self, peer: PeerId, payload: bytes) -> None:
         """See `net.NetworkHandler`."""
@@ -237,7 +245,9 @@ class Switchboard:
                         self._send(peer, bytes([_PULSE]))
                         continue
                     self._counters["peers_silent"] += 1
-                    _logger.info("peer %s has been silent for %d s; disconnecting", peer, SILENT_S)
+                    _logger.info(
+                        "peer %s has been silent for %d s; disconnecting", peer, SILENT_S, extra={"peer": str(peer)}
+                    )
                     self.peer_down(peer)
                     closing.start_soon(self._network.disconnect, peer)
 
@@ -348,7 +358,7 @@ class Switchboard:
                 )
             except ConvergeError as error:
                 self._counters["subscriptions_refused"] += 1
-                _logger.warning("pool %s goes without gossip: %s", pool.hex()[:12], error)
+                _logger.warning("pool %s goes without gossip: %s", pool.hex()[:12], error, extra={"pool": pool.hex()})
             else:
                 self._subscribed.add(pool)
 
@@ -371,4 +381,4 @@ class Switchboard:
             except ConvergeError as error:
                 # gossip is a hint; what it does not carry comes with the next comparison
                 self._counters["gossip_failed"] += 1
-                _logger.debug("gossip of pool %s failed: %s", pool.hex()[:12], error)
+                _logger.debug("gossip of pool %s failed: %s", pool.hex()[:12], error, extra={"pool": pool.hex()})

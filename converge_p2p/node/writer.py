@@ -16,6 +16,7 @@ import trio
 from converge_p2p.core import limits
 from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.types import OperationId, PoolId
+from converge_p2p.runtime.metrics import Metrics, NoMetrics
 from converge_p2p.store.api import NodeStore
 
 _NO_POOL = PoolId(bytes(32))
@@ -59,13 +60,16 @@ class StoreWriter:
         commits: how many there were.
     """
 
-    def __init__(self, store: NodeStore) -> None:
+    def __init__(self, store: NodeStore, metrics: Metrics | None = None) -> None:
         """Make a writer; `run` does the writing.
 
         Args:
             store: where to.
+            metrics: is told how long commits take and how much they write.
         """
         self._store = store
+        self._metrics: Metrics = NoMetrics() if metrics is None else metrics
+        self._committing_since: float | None = None
         self._waiting: list[_Writing | _Compaction] = []
         self._kept: dict[str, bytes] = {}
         self._bytes = 0
@@ -74,6 +78,16 @@ class StoreWriter:
         self._idle.set()
         self._ended = False
         self.commits = 0
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many batches wait, and how many bytes of operations, those of the commit under way among them."""
+        return len(self._waiting), self._bytes
+
+    @property
+    def stalled_s(self) -> float:
+        """How long the commit under way has taken so far, seconds; 0 without one."""
+        return 0.0 if self._committing_since is None else trio.current_time() - self._committing_since
 
     @property
     def full(self) -> bool:
@@ -142,7 +156,10 @@ class StoreWriter:
                     await self._wake.wait()
                 for _ in range(GATHER_TURNS):
                     await trio.lowlevel.checkpoint()
+                began = self._committing_since = trio.current_time()
                 await self._commit()
+                self._committing_since = None
+                self._metrics.observe("store_commit", trio.current_time() - began)
         finally:
             # whoever waits for a flush must not wait for ever
             self._ended = True
@@ -169,9 +186,11 @@ class StoreWriter:
         await trio.to_thread.run_sync(functools.partial(self._store.append_many, batches, durable=durable))
         self.commits += 1
         told: dict[Done, list[int]] = {}
+        before = self._bytes
         for item in taken:
             self._bytes -= sum(len(signed) for _, signed in item.batch[1])
             told.setdefault(item.done, []).append(item.token)
+        self._metrics.add("store_written_bytes", before - self._bytes)
         for done, tokens in told.items():
             done(tuple(tokens))
 

@@ -20,6 +20,7 @@ from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import AgentId
+from converge_p2p.runtime.checkpoints import Checkpoint
 from converge_p2p.runtime.events import AgentEvent, DecisionOutcome
 from converge_p2p.runtime.executor import Result
 
@@ -59,6 +60,7 @@ class Agent:
         topics: what it listens to.
         discoverable: whether the network is told of its capabilities and public topics while it runs.
         name: what it is called in displays, checkpoints and replay logs; no two agents of a node share one.
+        last_checkpoint: from `on_start` on: the newest note of its last run, with what `checkpoint` returned; or None.
         runtime: what runs it, while it runs: `runtime.act` carries a decision out in the middle of an async method,
             `runtime.wake_after` asks for a turn later.
         events: during `decide`: what became of its decisions, and what is coordinated where it takes part.
@@ -96,6 +98,7 @@ class Agent:
         self.discoverable = discoverable
         self.name = name
         self.runtime: AgentRuntime | None = None
+        self.last_checkpoint: Checkpoint | None = None
         self.events: tuple[AgentEvent, ...] = ()
         self.tool_results: tuple[ToolResult, ...] = ()
         self._runtime_state = AgentState.OFFLINE
@@ -142,6 +145,14 @@ class Agent:
             Decisions; an empty list if there is nothing to do. May be async.
         """
         raise NotImplementedError(f"{type(self).__name__} must override decide(messages, tasks)")
+
+    def checkpoint(self) -> Any:
+        """Return a small value to be noted now and then, and found in `last_checkpoint` after a restart.
+
+        Numbers, text, bytes, lists and maps, at most `limits.AGENT_CHECKPOINT_BYTES_MAX` bytes; None for nothing. What
+        happened after the last note is not in it: it is for counters and cursors that may be a little old.
+        """
+        return None
 
     def on_start(self) -> Awaitable[None] | None:
         """Called before the first turn, and when the agent is started again after it failed too often.

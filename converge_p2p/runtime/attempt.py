@@ -19,11 +19,13 @@ from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import CodecError, ConvergeError, LimitExceeded
 from converge_p2p.core.limits import RENEWAL_NOTE_BYTES_MAX, TEXT_BYTES_MAX
 from converge_p2p.core.model.task import Outcome, TaskView
+from converge_p2p.core.model.trace import context_of
 from converge_p2p.core.types import TaskId
 from converge_p2p.runtime.executor import encode_result
 from converge_p2p.runtime.fencing import Fence
 from converge_p2p.runtime.ports import ContentPort
 from converge_p2p.runtime.threads import BoundedThreads
+from converge_p2p.runtime.tracing import entered
 
 _logger = logging.getLogger(__name__)
 
@@ -154,7 +156,8 @@ async def run_attempt(
     Cancellation: the handler is cancelled; the thread of a plain one is abandoned.
     """
     try:
-        with trio.fail_after(timeout_s) as scope:
+        # what the handler sends belongs to the trace of its task
+        with entered(context_of(view)), trio.fail_after(timeout_s) as scope:
             if contents is not None:
                 context.blobs = contents
                 view = await contents.bring(view)
@@ -197,7 +200,13 @@ def _failed(view: TaskView, error: Exception) -> Finished | TryAgain:
     permanent = _find_permanent(error)
     if permanent is not None:
         return _permanent(str(permanent) or "permanent failure")
-    _logger.warning("handler of %r failed on task %s", view.objective, view.id.hex()[:12], exc_info=error)
+    _logger.warning(
+        "handler of %r failed on task %s",
+        view.objective,
+        view.id.hex()[:12],
+        exc_info=error,
+        extra={"task": view.id.hex()},
+    )
     return TryAgain(clip(f"{type(error).__name__}: {error}"))
 
 

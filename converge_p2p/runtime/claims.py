@@ -226,12 +226,14 @@ class Claims:
             self._port.renew(claim.pool, claim.task)
         except ConvergeError as error:
             # lost in the meantime, which is told by itself
-            _logger.debug("task %s was not renewed: %s", claim.task.hex()[:12], error)
+            _logger.debug("task %s was not renewed: %s", claim.task.hex()[:12], error, extra={"task": claim.task.hex()})
 
     async def _release(self, claim: HeldClaim, reason: str) -> bool:
         try:
             await self._port.release(claim.pool, claim.task, False, reason)
         except ConvergeError as error:
-            _logger.debug("task %s was not handed back: %s", claim.task.hex()[:12], error)
+            _logger.debug(
+                "task %s was not handed back: %s", claim.task.hex()[:12], error, extra={"task": claim.task.hex()}
+            )
             return False
         return True

@@ -26,7 +26,7 @@ from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import TaskView
 from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.runtime.agent import Agent, AgentState, ToolResult
-from converge_p2p.runtime.checkpoints import Progress, run_checkpoints
+from converge_p2p.runtime.checkpoints import Checkpoints
 from converge_p2p.runtime.claims import Claims, HeldClaim, Standing
 from converge_p2p.runtime.events import AgentEvent, CoordinationEvent
 from converge_p2p.runtime.executor import Executed, Executor, Refused, Result
@@ -37,6 +37,7 @@ from converge_p2p.runtime.ports import CheckpointStore, ClaimPort, Mailbox, Task
 from converge_p2p.runtime.scheduler import Scheduler, SchedulerLike
 from converge_p2p.runtime.settings import Health as Health, RuntimeConfig as RuntimeConfig
 from converge_p2p.runtime.threads import BoundedThreads
+from converge_p2p.runtime.tracing import NO_TRACER, Tracer, turn_of
 
 _logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class AgentRuntime:
         recorder: TurnRecorder | None = None,
         checkpoint_store: CheckpointStore | None = None,
         config: RuntimeConfig | None = None,
+        tracer: Tracer = NO_TRACER,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Put a runtime together; `run` starts it.
@@ -74,8 +76,9 @@ class AgentRuntime:
             matters: returns how a poll or negotiation looks now.
             mailbox: told of messages that the agent has seen.
             recorder: told of each turn.
-            checkpoint_store: gets a small note of the agent's progress, for people who watch.
+            checkpoint_store: gets a small note of the agent's progress now and then.
             config: times and sizes.
+            tracer: records turns about messages that were sent in a trace.
             wall_clock: Unix time in seconds, for checkpoints.
         """
         self.agent = agent
@@ -83,7 +86,7 @@ class AgentRuntime:
         self._executor = executor
         self._tasks = tasks
         self._scheduler = Scheduler() if scheduler is None else scheduler
-        self._checkpoints = checkpoint_store
+        self._checkpoints, self._tracer = checkpoint_store, tracer
         self.config = RuntimeConfig() if config is None else config
         self.outcomes = Outcomes(self._scheduler.notify)
         self.claims = None if claims is None else Claims(
@@ -198,6 +201,14 @@ class AgentRuntime:
         """Whether `on_start` succeeded and the loop takes work."""
         return self._running and self._started
 
+    def progress(self) -> tuple[int, int]:
+        """Return turns and failures since the start."""
+        return self._turns, self._failures
+
+    def checkpoint(self) -> Any:
+        """Return what the agent wants to have noted."""
+        return self.agent.checkpoint()
+
     def health(self) -> Health:
         """Return how the loop is doing."""
         stalled = self._turn_began is not None and self._elapsed() > self.config.stall_after_s
@@ -226,7 +237,7 @@ class AgentRuntime:
         Cancellation: `on_stop` is called, an async one for at most `RuntimeConfig.stop_timeout_s`; then the agent's
         claims are handed back, which may take as long again.
         """
-        self._running = True
+        self._running, notes = True, None
         self.agent.runtime = self
         try:
             async with trio.open_nursery() as nursery:
@@ -236,8 +247,9 @@ class AgentRuntime:
                 if self._recorder is not None:
                     nursery.start_soon(self._recorder.run)
                 if self._checkpoints is not None:
-                    progress = Progress(self.called, lambda: (self._turns, self._failures), self._wall_clock)
-                    nursery.start_soon(run_checkpoints, self._checkpoints, progress, self.config.checkpoint_interval_s)
+                    notes = Checkpoints(self._checkpoints, self.called, self, self._wall_clock)
+                    self.agent.last_checkpoint = await notes.load()
+                    nursery.start_soon(notes.run, self.config.checkpoint_interval_s)
                 task_status.started()
                 await self._start_agent()
                 await self._loop()
@@ -246,6 +258,9 @@ class AgentRuntime:
             if self.claims is not None:
                 self.claims.stop()
             await self._stop_agent("the agent stops")
+            if notes is not None and type(self.agent).checkpoint is not Agent.checkpoint:
+                with trio.move_on_after(self.config.stop_timeout_s, shield=True):
+                    await notes.write()
             self.agent.enter(AgentState.OFFLINE)
             self.agent.runtime = None
 
@@ -287,7 +302,8 @@ class AgentRuntime:
         while True:
             messages = self.inbox.poll(self.config.batch_messages)
             self._turn_began = trio.current_time()
-            good = await self._guarded("turn", self._turn, messages, woken)
+            with turn_of(self._tracer, self.called, messages):
+                good = await self._guarded("turn", self._turn, messages, woken)
             self._turn_began = None
             self.agent.enter(AgentState.IDLE)
             if good:

@@ -243,4 +243,7 @@ class CheckpointStore(Protocol):
     """Where a runtime leaves its checkpoints. Called from a worker thread."""
 
     def put(self, key: str, value: bytes) -> None:
-        """Write one value."""
+        """Write one value: the whole of it, or nothing."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return a value, or None if there is none."""

@@ -179,7 +179,13 @@ class WorkBook:
             slot.handler.candidates.put_off(task_id, trio.current_time())
             self.free(slot, standing=True)
         elif slot.token <= token:
-            _logger.debug("claim of task %s lost in round %d: %s", task_id.hex()[:12], token[1], reason)
+            _logger.debug(
+                "claim of task %s lost in round %d: %s",
+                task_id.hex()[:12],
+                token[1],
+                reason,
+                extra={"task": task_id.hex()},
+            )
             self.end(slot, "lost")
 
     def denied(self, view: TaskView) -> None:

@@ -284,7 +284,7 @@ class WorkerPool:
         except (Conflict, NotFound) as error:
             # this task is not to be had as it stands; a change of it will bring it back
             book.counters["claims_refused"] += 1
-            _logger.debug("task %s cannot be claimed: %s", view.id.hex()[:12], error)
+            _logger.debug("task %s cannot be claimed: %s", view.id.hex()[:12], error, extra={"task": view.id.hex()})
             book.free(slot, standing=stood is not None, offer=False)
             return True
         except ConvergeError as error:
@@ -365,7 +365,12 @@ class WorkerPool:
             except ConvergeError as error:
                 # lost a moment ago, and the notification is on its way
                 self._book.counters["renewals_refused"] += 1
-                _logger.debug("claim of task %s was not renewed: %s", slot.view.id.hex()[:12], error)
+                _logger.debug(
+                    "claim of task %s was not renewed: %s",
+                    slot.view.id.hex()[:12],
+                    error,
+                    extra={"task": slot.view.id.hex()},
+                )
 
     def _conclude(self, slot: Slot, end: Finished | TryAgain | None) -> None:
         task_id = slot.view.id
@@ -392,7 +397,9 @@ class WorkerPool:
             if isinstance(error, ClaimLost):
                 book.remember(book.standing, task_id, slot.view)
                 return
-            _logger.warning("result of task %s was not taken: %s", task_id.hex()[:12], error)
+            _logger.warning(
+                "result of task %s was not taken: %s", task_id.hex()[:12], error, extra={"task": task_id.hex()}
+            )
             self._release(task_id, True, f"result not taken: {error}")
         else:
             book.counters["completed" if outcome is Outcome.COMPLETED else "failed"] += 1
@@ -404,7 +411,9 @@ class WorkerPool:
             self._port.release(task_id, failed, clip(reason))
         except ConvergeError as error:
             # lost or settled in the meantime: then there is nothing left to hand back
-            _logger.debug("claim of task %s was not released: %s", task_id.hex()[:12], error)
+            _logger.debug(
+                "claim of task %s was not released: %s", task_id.hex()[:12], error, extra={"task": task_id.hex()}
+            )
         else:
             self._book.counters["released"] += 1
 

@@ -22,6 +22,7 @@ from converge_node.config_file import KeyLines
 from converge_node.policy_sections import AdmissionSection, GovernanceSection, SafetySection, TrustSection
 from converge_node.settings_check import (
     check_address,
+    check_host_port,
     check_kind,
     check_place,
     check_pool,
@@ -147,6 +148,22 @@ class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: Annotated[str, Meta(description="File to append to; empty is standard error.")] = ""
 
 
+class MetricsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where metrics and health can be read beside the control interface."""
+
+    listen: Annotated[
+        str,
+        Meta(description="HOST:PORT for /metrics, /healthz and /readyz; whoever gets there may read. Empty: nowhere."),
+    ] = ""
+
+
+class TraceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Traces: what caused what, across nodes."""
+
+    file: Annotated[str, Meta(description="File for spans, one JSON object a line; empty is none.")] = ""
+    sample: Annotated[float, Meta(ge=0, le=1, description="Which share of the traces is recorded.")] = 1.0
+
+
 class ShutdownSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the node ends."""
 
@@ -170,6 +187,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     safety: SafetySection = SafetySection()
     api: ApiSection = ApiSection()
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
+    trace: TraceSection = TraceSection()
     shutdown: ShutdownSection = ShutdownSection()
 
 
@@ -312,6 +331,8 @@ def checked_value(key: Key, value: Any) -> Any:
                 parse_rule(rule)
         case "governance.opinion":
             check_place(converted)
+        case "metrics.listen" if converted:
+            check_host_port(converted)
         case "safety.allow" | "safety.deny":
             for kind in converted:
                 check_kind(kind, any_allowed=key.path == "safety.allow")

@@ -14,7 +14,9 @@ from typing import Final, TextIO
 
 import structlog
 
-from converge_node.config import LogSection
+from converge_node.config import LogLevel, LogSection
+from converge_node.log_book import LogBook
+from converge_node.log_fields import add_trace, remove_from_text, remove_secrets
 from converge_p2p.core.errors import ConfigError
 
 _LEVELS: Final = {
@@ -27,12 +29,15 @@ LOGGED_FRAMES_MAX: Final = 20
 _NOISY: Final = ("libp2p", "hypercorn", "multiaddr")
 
 
-def configure_logs(section: LogSection, *, json_lines: bool = False) -> None:
+def configure_logs(section: LogSection, *, json_lines: bool = False) -> LogBook:
     """Send every log record of the process to the one place that the settings name.
 
     Args:
         section: level, format and file.
         json_lines: JSON whatever the format says.
+
+    Returns:
+        The newest lines, as JSON, for whoever asks the running node.
 
     Raises:
         ConfigError: the log file cannot be opened.
@@ -45,36 +50,51 @@ def configure_logs(section: LogSection, *, json_lines: bool = False) -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_trace,
     ]
-    final: list[structlog.typing.Processor]
+    as_json: list[structlog.typing.Processor] = [
+        _tracebacks(), remove_secrets, structlog.processors.JSONRenderer(default=str), remove_from_text,
+    ]  # fmt: skip
+    final = as_json
     if console and not json_lines:
         colors = stream.isatty() and not os.environ.get("NO_COLOR")
         renderer = structlog.dev.ConsoleRenderer(
             colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
         )
-        final = [renderer]
-    else:
-        final = [_tracebacks(), structlog.processors.JSONRenderer()]
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        final = [remove_secrets, renderer, remove_from_text]
+    handler, book = logging.StreamHandler(stream), LogBook()
+    for target, processors in ((handler, final), (book, as_json)):
+        target.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=shared,
+                processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors],
+            )
         )
-    )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(_LEVELS[section.level])
-    adopt_library_logs(section)
+    root.handlers[:] = [handler, book]
+    set_log_level(section.level)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+    return book
 
 
-def adopt_library_logs(section: LogSection) -> None:
+def set_log_level(level: LogLevel) -> None:
+    """Write records of this severity and above from now on."""
+    logging.getLogger().setLevel(_LEVELS[level])
+    adopt_library_logs(level)
+
+
+def log_level() -> str:
+    """Return the least severity that is written."""
+    now = logging.getLogger().level
+    return next((name for name, level in _LEVELS.items() if level == now), logging.getLevelName(now).lower())
+
+
+def adopt_library_logs(level: LogLevel) -> None:
     """Bring the records of the libraries to this log; to be called again after they are imported.
 
     libp2p cuts its loggers off from the root when it is imported, and its records would reach the terminal in a form
@@ -84,7 +104,7 @@ def adopt_library_logs(section: LogSection) -> None:
     for name in _NOISY:
         logger = logging.getLogger(name)
         logger.propagate = True
-        logger.setLevel(logging.NOTSET if section.level == "debug" else logging.CRITICAL)
+        logger.setLevel(logging.NOTSET if level == "debug" else logging.CRITICAL)
 
 
 def _tracebacks() -> structlog.processors.ExceptionRenderer:

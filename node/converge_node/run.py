@@ -13,18 +13,20 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
+import structlog
 import trio
 
 from converge_node import schema
-from converge_node.config import Config, RelayClientName, Settings, TransportName, example_file
+from converge_node.config import Config, RelayClientName, Settings, TraceSection, TransportName, example_file
 from converge_node.control.app import ControlApi, ControlState, node_item
+from converge_node.control.metrics_server import metrics_app, open_metrics_server
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.server import open_control_server
 from converge_node.errors import ExitCode, known_error
@@ -32,10 +34,11 @@ from converge_node.followed import read_followed
 from converge_node.handlers import Handlers, load_handlers
 from converge_node.hosted import load_agents
 from converge_node.key_files import network_key_of, read_topic_key
+from converge_node.log_book import LogBook
 from converge_node.logs import adopt_library_logs, configure_logs
 from converge_node.mesh_schema import FollowInvitation
 from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance
-from converge_node.settings_check import OPEN_POOLS, parse_private_topic, parse_topic, topic_text
+from converge_node.settings_check import OPEN_POOLS, check_host_port, parse_private_topic, parse_topic, topic_text
 from converge_node.shutdown import Shutdown
 from converge_node.supervisor import READY, STOPPING, tell_supervisor
 from converge_p2p.core import limits
@@ -47,6 +50,9 @@ from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.model.topic_key import TopicKey
 from converge_p2p.core.types import PoolId
 from converge_p2p.store.keyfile import load_or_create_identity
+
+if TYPE_CHECKING:
+    from converge_p2p.runtime.tracing import Tracer
 
 CONTROL_CLOSE_S: Final = 5.0
 
@@ -127,8 +133,17 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
             network_key=arguments.network_key,
             policy=node_policy(arguments.config),
             blob_bytes_max=arguments.config.blobs.max_bytes,
+            tracer=_tracer(arguments.config.trace),
         ),
     )
+
+
+def _tracer(section: TraceSection) -> Tracer | None:
+    if not section.file:
+        return None
+    from converge_p2p.runtime.tracing import JsonLinesExporter, Tracer
+
+    return Tracer(JsonLinesExporter(section.file), sample=section.sample)
 
 
 def run(options: RunOptions, *, open_node: OpenNode = open_real_node, out: TextIO | None = None) -> ExitCode:
@@ -150,10 +165,10 @@ def run(options: RunOptions, *, open_node: OpenNode = open_real_node, out: TextI
             paths = NodePaths(paths.config_file, paths.state_dir, checked_socket(options.settings.config.api.socket))
         paths.create()
         stack.enter_context(single_instance(paths.lock_file))
-        configure_logs(options.settings.config.log, json_lines=options.json)
+        book = configure_logs(options.settings.config.log, json_lines=options.json)
         if not options.ephemeral:
             _write_example(paths.config_file)
-        running = _Run(options, paths, open_node, sys.stdout if out is None else out)
+        running = _Run(options, paths, open_node, sys.stdout if out is None else out, book)
         try:
             return trio.run(running.main, strict_exception_groups=True)
         except KeyboardInterrupt:
@@ -166,7 +181,8 @@ def run(options: RunOptions, *, open_node: OpenNode = open_real_node, out: TextI
 
 
 class _Run:
-    def __init__(self, options: RunOptions, paths: NodePaths, open_node: OpenNode, out: TextIO) -> None:
+    def __init__(self, options: RunOptions, paths: NodePaths, open_node: OpenNode, out: TextIO, book: LogBook) -> None:
+        self._book = book
         self._config = options.settings.config
         self._options = options
         self._paths = paths
@@ -180,6 +196,7 @@ class _Run:
             socket=str(self._paths.socket),
             request_stop=self._stop,
             next_command=next_command,
+            log_book=self._book,
         )
         self._shutdown = Shutdown(self._config.shutdown.timeout_s, on_stage=self._set_stage)
         async with trio.open_nursery() as nursery:
@@ -187,7 +204,7 @@ class _Run:
             handlers = load_handlers(self._config.node.handlers, default_concurrency=self._config.tasks.concurrency)
             self._agents = load_agents(self._config.node.agents)
             self._state.pool_joined = handlers.attach
-            async with open_control_server(ControlApi(self._state).app(), self._paths.socket):
+            async with self._open_servers():
                 with trio.CancelScope() as life:
                     nursery.start_soon(self._shutdown.enforce, life)
                     nursery.start_soon(self._stop_while_starting, life)
@@ -201,6 +218,17 @@ class _Run:
             nursery.cancel_scope.cancel()
         _log.info("stopped")
         return ExitCode.FAILURE if overran else ExitCode.OK
+
+    @asynccontextmanager
+    async def _open_servers(self) -> AsyncIterator[None]:
+        api, listen = ControlApi(self._state), self._config.metrics.listen
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(open_control_server(api.app(), self._paths.socket))
+            if listen:
+                app = metrics_app(api.observing)
+                port = await stack.enter_async_context(open_metrics_server(app, *check_host_port(listen)))
+                _log.info("metrics can be read", extra={"listen": listen, "port": port})
+            yield
 
     async def _live(self, handlers: Handlers) -> None:
         followed = () if self._options.ephemeral else read_followed(self._paths)
@@ -221,8 +249,10 @@ class _Run:
             relay_service=self._config.network.relay_service,
             config=self._config,
         )
+        # every record of this run says whose it is
+        structlog.contextvars.bind_contextvars(node=str(arguments.identity.id))
         opening = self._open_node(arguments)
-        adopt_library_logs(self._config.log)
+        adopt_library_logs(self._config.log.level)
         async with opening as node:
             self._state.node = node
             self._shutdown.stage(RUNNING)

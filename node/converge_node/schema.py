@@ -53,12 +53,22 @@ class NodeItem(_Answer, frozen=True):
     next_command: str
 
 
+class TroubleItem(_Answer, frozen=True):
+    """Something that is wrong. `fatal`: the node cannot do its work because of it; otherwise it is a warning."""
+
+    what: str
+    text: str
+    hint: str = ""
+    fatal: bool = True
+
+
 class HealthItem(_Answer, frozen=True):
-    """Whether the node lives and takes requests."""
+    """Whether the node does its work and takes requests, and what is wrong."""
 
     healthy: bool
     ready: bool
     stage: str
+    reasons: list[TroubleItem] = []
 
 
 class PeerItem(_Answer, frozen=True):

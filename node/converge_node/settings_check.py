@@ -170,3 +170,16 @@ def parse_private_topic(text: str) -> tuple[Topic, Path]:
     if not separator or not path:
         raise ConfigError(f"{text!r} is not a private topic; expected TOPIC=path of its key file")
     return parse_topic(name), Path(path).expanduser()
+
+
+def check_host_port(text: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`, or of `[HOST]:PORT` for IPv6.
+
+    Raises:
+        ConfigError: of another form.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65_535:
+        raise ConfigError(f"{text!r} is no HOST:PORT; expected for example 127.0.0.1:9464")
+    return host, int(port)

@@ -20,7 +20,18 @@ HEAVY = frozenset(
 )
 
 EXTRAS = frozenset(
-    {"httpx", "httpx2", "openai", "anthropic", "mistralai", "mcp", "mcp_types", "pydantic", "jsonschema"}
+    {
+        "httpx",
+        "httpx2",
+        "openai",
+        "anthropic",
+        "mistralai",
+        "mcp",
+        "mcp_types",
+        "pydantic",
+        "jsonschema",
+        "opentelemetry",
+    }
 )
 
 _PRINT_MODULES = "import json, sys; print(json.dumps(sorted(sys.modules)))"
@@ -103,6 +114,7 @@ def test_the_top_level_help_imports_no_server_client_or_terminal_library() -> No
     [
         "import converge_p2p",
         "import converge_p2p.extensions.llm as llm; llm.LLMAgent, llm.OpenAIChat, llm.OpenAICompatibleChat",
+        "import converge_p2p.extensions.otel",
         "import converge_p2p.extensions.mcp as mcp; mcp.bridged_tools, mcp.McpServer",
         "import converge_p2p.runtime.tools, converge_p2p.runtime.tool_process",
         _RUN_COMMAND.format(arguments=["--help"], null="/dev/null"),

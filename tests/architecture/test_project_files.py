@@ -84,7 +84,7 @@ def test_the_locks_pin_every_declared_dependency_and_agree() -> None:
 
 def test_developers_and_continuous_integration_have_what_every_extra_installs() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert {"llm", "openai", "anthropic", "mistral", "mcp"} < set(extras)
+    assert {"llm", "openai", "anthropic", "mistral", "mcp", "otel"} < set(extras)
     for name, requirements in extras.items():
         assert set(requirements) <= set(extras["dev"]), f"the tests of the extra {name} would be left out"
 

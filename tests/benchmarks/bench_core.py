@@ -1,6 +1,6 @@
 """How many operations one core signs, verifies and folds in a second.
 
-Knows: the pure core. Must not know: networks or stores.
+Knows: the pure core, and the driver around it. Must not know: networks or stores.
 The operations are those of real tasks of a democratic pool of five electors, made by running five replicas against each
 other in memory. Each figure is the median of several runs, by processor time: others share the machine.
 """
@@ -13,6 +13,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import trio
+
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import GovernanceKind, PoolSpec, pool_id
@@ -23,8 +25,13 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.core.view.fold import View
+from converge_p2p.node.driver import PoolDriver
+from converge_p2p.node.observation import Observation
+from converge_p2p.node.timers import Timers
+from converge_p2p.runtime.tracing import MemoryExporter, Tracer
 
 ELECTORS, TASKS, RUNS = 5, 400, 5
+OBSERVED_RUNS = 21
 
 
 def make_operations() -> tuple[PoolId, list[bytes]]:
@@ -116,6 +123,47 @@ def main() -> None:
             replica.handle(ev.Received(tuple(stored[start : start + 64])), ev.Now(start, start))
 
     print(f"taken by a replica, from received bytes to state: {per_second(len(stored), replicate):.0f} operations/s")
+    measure_observation(pool, stored, reader)
+
+
+def measure_observation(pool: PoolId, stored: list[bytes], reader: Identity) -> None:
+    """Print what metrics and traces cost on the way from received bytes to notices, as a ratio of processor time.
+
+    The versions take turns, so that what else the machine does falls on all of them.
+    """
+
+    async def drive(observation: Observation | None) -> float:
+        read = decode_operation if observation is None else observation.read_operation
+        timers, sink = Timers(), _Sink()
+        replica = Replica(reader, pool, read=read)
+        driver = PoolDriver(replica, writer=sink, timers=timers, wire=sink, notify=lambda _notice: None)  # type: ignore[arg-type]
+        driver.watcher = None if observation is None else observation.watch(replica)
+        began = time.process_time()
+        for start in range(0, len(stored), 64):
+            driver.feed(ev.Received(tuple(stored[start : start + 64])))
+        return time.process_time() - began
+
+    kinds: dict[str, Callable[[], Observation | None]] = {
+        "nothing": lambda: None,
+        "metrics": Observation,
+        "metrics, traces": lambda: Observation(tracer=Tracer(MemoryExporter())),
+    }
+    took: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(OBSERVED_RUNS):
+        for kind, make in kinds.items():
+            took[kind].append(trio.run(drive, make()))
+    for kind in list(kinds)[1:]:
+        ratios = [mine / bare for mine, bare in zip(took[kind], took["nothing"], strict=True)]
+        print(f"processor time with {kind}, to that without: {statistics.median(ratios):.3f}")
+
+
+class _Sink:
+    """A writer and a wire that take everything."""
+
+    full = False
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_args, **_more: None
 
 
 if __name__ == "__main__":

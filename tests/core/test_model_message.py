@@ -17,6 +17,7 @@ from converge_p2p.core.model.envelope import pack_envelope
 from converge_p2p.core.model.message import MESSAGE_TAG, Message
 from converge_p2p.core.model.registry import IdentityRegistry
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.model.trace import TraceContext
 from converge_p2p.core.types import AgentId, PublicKey, TaskId
 
 ALICE, BOB = Identity.from_seed(b"a" * 32), Identity.from_seed(b"b" * 32)
@@ -291,10 +292,26 @@ def test_a_correctly_signed_message_of_another_shape_is_refused(index: int, valu
 
 def test_the_signed_bytes_of_a_field_less_or_more_are_refused() -> None:
     fields = decode(signed().signed_bytes())
-    for other in (fields[:-1], [*fields, 0]):
+    trace = b"t" * 16 + b"s" * 8 + b"\x01"
+    for other in (
+        fields[:-1], [*fields, 0], [*fields, b""], [*fields, trace[:-1]], [*fields, bytes(16) + trace[16:]],
+        [*fields, str(trace)], [*fields, trace, 0],
+    ):  # fmt: skip
         data = encode(other)
         with pytest.raises(CodecError):
             Message.from_bytes(pack_envelope(data, ALICE.sign(MESSAGE_TAG, data)))
+
+
+def test_a_message_says_in_which_trace_it_was_sent_and_nobody_on_the_way_can_change_that() -> None:
+    trace = TraceContext(b"t" * 16, b"s" * 8)
+    message = replace(Message.create(ALICE.id, 1), trace=trace.to_bytes()).stamp(NOW).sign(ALICE)
+    read = Message.from_bytes(message.to_bytes())
+    assert read.trace_context == trace
+    assert read.verify()
+    assert signed().trace_context is None
+    fields = decode(message.signed_bytes())
+    for other in (fields[:-1], [*fields[:-1], replace(trace, span_id=b"x" * 8).to_bytes()]):
+        assert not Message.from_bytes(pack_envelope(encode(other), message.signature)).verify()
 
 
 def test_types_of_ids_are_what_they_seem() -> None:

@@ -159,9 +159,9 @@ def test_who_stalled_does_not_get_the_end_of_a_chain_again_while_another_keeps_i
     newcomer.now_ms += session.AVOID_MS
     asked = dict(newcomer.on(SYNC_TIMER))
     newcomer.say("liar", claims(WRITER.key, 2000))
-    state = newcomer.replica._sessions.peers[PeerId("liar")]
+    state = newcomer.replica.sessions.peers[PeerId("liar")]
     assert all(item.start > newcomer.length for item in state.asked)
-    assert "honest" in asked or newcomer.replica._sessions.peers[PeerId("honest")].asked
+    assert "honest" in asked or newcomer.replica.sessions.peers[PeerId("honest")].asked
 
 
 def test_what_is_parked_already_is_not_asked_for() -> None:
@@ -189,7 +189,7 @@ def test_an_honest_relay_of_far_ahead_operations_is_not_left_alone() -> None:
         stranger.sign(JoinBody())
         newcomer.on(ev.Received(signed([stranger.sign(ClaimBody(TASK))]), PeerId("relay")))
         newcomer.say("relay", Operations((), last=True))
-    state = newcomer.replica._sessions.peers[PeerId("relay")]
+    state = newcomer.replica.sessions.peers[PeerId("relay")]
     assert (state.barren, len(state.hints) <= limits.SYNC_HINTS_PER_PEER_MAX) == (0, True)
     assert newcomer.say("relay", claims(WRITER.key, 5)) == [("relay", piece(1, 5))]
 
@@ -231,7 +231,7 @@ def test_no_list_of_what_a_peer_claims_grows_without_bound() -> None:
         keys = [bytes([page]) + number.to_bytes(2, "big") + bytes(29) for number in range(1024)]
         entries = tuple(FrontierEntry(PublicKey(key), 2**50, OperationId(key), key) for key in keys)
         newcomer.say("liar", Entries(entries, more=True))
-    state = newcomer.replica._sessions.peers[PeerId("liar")]
+    state = newcomer.replica.sessions.peers[PeerId("liar")]
     assert len(state.targets) + len(state.apart) + len(state.loose) <= limits.SYNC_AUTHORS_PER_PEER_MAX
     assert len(state.asked) <= limits.WANTS_PER_MESSAGE_MAX
 
@@ -359,7 +359,7 @@ def sync_among(liars: list[frozenset[str]], seed: int, at_most_ms: int) -> tuple
 def test_liars_of_any_kind_cost_a_newcomer_little(liars: list[frozenset[str]], seed: int) -> None:
     newcomer, _ = sync_among(liars, seed, at_most_ms=20_000)
     assert len(newcomer.log.chains) == len({operation.author for operation in POOL.base})
-    states = newcomer._sessions.peers.values()
+    states = newcomer.sessions.peers.values()
     assert all(len(state.targets) <= limits.SYNC_AUTHORS_PER_PEER_MAX for state in states)
 
 

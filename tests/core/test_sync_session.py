@@ -330,16 +330,16 @@ def test_claims_about_invented_authors_take_bounded_room() -> None:
     for page in range(200):
         invented = [PublicKey(page.to_bytes(2, "big") + bytes([n]) + bytes(29)) for n in range(64)]
         alone.claims_to_have("liar", *(entry(author, 5) for author in invented))
-    state = alone.replica._sessions.peers[PeerId("liar")]
+    state = alone.replica.sessions.peers[PeerId("liar")]
     assert len(state.targets) <= limits.SYNC_AUTHORS_PER_PEER_MAX
-    assert len(alone.replica._sessions._fetch) <= limits.WANTS_PER_MESSAGE_MAX
+    assert len(alone.replica.sessions._fetch) <= limits.WANTS_PER_MESSAGE_MAX
 
 
 def test_peers_that_were_never_up_take_bounded_room() -> None:
     alone = Alone()
     for number in range(10 * limits.PEERS_MAX):
         alone.say(f"stranger {number}", Digest(bytes(32)))
-    assert len(alone.replica._sessions.peers) <= limits.PEERS_MAX
+    assert len(alone.replica.sessions.peers) <= limits.PEERS_MAX
 
 
 def test_an_answer_to_a_want_is_bounded_and_always_ends() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set as AbstractSet
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,21 @@ class DriverRig:
         self.driver.propose(ev.Found(self.spec))
         self.writer.commit()
         return self.driver
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Let the timers run."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.timers.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def passes(self, seconds: float) -> None:
+        """Let so much time pass, while the disk is quick."""
+        for _ in range(20):
+            self.writer.commit()
+            await trio.sleep(seconds / 20)
+        self.writer.commit()
 
 
 class FakeNetwork:

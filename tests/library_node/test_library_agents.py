@@ -21,6 +21,7 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.node.agent_ports import NodePorts, Owners
 from converge_p2p.node.agents import AgentParts, Agents
+from converge_p2p.node.observation import Observation
 from converge_p2p.node.policy import NodePolicy
 from converge_p2p.node.task_index import TaskIndex
 from converge_p2p.runtime.agent import Agent
@@ -106,6 +107,7 @@ class FakeNode:
         self.private: dict[Topic, Any] = {}
         self.discovery: Any = FakeDiscovery()
         self.policy = NodePolicy()
+        self.observation = Observation()
 
     def topics(self) -> dict[Topic, Any]:
         return self.private

@@ -34,7 +34,12 @@ from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.motions import Motions, MotionView
 from converge_p2p.node import FrozenView
 from converge_p2p.node.evidence import EvidenceView
+from converge_p2p.node.exposition import metrics_text
+from converge_p2p.node.fanout import Fanout
+from converge_p2p.node.observation import NodeEvent
 from converge_p2p.node.pool_reader import CheckpointView
+from converge_p2p.runtime.checkpoints import Checkpoint
+from converge_p2p.runtime.metrics import MemoryMetrics
 from converge_p2p.runtime.trust import TrustModel
 
 
@@ -364,6 +369,44 @@ class FakeDiscovery:
         return found
 
 
+@dataclass(frozen=True)
+class FakeTrouble:
+    what: str = "store"
+    text: str = "the store cannot be written: disk full"
+    hint: str = "make room"
+    fatal: bool = True
+
+
+class FakeObservation:
+    """What the test wants the node to say of itself."""
+
+    def __init__(self) -> None:
+        self.wrong: list[FakeTrouble] = []
+        self.events: Fanout[NodeEvent] = Fanout()
+
+    def metrics_text(self, more: Any = None, /) -> str:
+        return metrics_text({"sent": 3, **(more or {})}, [], MemoryMetrics())
+
+    async def troubles(self) -> list[FakeTrouble]:
+        return self.wrong
+
+    def watch_events(self) -> Any:
+        return self.events.open()
+
+
+class FakeHosting:
+    """Agents that ran here."""
+
+    def __init__(self) -> None:
+        self.notes: list[Checkpoint] = []
+
+    def hosted(self) -> list[Any]:
+        return []
+
+    def checkpoints(self) -> list[Checkpoint]:
+        return self.notes
+
+
 def _now_ms() -> int:
     return int(time.time() * 1000)
 
@@ -384,6 +427,8 @@ class FakeNode:
         self.said: list[tuple[str, Any]] = []
         self.invitations = FakeInvitations(self)
         self.discovery = FakeDiscovery(self)
+        self.observation = FakeObservation()
+        self.hosting = FakeHosting()
         self.shown: list[tuple[str | None, list[str]]] = []
         self.create_calls: list[dict[str, Any]] = []
         self.announcement_sender, self._announcements = trio.open_memory_channel[FakeAnnouncement](10)

@@ -368,6 +368,9 @@ async def test_checkpoints_are_written_when_something_happened_and_a_broken_stor
             written.append((key, decode_value(value)))
             token.run_sync_soon(wrote[len(written) - 1].set)
 
+        def get(self, key: str) -> bytes | None:
+            return None
+
     agent, config = Scripted(), RuntimeConfig(checkpoint_interval_s=0.001)
     runtime = AgentRuntime(agent, StandardExecutor(), checkpoint_store=Store(), config=config, wall_clock=lambda: 2.5)
     async with trio.open_nursery() as nursery:

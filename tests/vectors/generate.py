@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,14 @@ def messages() -> list[dict[str, Any]]:
         topics=[Topic("b"), Topic("a", {"x": 1})],
         task_id=TaskId(bytes(range(32))),
     )
+    traced = replace(plain, trace=bytes(range(1, 25)) + b"\x01")
     written = []
-    for name, draft, seal in (("broadcast", plain, False), ("all fields", full, False), ("encrypted", full, True)):
+    for name, draft, seal in (
+        ("broadcast", plain, False),
+        ("all fields", full, False),
+        ("encrypted", full, True),
+        ("traced", traced, False),
+    ):
         message = draft.stamp(NOW_MS, ttl_ms=60_000, message_id=hashlib.sha256(name.encode()).digest()[:16])
         payload = message.body
         if seal:
@@ -206,6 +213,7 @@ def messages() -> list[dict[str, Any]]:
                 "task_id": None if message.task_id is None else message.task_id.hex(),
                 "timestamp_ms": message.timestamp_ms,
                 "expires_ms": message.expires_ms,
+                **({"trace": message.trace.hex()} if message.trace else {}),
                 "payload": payload.hex(),
                 "payload_key": PAYLOAD_KEY.hex() if seal else None,
                 "signed": message.signed_bytes().hex(),

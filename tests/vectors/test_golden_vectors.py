@@ -95,6 +95,7 @@ def test_a_message_is_read_as_it_was_written(case: dict[str, Any]) -> None:
     assert [topic.to_dict() for topic in message.topics] == case["topics"]
     assert message.task_id == (None if case["task_id"] is None else TaskId(bytes.fromhex(case["task_id"])))
     assert message.expires_ms == case["expires_ms"]
+    assert message.trace.hex() == case.get("trace", "")
     key = case["payload_key"]
     payload = message.payload if key is None else message.decrypt_payload(bytes.fromhex(key))
     assert payload == decode_value(bytes.fromhex(case["payload"]))

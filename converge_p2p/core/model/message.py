@@ -35,6 +35,7 @@ from converge_p2p.core.model.envelope import pack_envelope, unpack_envelope
 from converge_p2p.core.model.registry import IdentityRegistry
 from converge_p2p.core.model.secrecy import SEAL_BYTES, exchange_key_of, open_bytes, seal_bytes
 from converge_p2p.core.model.topic import Topic, check_topics, sorted_topics
+from converge_p2p.core.model.trace import TraceContext
 from converge_p2p.core.types import AgentId, PublicKey, TaskId
 
 MESSAGE_TAG = "message"
@@ -66,6 +67,7 @@ class Message:
         expires_ms: Unix time after which nobody takes it; 0 before `stamp`.
         public_key: the sender's key; empty before `sign`.
         signature: 64 bytes; empty before `sign`.
+        trace: the trace that it was sent in (`TraceContext`, 25 bytes), or empty. Its sender says so; nobody checks it.
 
     Raises:
         LocalError: a field of another form.
@@ -83,6 +85,7 @@ class Message:
     expires_ms: int = 0
     public_key: PublicKey = _NO_KEY
     signature: bytes = b""
+    trace: bytes = b""
     # the bytes that came in; `replace` drops them, so they can never belong to other fields
     _received: bytes = field(default=b"", init=False, repr=False, compare=False)
     _opened: bytes | None = field(default=None, init=False, repr=False, compare=False)
@@ -104,6 +107,7 @@ class Message:
             raise LocalError(
                 f"the message lives {self.expires_ms - self.timestamp_ms} ms; expected 1 to {limits.MESSAGE_TTL_MS_MAX}"
             )
+        _check_trace(self.trace)
         if self.signature or self.public_key:
             _check_length("public_key", self.public_key, PUBLIC_KEY_BYTES)
             _check_length("signature", self.signature, SIGNATURE_BYTES)
@@ -323,6 +327,11 @@ class Message:
             raise SignatureError("the payload does not decrypt: another key, or the message was changed") from error
         return decode_value(plain)
 
+    @property
+    def trace_context(self) -> TraceContext | None:
+        """The trace that it was sent in, if its sender says so."""
+        return TraceContext.from_bytes(self.trace) if self.trace else None
+
     def signed_bytes(self) -> bytes:
         """Return the canonical bytes that the signature covers (under the domain tag `message`).
 
@@ -350,9 +359,11 @@ class Message:
         """
         signed, signature = unpack_envelope("message", data, limits.MESSAGE_BYTES_MAX)
         fields = decode(signed)
-        if not isinstance(fields, list) or len(fields) != _FIELD_COUNT:
-            raise CodecError(f"a message is an array of {_FIELD_COUNT}")
-        message_id, key, recipient, topics, body, sealed, task_id, timestamp_ms, expires_ms = fields
+        if not isinstance(fields, list) or not _FIELD_COUNT <= len(fields) <= _FIELD_COUNT + 1:
+            raise CodecError(f"a message is an array of {_FIELD_COUNT}, or one more with its trace")
+        message_id, key, recipient, topics, body, sealed, task_id, timestamp_ms, expires_ms, *trace = fields
+        if trace and not trace[0]:
+            raise CodecError("a message without a trace has no field for it")
         if type(key) is not bytes or type(sealed) is not bool or not isinstance(topics, list):
             raise CodecError("a message needs a key, a list of topics, and a truth value for its encryption")
         if not message_id or not (recipient is None or type(recipient) is bytes):
@@ -363,7 +374,7 @@ class Message:
             message = cls(
                 fingerprint(PublicKey(key)), body, None if recipient is None else AgentId(recipient.hex()),
                 tuple(Topic.from_bytes(topic) for topic in topics), task_id, sealed, message_id, timestamp_ms,
-                expires_ms, PublicKey(key), signature,
+                expires_ms, PublicKey(key), signature, *trace,
             )  # fmt: skip
         except (LocalError, LimitExceeded) as error:
             raise CodecError(f"not a message: {error}") from error
@@ -373,7 +384,7 @@ class Message:
     def _encode(self, public_key: PublicKey) -> bytes:
         return encode([
             self.id, public_key, _raw_id(self.recipient), [topic.to_bytes() for topic in self.topics], self.body,
-            self.sealed, self.task_id, self.timestamp_ms, self.expires_ms,
+            self.sealed, self.task_id, self.timestamp_ms, self.expires_ms, *([self.trace] if self.trace else ()),
         ])  # fmt: skip
 
     def _header(self, tag: str = PAYLOAD_TAG) -> bytes:
@@ -404,6 +415,15 @@ def _is_agent_id(agent: object) -> bool:
 
 def _raw_id(agent: AgentId | None) -> bytes | None:
     return None if agent is None else bytes.fromhex(agent)
+
+
+def _check_trace(trace: bytes) -> None:
+    _check_length("trace", trace, None)
+    try:
+        if trace:
+            TraceContext.from_bytes(trace)
+    except CodecError as error:
+        raise LocalError(str(error)) from error
 
 
 def _check_length(what: str, value: object, size: int | None) -> None:

@@ -59,6 +59,11 @@ class Parking:
     def __len__(self) -> int:
         return len(self._half_of)
 
+    @property
+    def bytes(self) -> int:
+        """What all that waits takes, at most `limits.PARKED_BYTES_MAX`."""
+        return self._asked.bytes + self._unasked.bytes
+
     # ------------------------------------------------------------ what is asked for
 
     def expect(self, author: PublicKey, start: int, stop: int) -> None:

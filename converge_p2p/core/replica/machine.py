@@ -10,6 +10,7 @@ that two operations of one turn do not contradict each other, is noted when it i
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, RemoteViolation
@@ -60,6 +61,7 @@ class Replica:
         digest_interval_ms: int = limits.DIGEST_INTERVAL_MS,
         entropy: bytes = b"",
         checkpoint_operations: int = limits.CHECKPOINT_OPERATIONS,
+        read: Callable[[bytes, PoolId], Operation] = decode_operation,
     ) -> None:
         """Make a replica that knows nothing but the pool's id.
 
@@ -72,23 +74,23 @@ class Replica:
             entropy: 32 random bytes, fresh at every start, that the keys of a private pool are made of; without, such a
                 pool can only be followed.
             checkpoint_operations: after so many this replica, if an elector, proposes a checkpoint; 0: never.
+            read: does what `decode_operation` does; the shell measures what that costs.
         """
-        self.identity = identity
-        self.pool = pool
+        self.identity, self.pool, self._read = identity, pool, read
         self.log = OperationLog(pool)
         self.view = View(pool, protocol)
         self.contents = PrivateContents(identity, self.view, entropy, self._put, self._set_timer)
         self._holdings = Holdings(self.log)
         self._elector = Elector(identity.public_key, self.view, self.log.prefix, self._holdings)
         self._proposer = Proposer(identity.public_key, self._emit, self.contents, self._holdings)
-        self._sessions = Sessions(self.log, self._send, self._wake_sync, lambda: out_of_chain(self.view, self.log))
+        self.sessions = Sessions(self.log, self._send, self._wake_sync, lambda: out_of_chain(self.view, self.log))
         self._watch = TaskWatch(identity.public_key, self.view, self._set_timer, self._emit, lambda: self._now.mono_ms)
         self._judging = Judging(identity.public_key, self.view, self._emit)
         self._renewals = Renewals(identity, pool, self.view, self._watch, self._put)
         set_timer = functools.partial(self._set_timer, TimerKey(TimerKind.DIGEST))
         self._digests = Digests(seed, digest_interval_ms, set_timer)
         ask_tip = functools.partial(self._set_timer, TimerKey(TimerKind.TIP))
-        self._tip = OwnTip(identity.public_key, self.log, self.view, self._sessions, self._put, ask_tip)
+        self._tip = OwnTip(identity.public_key, self.log, self.view, self.sessions, self._put, ask_tip)
         self._pen = Pen(identity, pool)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
         self._commands = Commands(identity.public_key, self.view, self._proposer, self.contents, self._length_of)
@@ -97,7 +99,7 @@ class Replica:
             emit=self._emit, touch=self._touch, touch_open=self._touch_open)  # fmt: skip
         self._compaction = Compaction(
             identity.public_key, self.log, self.view,
-            watch=self._watch, proposer=self._proposer, elector=self._elector, sessions=self._sessions,
+            watch=self._watch, proposer=self._proposer, elector=self._elector, sessions=self.sessions,
             pen=self._pen, contents=self.contents,
             means=Means(
                 self._put, self._send, self._set_timer, self._tip.may_vote_now, self._sign,
@@ -109,9 +111,7 @@ class Replica:
         self._echoes: dict[OperationId, None] = {}
         # collected during one turn
         self._now = Now(0, 0)
-        self._effects: list[Effect] = []
-        self._fresh: list[bytes] = []
-        self._own: list[Operation] = []
+        self._effects, self._fresh, self._own = list[Effect](), list[bytes](), list[Operation]()
 
     # ------------------------------------------------------------ reading
 
@@ -133,7 +133,7 @@ class Replica:
     @property
     def peers(self) -> list[PeerId]:
         """Peers this replica synchronises with."""
-        return list(self._sessions.peers)
+        return list(self.sessions.peers)
 
     @property
     def checkpointer(self) -> Checkpointer:
@@ -150,12 +150,12 @@ class Replica:
 
     def has_peer(self, peer: PeerId) -> bool:
         """Whether this replica synchronises with a peer."""
-        return peer in self._sessions.peers
+        return peer in self.sessions.peers
 
     @property
     def caught_up(self) -> bool:
         """Whether a peer was once found to have nothing that is missing here."""
-        return self._sessions.caught_up
+        return self.sessions.caught_up
 
     @property
     def unsure(self) -> str:
@@ -191,12 +191,12 @@ class Replica:
             case ev.TimerFired(key):
                 self._timer(key)
             case ev.PeerUp(peer, key):
-                self._sessions.peer_up(peer)
+                self.sessions.peer_up(peer)
                 self._tip.peer_up(peer, key)
                 if not self.ready:
                     self._send(peer, wire.GenesisWanted())
             case ev.PeerDown(peer):
-                self._sessions.peer_down(peer, self._now.mono_ms)
+                self.sessions.peer_down(peer, self._now.mono_ms)
                 self._tip.peer_down(peer)
                 self._compaction.peer_down(peer, self._now.mono_ms)
             case ev.Restored(operations, unsure, secrets, silent_through, snapshot):
@@ -259,10 +259,9 @@ class Replica:
                 self._sign(choice)
 
     def _persist(self, operations: list[bytes], *, durable: bool) -> int:
-        token = self._next_token
         self._next_token += 1
-        self._effects.append(ev.Persist(token, tuple(operations), durable))
-        return token
+        self._effects.append(ev.Persist(self._next_token, tuple(operations), durable))
+        return self._next_token
 
     def _put(self, effect: Effect) -> None:
         self._effects.append(effect)
@@ -280,7 +279,7 @@ class Replica:
             if self.log.knows(operation_id(signed)):
                 continue
             try:
-                operation = decode_operation(signed, self.pool)
+                operation = self._read(signed, self.pool)
                 known = self.log.held(operation.author) > 0
                 check_author(self.view, operation, known=known, predecessor_known=self.log.chains.__contains__)
                 self._insert(operation, peer)
@@ -325,7 +324,7 @@ class Replica:
             self._fresh += early
         if inserted.missing is not None and not early:
             # what counts already was perhaps sent because nobody has what it follows
-            self._sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
+            self.sessions.on_gap(peer, inserted.missing, self._now.mono_ms)
         self._installer.refold()
 
     def _apply(self, operation: Operation) -> None:
@@ -396,7 +395,7 @@ class Replica:
         match message:
             case wire.Operations(operations):
                 self._receive(operations, peer)
-                self._sessions.on_operations(peer, message, self._now.mono_ms)
+                self.sessions.on_operations(peer, message, self._now.mono_ms)
             case wire.GenesisWanted():
                 if self.view.genesis:
                     self._send(peer, wire.Operations((self.view.genesis,)))
@@ -408,7 +407,7 @@ class Replica:
             case _:
                 if isinstance(message, wire.Want):
                     self._compaction.offer(peer, message, self._now.mono_ms)
-                self._sessions.on_message(peer, message, self._now.mono_ms)
+                self.sessions.on_message(peer, message, self._now.mono_ms)
 
     def _wake_sync(self, at_ms: int) -> None:
         self._set_timer(TimerKey(TimerKind.SYNC), max(0, at_ms - self._now.mono_ms))
@@ -468,14 +467,14 @@ class Replica:
 
     def _timer(self, key: TimerKey) -> None:
         if key.kind is TimerKind.DIGEST:
-            peers = self._digests.fired(list(self._sessions.peers))
+            peers = self._digests.fired(list(self.sessions.peers))
             if self.ready:
-                self._sessions.digests(peers)
+                self.sessions.digests(peers)
             else:
-                self._sessions.want_genesis()
+                self.sessions.want_genesis()
             return
         if key.kind is TimerKind.SYNC:
-            self._sessions.on_timer(self._now.mono_ms)
+            self.sessions.on_timer(self._now.mono_ms)
             return
         if key.kind is TimerKind.TIP:
             self._tip.ask()

@@ -100,6 +100,13 @@ class Sessions:
             self._end_request(state)
             self._pursue_all(now_ms)
 
+    def behind(self) -> int:
+        """Return how many operations are missing here: the most that any one peer is known to have beyond ours."""
+        return max((self._ahead(state) for state in self.peers.values()), default=0)
+
+    def _ahead(self, state: PeerState) -> int:
+        return sum(max(0, length - self._log.length(author)) for author, length in state.targets.items())
+
     def _state(self, peer: PeerId) -> PeerState:
         """The state of a peer; of one too many, a state that is not kept."""
         state = self.peers.get(peer)

@@ -144,6 +144,10 @@ class Vetoes:
         self.closed: frozenset[TaskId] = frozenset()
         """Subjects of which a checkpoint says how they were decided: nothing that comes changes anything."""
 
+    def denials(self) -> int:
+        """Return how many vetoes of vetoers are known, on whatever results."""
+        return sum(len(register.denials) for register in self.registers.values())
+
     def hear(self, operation: Operation, body: VetoBody) -> tuple[TaskId, ...]:
         """Note what somebody said about a result. Like a vote, it counts whatever becomes of its author."""
         if not self._epochs.was_vetoer(operation.author, operation.epoch):

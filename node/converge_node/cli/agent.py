@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from converge_node import agent_schema as schema
+from converge_node import agent_schema as schema, watch_schema
 from converge_node.cli.client import connect
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
@@ -125,6 +125,29 @@ def hosted(invocation: Invocation) -> None:
         items,
         ids=lambda: [item.name for item in items],
         text=lambda: table(columns, rows, empty="no agent is hosted here"),
+    )
+
+
+@agent.command("checkpoints")
+@apply_shared
+@pass_invocation
+def checkpoints(invocation: Invocation) -> None:
+    """List the newest checkpoint of each agent that ran here: how far it was, and what it wanted to have noted.
+
+    \b
+    Example: converge-node agent checkpoints --json
+    """
+    items = connect(invocation).get(list[watch_schema.AgentCheckpointItem], "v1", "checkpoints")
+    rows = [
+        (item.agent, item.at, item.turns, item.failures, "yes" if item.running else "no",
+         "" if item.state is None else msgspec.json.encode(item.state).decode()[:80])
+        for item in items
+    ]  # fmt: skip
+    show(
+        invocation,
+        items,
+        ids=lambda: [item.agent for item in items],
+        text=lambda: table(("AGENT", "AT", "TURNS", "FAILURES", "RUNNING", "STATE"), rows, empty="no checkpoint yet"),
     )
 
 

@@ -52,6 +52,14 @@ class ControlClient:
         with self._request("GET", path, query=query, timeout_s=ANSWER_TIMEOUT_S + wait_s) as response:
             return _data(_whole(response), kind)
 
+    def text(self, *path: str) -> str:
+        """Ask for something that is answered in plain text. Raises as `get`."""
+        with self._request("GET", path) as response:
+            content = _whole(response)
+            if response.status != 200:
+                _data(content, object)
+            return content.decode("utf-8", "replace")
+
     def post(self, kind: type[_T], *path: str, body: msgspec.Struct | None = None, wait_s: float = 0.0) -> _T:
         """Ask for a change, which the node may take `wait_s` to make. Raises as `get`."""
         content = b"{}" if body is None else msgspec.json.encode(body)

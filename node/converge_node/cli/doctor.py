@@ -5,6 +5,8 @@ Knows: how findings are shown. Must not know: what is looked at (see `converge_n
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from converge_node.cli.output import clean, show, table
@@ -14,22 +16,33 @@ from converge_node.reach_schema import CheckItem
 
 
 @click.command
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Write what a helper has to see, without secrets."
+)
 @apply_shared
 @pass_invocation
-def doctor(invocation: Invocation) -> int:
+def doctor(invocation: Invocation, bundle: Path | None) -> int:
     """Look at files, clock, ports, peers and every way to reach this node; say what works, and what to do.
 
     With a running node it is asked, too. Exit code 1 if something failed.
+
+    \b
+    Example: converge-node doctor --bundle support.zip
     """
     from converge_node.doctor import examine
 
     found = examine(invocation.paths())
+    if bundle is not None:
+        from converge_node.bundle import write_bundle
+
+        write_bundle(invocation.paths(), found, bundle)
 
     def text() -> str:
         rows = [(check.verdict, check.name, check.text) for check in found.checks]
         todo = [clean(f"{check.name}: {check.hint}") for check in found.checks if _needs_word(check)]
         listed = table(("", "WHAT", "FOUND"), rows, empty="")
-        return listed + "".join(f"\n-> {line}" for line in todo)
+        written = "" if bundle is None else f"\n\nwritten to {bundle}: look through it before you hand it on"
+        return listed + "".join(f"\n-> {line}" for line in todo) + written
 
     def ids() -> list[str]:
         return [check.name for check in found.checks if check.verdict == "fail"]

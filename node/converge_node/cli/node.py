@@ -9,7 +9,7 @@ import click
 
 from converge_node import schema
 from converge_node.cli.client import connect
-from converge_node.cli.output import facts, show, table
+from converge_node.cli.output import clean, facts, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode
 
@@ -49,11 +49,22 @@ def status(invocation: Invocation) -> None:
 @apply_shared
 @pass_invocation
 def health(invocation: Invocation, ready: bool) -> int:
-    """Say whether the node lives. Exit code 0 if so, 4 if none answers; with --ready 1 if it is not ready."""
+    """Say whether the node does its work, and what is wrong.
+
+    Exit code 0 if it does, 1 if it does not, 4 if none answers; with --ready 1 as well if it takes no requests.
+
+    \b
+    Example: converge-node health --ready --json
+    """
     item = connect(invocation).get(schema.HealthItem, "readyz" if ready else "healthz")
     good = item.ready if ready else item.healthy
     word = "ready" if item.ready else "not ready"
-    show(invocation, item, ids=list, text=lambda: f"{word}: {item.stage}")
+    reasons = [
+        f"{'fails' if each.fatal else 'note':<6} {each.what}: {each.text}" + (f" -> {each.hint}" if each.hint else "")
+        for each in item.reasons
+    ]
+    text = "\n".join([f"{word}: {item.stage}", *map(clean, reasons)])
+    show(invocation, item, ids=lambda: [each.what for each in item.reasons if each.fatal], text=lambda: text)
     return ExitCode.OK if good else ExitCode.FAILURE
 
 

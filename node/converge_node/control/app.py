@@ -24,11 +24,13 @@ from starlette.routing import Route
 from converge_node import agent_schema, mesh_schema, schema
 from converge_node.control import agents, blobs, evidence, mesh, motions, views
 from converge_node.control.governance import admission_kind, governance_model
+from converge_node.control.observing import Observing
 from converge_node.control.ports import NodeLike, PoolLike
 from converge_node.control.reach import reach_item
 from converge_node.control.requests import body_of, milliseconds, number, read, seconds
 from converge_node.control.stream import EventStream, Open
 from converge_node.errors import Busy, NotReady, UsageError, http_status_of, known_error
+from converge_node.log_book import LogBook
 from converge_node.settings_check import parse_topic
 from converge_p2p import __version__
 from converge_p2p.core import limits
@@ -57,6 +59,7 @@ class ControlState:
         pool_joined: called with each pool that was created or joined through this interface.
         next_command: returns the command that starts a node which finds this one at its addresses.
         meshes: topics that were joined.
+        log_book: the newest lines of the log.
     """
 
     home: str
@@ -69,6 +72,7 @@ class ControlState:
     pool_joined: Callable[[PoolLike], None] = lambda _pool: None
     next_command: Callable[[Sequence[str]], str] = lambda _addresses: ""
     meshes: mesh.Meshes = field(default_factory=mesh.Meshes)
+    log_book: LogBook | None = None
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
     streams: int = 0
@@ -86,6 +90,7 @@ class ControlApi:
 
     def __init__(self, state: ControlState) -> None:
         self._state = state
+        self.observing = Observing(state, self._events)
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
@@ -95,8 +100,7 @@ class ControlApi:
 
         task = "/v1/pools/{pool}/tasks/{task}"
         routes = [
-            route("/healthz", "GET", self._health),
-            route("/readyz", "GET", self._ready),
+            *(route(*each) for each in self.observing.endpoints()),
             route("/v1/node", "GET", self._node),
             route("/v1/status", "GET", self._status),
             route("/v1/peers", "GET", self._peers),
@@ -170,18 +174,8 @@ class ControlApi:
 
     # ------------------------------------------------------------ the node
 
-    async def _health(self, _request: Request) -> Response:
-        return _json(schema.success(self._health_item()), 200)
-
     async def _reach(self, _request: Request) -> Any:
         return reach_item(self._state.running())
-
-    async def _ready(self, _request: Request) -> Response:
-        item = self._health_item()
-        return _json(schema.success(item), 200 if item.ready else 503)
-
-    def _health_item(self) -> schema.HealthItem:
-        return schema.HealthItem(healthy=True, ready=self._state.ready, stage=self._state.stage)
 
     async def _node(self, _request: Request) -> schema.NodeItem:
         return node_item(self._state)

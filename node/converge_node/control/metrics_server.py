@@ -1,0 +1,83 @@
+"""Metrics and health on a TCP port, for programs that cannot read a Unix socket. Nothing else is answered there.
+
+Knows: hypercorn, and the three paths. Must not know: what is measured.
+Source: docs/observability.md. It is off by default: whoever reaches the port may read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import msgspec
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from converge_node import schema
+from converge_node.control.observing import Observing
+from converge_node.control.server import CLOSE_GRACE_S, IDLE_S
+from converge_node.errors import http_status_of, known_error
+from converge_p2p.core.errors import ConfigError, ConvergeError
+
+_log = logging.getLogger("converge_node.control")
+
+
+def metrics_app(observing: Observing) -> Starlette:
+    """Return the application: `/metrics`, `/healthz`, `/readyz`."""
+    paths = {"/metrics": observing.metrics, "/healthz": observing.health, "/readyz": observing.ready}
+    return Starlette(routes=[Route(path, _guarded(endpoint)) for path, endpoint in paths.items()])
+
+
+def _guarded(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Exception as error:  # noqa: BLE001 - the edge: one bad request must not end the node
+            known = known_error(error)
+            if known is None:
+                _log.exception("reading %s failed", request.url.path)
+                known = ConvergeError(f"internal error: {type(error).__name__}", hint="see the log of the node")
+            content = msgspec.json.encode(schema.failure(known))
+            return Response(content, status_code=http_status_of(known.code), media_type="application/json")
+
+    return answer
+
+
+@asynccontextmanager
+async def open_metrics_server(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
+    """Answer on a TCP port while the block runs, and give its number; port 0 is any that is free.
+
+    The control server has to run already: it bounds the connections of both.
+
+    Raises:
+        ConfigError: it cannot be listened on.
+    """
+    config = Config()
+    config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.loglevel = "WARNING"
+    config.graceful_timeout = CLOSE_GRACE_S
+    config.keep_alive_timeout = IDLE_S
+    config.include_server_header = False
+    closing = trio.Event()
+    async with trio.open_nursery() as nursery:
+        try:
+            bound: list[str] = await nursery.start(
+                partial(serve, app, config, shutdown_trigger=closing.wait, mode="asgi")  # type: ignore[arg-type]
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {config.bind[0]} for metrics: {error.strerror}", hint="see metrics.listen"
+            ) from error
+        try:
+            yield int(bound[0].rpartition(":")[2])
+        finally:
+            closing.set()
