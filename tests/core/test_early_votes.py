@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pool_kit import WALL_MS, Author, Mesh, feed
+from pool_kit import WALL_MS, Author, Mesh, feed, stored_by
 from test_epochs import Live, removal_that_the_removed_certified
 
 from converge_p2p.core import limits
@@ -30,15 +30,8 @@ def flood(live: Live, liar: Author) -> list[Operation]:
 @pytest.mark.parametrize("nonce", range(3))
 def test_a_flood_of_a_liar_is_bounded_and_what_the_epoch_rests_on_still_counts(nonce: int) -> None:
     live = removal_that_the_removed_certified(nonce)
-    newcomer, stored = live.pool.replica(digest_interval_ms=500), list[bytes]()
-    handle = newcomer.handle
-
-    def keep(event: ev.Event, at: ev.Now) -> list[ev.Effect]:
-        effects = handle(event, at)
-        stored.extend(signed for effect in effects if isinstance(effect, ev.Persist) for signed in effect.operations)
-        return effects
-
-    newcomer.handle = keep  # type: ignore[method-assign]
+    newcomer = live.pool.replica(digest_interval_ms=500)
+    stored = stored_by(newcomer)
     feed(newcomer, [live.pool.genesis])
     assert newcomer.ready
     many = flood(live, live.pool.people[2])

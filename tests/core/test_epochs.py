@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pool_kit import Mesh, Pool, claim, feed, notices, report, value_of
+from pool_kit import Mesh, Pool, claim, feed, notices, report, stored_by, value_of
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError
@@ -269,15 +269,7 @@ def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_
     pair = Mesh([removed, live.pool.replica(digest_interval_ms=500)], gossip=False)
     pair.now_ms = live.mesh.now_ms
     pair.connect()
-    stored: list[bytes] = []
-    handle = pair.replicas[1].handle
-
-    def keep(event: ev.Event, at: ev.Now) -> list[ev.Effect]:
-        effects = handle(event, at)
-        stored.extend(signed for effect in effects if isinstance(effect, ev.Persist) for signed in effect.operations)
-        return effects
-
-    pair.replicas[1].handle = keep  # type: ignore[method-assign]
+    stored = stored_by(pair.replicas[1])
     pair.run(lambda: pair.equal and pair.replicas[1].epoch == 1)
     assert pair.replicas[1].view.state_bytes() == removed.view.state_bytes()
     again = live.pool.replica()
