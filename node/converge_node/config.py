@@ -22,6 +22,7 @@ from converge_node.config_file import KeyLines
 from converge_node.policy_sections import AdmissionSection, GovernanceSection, SafetySection, TrustSection
 from converge_node.settings_check import (
     check_address,
+    check_host_port,
     check_kind,
     check_place,
     check_pool,
@@ -125,6 +126,15 @@ class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     socket: Annotated[
         str, Meta(description="Path of the Unix socket; empty is control.sock in the runtime folder.")
+    ] = ""
+    listen: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=limits.API_LISTEN_MAX, description="Addresses host:port to answer on by TCP, to token holders."
+        ),
+    ] = ()
+    token_file: Annotated[
+        str, Meta(description="File of the tokens for TCP; empty is api-tokens in the state folder.")
     ] = ""
 
 
@@ -280,6 +290,9 @@ def checked_value(key: Key, value: Any) -> Any:
         case "network.bootstrap":
             for address in converted:
                 check_address(address, peer=True)
+        case "api.listen":
+            for place in converted:
+                check_host_port(place)
         case "node.pools":
             for pool in converted:
                 check_pool(pool)

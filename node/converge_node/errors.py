@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from converge_p2p.core.errors import Conflict, ConvergeError
+from converge_p2p.client.errors import NodeUnreachable as NodeUnreachable, Refused as Refused, TimedOut as TimedOut
+from converge_p2p.core.errors import Conflict, ConvergeError, NotAuthorised
 
 
 class ExitCode(IntEnum):
@@ -30,12 +31,6 @@ class ExitCode(IntEnum):
     FORCED = 130
 
 
-class NodeUnreachable(ConvergeError):
-    """No node answers on the control socket."""
-
-    code = "node_unreachable"
-
-
 class NotReady(ConvergeError):
     """The node runs, but is still starting or already stopping."""
 
@@ -46,12 +41,6 @@ class AlreadyRunning(Conflict):
     """Another process holds the lock of this home."""
 
     code = "already_running"
-
-
-class TimedOut(ConvergeError):
-    """What was waited for did not happen in time."""
-
-    code = "timeout"
 
 
 class Busy(ConvergeError):
@@ -66,12 +55,16 @@ class UsageError(ConvergeError):
     code = "usage"
 
 
-class Refused(ConvergeError):
-    """The node answered with an error; its code is carried over."""
+class NotAuthenticated(NotAuthorised):
+    """The control interface was asked over TCP without a token that it knows."""
 
-    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.code = code
+    code = "not_authenticated"
+
+
+class ScopeTooSmall(NotAuthorised):
+    """The token does not allow what was asked for."""
+
+    code = "scope_too_small"
 
 
 _EXIT_CODES: Final = {
@@ -81,6 +74,9 @@ _EXIT_CODES: Final = {
     "node_unreachable": ExitCode.UNREACHABLE,
     "not_ready": ExitCode.UNREACHABLE,
     "not_authorised": ExitCode.NOT_AUTHORISED,
+    "not_authenticated": ExitCode.NOT_AUTHORISED,
+    "scope_too_small": ExitCode.NOT_AUTHORISED,
+    "socket_forbidden": ExitCode.NOT_AUTHORISED,
     "not_found": ExitCode.NOT_FOUND,
     "conflict": ExitCode.CONFLICT,
     "already_running": ExitCode.CONFLICT,
@@ -95,7 +91,9 @@ _HTTP_STATUSES: Final = {
     "usage": 400,
     "invalid_request": 400,
     "bad_encoding": 400,
+    "not_authenticated": 401,
     "not_authorised": 403,
+    "scope_too_small": 403,
     "not_found": 404,
     "conflict": 409,
     "limit_exceeded": 413,
@@ -114,6 +112,14 @@ def exit_code_of(code: str) -> ExitCode:
 def http_status_of(code: str) -> int:
     """Return the HTTP status for a stable error code; an unknown one is the server's own failure."""
     return _HTTP_STATUSES.get(code, 500)
+
+
+def http_statuses() -> dict[int, list[str]]:
+    """Return the codes that stand behind each HTTP status of an error."""
+    found: dict[int, list[str]] = {500: ["error"]}
+    for code, status in _HTTP_STATUSES.items():
+        found.setdefault(status, []).append(code)
+    return found
 
 
 def known_error(error: BaseException) -> ConvergeError | None:

@@ -22,22 +22,24 @@ from typing import Final, TextIO
 import msgspec
 import trio
 
-from converge_node import schema
 from converge_node.config import Config, RelayClientName, Settings, TransportName, example_file
-from converge_node.control.app import ControlApi, ControlState, node_item
+from converge_node.control.app import ControlApi
 from converge_node.control.ports import NodeLike, PoolLike
-from converge_node.control.server import open_control_server
+from converge_node.control.server import open_control_server, open_tcp_server
+from converge_node.control.state import ControlState, node_item
+from converge_node.control.tokens import Tokens, read_tokens
 from converge_node.errors import ExitCode, known_error
 from converge_node.followed import read_followed
 from converge_node.handlers import Handlers, load_handlers
 from converge_node.hosted import load_agents
 from converge_node.key_files import network_key_of, read_topic_key
 from converge_node.logs import adopt_library_logs, configure_logs
-from converge_node.mesh_schema import FollowInvitation
-from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance
+from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance, token_file_of
 from converge_node.settings_check import OPEN_POOLS, parse_private_topic, parse_topic, topic_text
 from converge_node.shutdown import Shutdown
 from converge_node.supervisor import READY, STOPPING, tell_supervisor
+from converge_p2p.client import schema
+from converge_p2p.client.mesh_schema import FollowInvitation
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, ConvergeError
 from converge_p2p.core.governance.invitation_line import InvitationLine
@@ -186,7 +188,15 @@ class _Run:
             handlers = load_handlers(self._config.node.handlers, default_concurrency=self._config.tasks.concurrency)
             self._agents = load_agents(self._config.node.agents)
             self._state.pool_joined = handlers.attach
-            async with open_control_server(ControlApi(self._state).app(), self._paths.socket):
+            api, section = ControlApi(self._state), self._config.api
+            tokens = token_file_of(section.token_file, self._paths)
+            read_tokens(tokens)
+            async with (
+                open_control_server(api.app(), self._paths.socket),
+                open_tcp_server(api.app(Tokens(tokens)), section.listen) as places,
+            ):
+                if places:
+                    _log.info("control interface over TCP", extra={"places": places, "tokens": str(tokens)})
                 with trio.CancelScope() as life:
                     nursery.start_soon(self._shutdown.enforce, life)
                     nursery.start_soon(self._stop_while_starting, life)

@@ -37,7 +37,7 @@ _COMMANDS = {
     "version": Lazy("converge_node.cli.node:version", "Show the version."),
 }
 
-_TAKES_VALUE = ("--home",)
+_TAKES_VALUE = ("--home", "--url")
 _ROOT_FLAGS = ("--json", "-q", "--quiet", "-h", "--help", "--version")
 
 

@@ -33,11 +33,13 @@ class Invocation:
 
     Attributes:
         home: folder of the node, or None for the usual places.
+        url: of a node elsewhere, or None.
         json: print JSON in envelopes.
         quiet: print ids only.
     """
 
     home: str | None = None
+    url: str | None = None
     json: bool = False
     quiet: bool = False
 
@@ -101,6 +103,9 @@ def apply_shared(command: _F) -> _F:
             "-q", "--quiet", is_flag=True, expose_value=False, callback=_note("quiet"), help="Print ids only."
         ),
         click.option("--json", is_flag=True, expose_value=False, callback=_note("json"), help="Print JSON."),
+        click.option(
+            "--url", metavar="URL", expose_value=False, callback=_note("url"), help="A node elsewhere, asked by token."
+        ),
         click.option(
             "--home", metavar="DIR", expose_value=False, callback=_note("home"), help="Folder of the node's files."
         ),

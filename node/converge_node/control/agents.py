@@ -12,10 +12,10 @@ from typing import Final
 
 import trio
 
-from converge_node import agent_schema as schema
 from converge_node.control.ports import NodeLike
-from converge_node.schema import utc_time
 from converge_node.settings_check import parse_topic
+from converge_p2p.client import agent_schema as schema
+from converge_p2p.client.schema import utc_time
 from converge_p2p.core.errors import Conflict, LocalError, NotFound
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor

@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-from converge_node import mesh_schema as schema
 from converge_node.control import views
 from converge_node.control.ports import NodeLike, PoolLike
-from converge_node.json_values import to_json_value
-from converge_node.schema import utc_time
 from converge_node.settings_check import parse_topic, topic_text
+from converge_p2p.client import mesh_schema as schema
+from converge_p2p.client.json_values import to_json_value
+from converge_p2p.client.schema import utc_time
 from converge_p2p.core.errors import CodecError, NotFound
 from converge_p2p.core.governance.invitation_line import InvitationLine
 from converge_p2p.core.identity import fingerprint

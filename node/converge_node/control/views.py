@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 from converge_node.control.governance import decided_by
 from converge_node.control.ports import AnnouncementLike, NodeLike, PeerLike, PoolLike
-from converge_node.schema import (
+from converge_node.settings_check import parse_topic
+from converge_p2p.client.schema import (
     CheckpointItem,
     FindingItem,
     FrozenItem,
@@ -27,7 +28,6 @@ from converge_node.schema import (
     from_json_value,
     to_json_value,
 )
-from converge_node.settings_check import parse_topic
 from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint

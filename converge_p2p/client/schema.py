@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from converge_node.json_values import from_json_value as from_json_value, to_json_value as to_json_value
+from converge_p2p.client.json_values import from_json_value as from_json_value, to_json_value as to_json_value
 from converge_p2p.core.errors import ConvergeError
 
 VERSION: Final = 1
