@@ -6,6 +6,7 @@ Source: docs/decisions/0025-control-schema.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -37,7 +38,11 @@ class AsyncClient(Api):
         base = self.place.url or "http://node"
         # trust_env: a proxy of the environment must not be given the token, and does not know the socket
         self._http = httpx.AsyncClient(
-            transport=transport, base_url=base, headers=self.place.headers, trust_env=False, follow_redirects=False
+            transport=transport,
+            base_url=base,
+            headers={**self.place.headers, "accept-encoding": "identity"},
+            trust_env=False,
+            follow_redirects=False,
         )
 
     async def __aenter__(self) -> Self:
@@ -65,7 +70,7 @@ class AsyncClient(Api):
     async def _events(self, response: httpx.Response, question: Question) -> AsyncGenerator[Any, None]:
         events, rest = wire.Events(), b""
         try:
-            async with aclosing(response.aiter_bytes()) as chunks:  # type: ignore[type-var]
+            async with _chunks(response) as chunks:
                 async for chunk in chunks:
                     *lines, rest = (rest + chunk).split(b"\n")
                     if len(rest) > wire.EVENT_LINE_BYTES_MAX:
@@ -104,11 +109,33 @@ class AsyncClient(Api):
 
 async def _whole(response: httpx.Response) -> bytes:
     content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > wire.ANSWER_BYTES_MAX:
-            raise wire.too_large()
+    async with _chunks(response) as chunks:
+        async for chunk in chunks:
+            content += chunk
+            if len(content) > wire.ANSWER_BYTES_MAX:
+                raise wire.too_large()
     return bytes(content)
+
+
+@asynccontextmanager
+async def _chunks(response: httpx.Response) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Open the content of a response.
+
+    httpx stands on generators in generators, and leaves the inner ones to the garbage collector if the outer one is
+    closed before its end, which trio reports. Reading on from a closed connection ends all of them.
+    """
+    chunks = response.aiter_raw()
+    ended = False
+    try:
+        yield chunks
+        ended = response.is_stream_consumed and response.is_closed
+    finally:
+        if not ended:
+            try:
+                await response.extensions["network_stream"].aclose()
+            finally:
+                with contextlib.suppress(httpx.HTTPError, httpx.StreamError, StopAsyncIteration):
+                    await anext(chunks)
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> bool:

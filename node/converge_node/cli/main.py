@@ -29,6 +29,7 @@ _COMMANDS = {
     "mesh": Lazy("converge_node.cli.mesh:mesh", "Make private networks, and invite others."),
     "topic": Lazy("converge_node.cli.mesh:topic", "Take part in topics, public or private."),
     "join": Lazy("converge_node.cli.mesh:join", "Follow an invitation."),
+    "api": Lazy("converge_node.cli.api:api", "Print the control interface's document, and manage its tokens."),
     "mcp": Lazy("converge_node.cli.mcp:mcp", "Serve the running node to an MCP client."),
     "config": Lazy("converge_node.cli.config:config", "Show and check the settings."),
     "demo": Lazy("converge_node.demo.cli:demo", "Run a mesh of processes on this machine doing real work."),
