@@ -20,7 +20,10 @@ VERSION: Final = 1
 TASK_LIST_MAX: Final = 1000
 """Tasks in one answer."""
 
-Positive = Annotated[float, Meta(gt=0)]
+SECONDS_MAX: Final = 10_000_000_000
+"""Three hundred years; what is longer cannot be counted in milliseconds everywhere."""
+
+Positive = Annotated[float, Meta(gt=0, le=SECONDS_MAX)]
 Count = Annotated[int, Meta(ge=0)]
 
 

@@ -7,7 +7,6 @@ Source: the exit codes listed in `docs/operations.md`.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
 
 from converge_p2p.client.errors import NodeUnreachable as NodeUnreachable, Refused as Refused, TimedOut as TimedOut
 from converge_p2p.core.errors import Conflict, ConvergeError, NotAuthorised
@@ -67,59 +66,12 @@ class ScopeTooSmall(NotAuthorised):
     code = "scope_too_small"
 
 
-_EXIT_CODES: Final = {
-    "usage": ExitCode.USAGE,
-    "invalid_request": ExitCode.USAGE,
-    "bad_configuration": ExitCode.BAD_CONFIGURATION,
-    "node_unreachable": ExitCode.UNREACHABLE,
-    "not_ready": ExitCode.UNREACHABLE,
-    "not_authorised": ExitCode.NOT_AUTHORISED,
-    "not_authenticated": ExitCode.NOT_AUTHORISED,
-    "scope_too_small": ExitCode.NOT_AUTHORISED,
-    "socket_forbidden": ExitCode.NOT_AUTHORISED,
-    "not_found": ExitCode.NOT_FOUND,
-    "conflict": ExitCode.CONFLICT,
-    "already_running": ExitCode.CONFLICT,
-    "timeout": ExitCode.TIMEOUT,
-    "network_error": ExitCode.NO_PEER,
-    "store_error": ExitCode.STORE,
-    "task_failed": ExitCode.TASK_NOT_COMPLETED,
-    "task_cancelled": ExitCode.TASK_NOT_COMPLETED,
-}
-
-_HTTP_STATUSES: Final = {
-    "usage": 400,
-    "invalid_request": 400,
-    "bad_encoding": 400,
-    "not_authenticated": 401,
-    "not_authorised": 403,
-    "scope_too_small": 403,
-    "not_found": 404,
-    "conflict": 409,
-    "limit_exceeded": 413,
-    "busy": 429,
-    "not_ready": 503,
-    "network_error": 502,
-    "timeout": 504,
-}
-
-
 def exit_code_of(code: str) -> ExitCode:
     """Return the exit code for a stable error code; an unknown one is a plain failure."""
-    return _EXIT_CODES.get(code, ExitCode.FAILURE)
+    from converge_node.error_catalogue import CATALOGUE
 
-
-def http_status_of(code: str) -> int:
-    """Return the HTTP status for a stable error code; an unknown one is the server's own failure."""
-    return _HTTP_STATUSES.get(code, 500)
-
-
-def http_statuses() -> dict[int, list[str]]:
-    """Return the codes that stand behind each HTTP status of an error."""
-    found: dict[int, list[str]] = {500: ["error"]}
-    for code, status in _HTTP_STATUSES.items():
-        found.setdefault(status, []).append(code)
-    return found
+    known = CATALOGUE.get(code)
+    return ExitCode.FAILURE if known is None else known.exit_code
 
 
 def known_error(error: BaseException) -> ConvergeError | None:

@@ -111,7 +111,7 @@ async def test_agents_are_found_by_version_cost_topic_and_trust(served: Callable
     ("words", "code"),
     [(("find", "--capability", "a b"), INVALID), (("find", "--capability", "x@1"), INVALID),
      (("find", "--capability", "x@2.0-1.0"), INVALID), (("publish", "--capability", "x@1.0-2.0"), INVALID),
-     (("publish", "--topic", "no topic"), "config"), (("show", "xyz"), INVALID), (("show", "abcdef"), "not_found"),
+     (("publish", "--topic", "no topic"), INVALID), (("show", "xyz"), INVALID), (("show", "abcdef"), "not_found"),
      (("show", "0" * 64), "not_found"), (("find", "--trust", "2"), "usage"), (("ls", "--limit", "0"), "usage")],
 )  # fmt: skip
 async def test_what_makes_no_sense_is_refused_with_a_reason(

@@ -35,6 +35,7 @@ _COMMANDS = {
     "demo": Lazy("converge_node.demo.cli:demo", "Run a mesh of processes on this machine doing real work."),
     "sim": Lazy("converge_node.sim.cli:sim", "Simulate many nodes in one process, and say what a pool costs."),
     "shutdown": Lazy("converge_node.cli.node:shutdown", "Stop the running node gracefully."),
+    "errors": Lazy("converge_node.cli.errors:errors", "Explain an error code."),
     "version": Lazy("converge_node.cli.node:version", "Show the version."),
 }
 

@@ -24,12 +24,12 @@ from converge_node.control.requests import body_of, discard, query_of, read
 from converge_node.control.state import Asked, ControlState, Endpoint
 from converge_node.control.stream import EventStream, Open
 from converge_node.control.tokens import Tokens
+from converge_node.error_catalogue import http_status_of
 from converge_node.errors import (
     Busy,
     NotAuthenticated,
     ScopeTooSmall,
     UsageError,
-    http_status_of,
     known_error,
 )
 from converge_p2p.client import schema

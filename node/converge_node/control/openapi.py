@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from converge_node.errors import http_statuses
+from converge_node.error_catalogue import http_statuses
 from converge_p2p import __version__
 from converge_p2p.client.api import all_routes
 from converge_p2p.client.routes import Route

@@ -13,7 +13,6 @@ from converge_node.control import motions, views
 from converge_node.control.governance import admission_kind, governance_model
 from converge_node.control.requests import milliseconds
 from converge_node.control.state import Asked, Endpoint
-from converge_node.settings_check import parse_topic
 from converge_p2p.client import schema
 from converge_p2p.core.model.pool import PoolPolicy
 
@@ -45,7 +44,7 @@ async def create_pool(asked: Asked) -> schema.PoolDetail:
         body.name,
         governance=model,
         electors=views.elector_keys(node, body.electors),
-        topics=[parse_topic(topic) for topic in body.topics],
+        topics=[views.topic_of(topic) for topic in body.topics],
         task_types=body.task_types,
         admission=admission_kind(body.admission),
         whitelist=views.elector_keys(node, body.whitelist),

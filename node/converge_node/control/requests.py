@@ -79,5 +79,5 @@ def query_of(given: QueryParams, kind: type[_R]) -> _R:
 
 
 def milliseconds(time_s: float) -> int:
-    """Return whole milliseconds, no more than the library takes."""
-    return min(round(time_s * 1000), 2**53)
+    """Return whole milliseconds."""
+    return round(time_s * 1000)
