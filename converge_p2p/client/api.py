@@ -128,6 +128,10 @@ class Api:
     def join_pool(self, pool: str, body: schema.JoinPool | None = None) -> schema.PoolDetail:
         """Become a member of a pool."""
 
+    @ask("POST /v1/pools/{pool}/leave", Scope.WRITE)
+    def leave_pool(self, pool: str) -> list[schema.PoolItem]:
+        """Leave a pool; the answer is the other joined ones."""
+
     @ask("POST /v1/pools/{pool}/invite", Scope.WRITE)
     def invite(self, pool: str, body: schema.InviteRequest | None = None) -> schema.AdmissionText:
         """Write an invitation to a pool."""

@@ -47,6 +47,10 @@ class NodePaths:
         """The key file, unless the settings name another."""
         return self.state_dir / "node.key"
 
+    def chosen_key(self, chosen: str) -> Path:
+        """Return the key file: that of the settings, or the usual one."""
+        return Path(chosen).expanduser() if chosen else self.key_file
+
     @property
     def token_file(self) -> Path:
         """The file of the tokens for the control interface over TCP, unless the settings name another."""

@@ -94,7 +94,7 @@ async def test_every_route_answers_as_the_document_says() -> None:
         for route in all_routes().values():
             if route.stream or route.name in ("judge", "let_pass"):
                 continue
-            special = {"invite": tokened.id.hex(), "join_pool": "ab" * 32}
+            special = {"invite": tokened.id.hex(), "join_pool": "ab" * 32, "leave_pool": "ab" * 32}
             places = {
                 "pool": special.get(route.name, known.pool.id.hex()),
                 "task": known.task.hex(),

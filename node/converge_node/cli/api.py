@@ -65,6 +65,7 @@ def token_new(invocation: Invocation, name: str, scope: str) -> None:
     from converge_node.control.tokens import add_token
     from converge_p2p.client.routes import Scope
 
+    invocation.about_to(f"add the token {name} to {_file(invocation)}")
     made = add_token(_file(invocation), name, Scope[scope.upper()])
     data = {"name": name, "scope": scope, "token": made}
     show(invocation, data, ids=lambda: [made], text=lambda: facts(data.items()))
@@ -95,6 +96,7 @@ def token_rm(invocation: Invocation, name: str) -> None:
     """Remove the token called NAME. A running node refuses it from then on."""
     from converge_node.control.tokens import remove_token
 
+    invocation.about_to(f"remove the token {name} from {_file(invocation)}")
     remove_token(_file(invocation), name)
     show(invocation, {"name": name, "removed": True}, ids=lambda: [name], text=lambda: f"removed {name}")
 

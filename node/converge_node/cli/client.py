@@ -7,14 +7,26 @@ Source: docs/control.md, and docs/operations.md for the precedence.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Any, Final
 
-from converge_node.cli.tree import Invocation
+from converge_node.cli.tree import DryRun, Invocation
+from converge_p2p.client.routes import Question, Scope
 from converge_p2p.client.sync import Client
 
 URL_VARIABLE: Final = "CONVERGE_NODE_URL"
 TOKEN_VARIABLE: Final = "CONVERGE_NODE_TOKEN"
 """A token is given in the environment only: a command line can be read by every user of the machine."""
+
+
+class _DryClient(Client):
+    """Asks questions, and changes nothing."""
+
+    def ask(self, question: Question) -> Any:
+        """Ask if nothing changes by it. Raises `DryRun` otherwise."""
+        if question.route.scope is Scope.READ:
+            return super().ask(question)
+        body = "" if question.body is None else f" {question.body.decode()}"
+        raise DryRun(f"ask {self.place}: {question.route.method} {question.target}{body}")
 
 
 def connect(invocation: Invocation) -> Client:
@@ -27,9 +39,10 @@ def connect(invocation: Invocation) -> Client:
     from converge_node.config import load_settings
     from converge_node.paths import checked_socket
 
+    kind = _DryClient if invocation.dry_run else Client
     url = invocation.url or os.environ.get(URL_VARIABLE)
     if url and invocation.home is None:
-        return Client(url=url, token=os.environ.get(TOKEN_VARIABLE) or None)
+        return kind(url=url, token=os.environ.get(TOKEN_VARIABLE) or None)
     paths = invocation.paths()
     chosen = load_settings(paths.config_file).config.api.socket
-    return Client(checked_socket(chosen) if chosen else paths.socket)
+    return kind(checked_socket(chosen) if chosen else paths.socket)

@@ -36,6 +36,7 @@ def mesh_new(invocation: Invocation, file: Path) -> None:
     """Write the key of a new private network to FILE, as go-libp2p and js-libp2p read it (swarm.key)."""
     from converge_node.key_files import new_network_key, write_key_file
 
+    invocation.about_to(f"write the key of a new private network to {file}")
     key = new_network_key()
     write_key_file(file, key.to_file())
     data = {"file": str(file), "network": key.network.hex()}
@@ -107,6 +108,7 @@ def join(invocation: Invocation, line: str, *, capabilities: tuple[str, ...], ti
         import time
 
         read.check_for(read.network_key, int(time.time() * 1000))
+        invocation.about_to(f"keep the invitation for the next start of the node in {paths.state_dir}")
         paths.create()
         enter_network(paths, read, load_settings(paths.config_file).config.network.psk_file)
         item = followed_item(read, running=False)
@@ -135,6 +137,7 @@ def topic_new_key(invocation: Invocation, file: Path) -> None:
     """Write the key of a new private topic to FILE, for its members."""
     from converge_node.key_files import new_topic_key, write_key_file
 
+    invocation.about_to(f"write the key of a new topic to {file}")
     write_key_file(file, new_topic_key().to_file())
     show(invocation, {"file": str(file)}, ids=lambda: [str(file)], text=lambda: facts([("file", file)]))
 

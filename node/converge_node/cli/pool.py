@@ -1,4 +1,4 @@
-"""Commands about pools: create, ls, show, join, invite, vouch, audit; and motions (see there).
+"""Commands about pools: create, ls, show, join, leave, invite, vouch, audit; and motions (see there).
 
 Knows: the client and the schema. Must not know: governance.
 """
@@ -138,6 +138,16 @@ def join(
     )
     item = connect(invocation).join_pool(reference, body)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
+
+
+@pool.command
+@click.argument("reference", metavar="POOL")
+@apply_shared
+@pass_invocation
+def leave(invocation: Invocation, reference: str) -> None:
+    """Leave POOL: its members are told, and this node works there no more."""
+    items = connect(invocation).leave_pool(reference)
+    show(invocation, items, ids=lambda: [item.id for item in items], text=lambda: pool_table(items))
 
 
 @pool.command

@@ -71,6 +71,12 @@ async def join_pool(asked: Asked) -> schema.PoolDetail:
     return await views.pool_detail(joined)
 
 
+async def leave_pool(asked: Asked) -> list[schema.PoolItem]:
+    """Leave a pool. Raises as `PoolHandle.leave`."""
+    await asked.pool().leave()
+    return [views.pool_item(each) for each in asked.node.pools.values()]
+
+
 async def invite(asked: Asked) -> schema.AdmissionText:
     """Write an invitation. Raises as `PoolHandle.invite`."""
     found, body = asked.pool(), asked.body
@@ -117,6 +123,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "pool": pool,
     "create_pool": create_pool,
     "join_pool": join_pool,
+    "leave_pool": leave_pool,
     "invite": invite,
     "vouch": vouch,
     "audit": audit,
