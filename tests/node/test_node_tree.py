@@ -99,7 +99,7 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "errors": (LOCAL, ["busy"], 0),
     "version": (LOCAL, [], 0),
 }
-ELSEWHERE = {"run", "demo", "mcp", "doctor"}
+ELSEWHERE = {"run", "demo", "sim", "mcp", "doctor"}
 """Commands that run for long or look at the whole machine; they have tests of their own."""
 
 
