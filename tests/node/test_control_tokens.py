@@ -44,6 +44,15 @@ async def test_without_a_known_token_nothing_is_answered_and_with_a_small_one_no
     assert known.state.tokens_refused > 0
 
 
+async def test_a_damaged_file_lets_nobody_in_and_tells_strangers_nothing_of_it(tmp_path: Path) -> None:
+    known = await ground()
+    (tmp_path / "api-tokens").write_text("damaged")
+    async with asking(known, Tokens(tmp_path / "api-tokens")) as http:
+        answer = await http.get("/v1/node", headers={"authorization": "Bearer x"})
+    assert answer.status_code == 401
+    assert str(tmp_path) not in answer.text
+
+
 async def test_a_token_opens_what_its_scope_holds(tmp_path: Path) -> None:
     known = await ground()
     tokens, made = some_tokens(tmp_path)

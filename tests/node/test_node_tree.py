@@ -234,6 +234,12 @@ def test_a_token_that_may_only_read_reads_and_writes_nothing(
         else:
             assert got == ExitCode.NOT_AUTHORISED, (path, captured)
             assert "the token allows to read, and this needs" in captured.err
+    monkeypatch.setenv(TOKEN_VARIABLE, place.tokens[Scope.ADMIN])
+    monkeypatch.setenv("CONVERGE_NODE_HOME", place.fitting["folder"] + "/unused")
+    assert invoke(["--url", place.url, "join", place.fitting["line"]]) == 0
+    assert invoke(["--url", "http://127.0.0.1:1", "join", place.fitting["line"]]) == ExitCode.UNREACHABLE
+    assert not Path(place.fitting["folder"], "unused").exists(), "a node elsewhere keeps nothing here"
+    assert invoke(["--url", place.url, "--home", "x", "pool", "ls"]) == ExitCode.USAGE
     monkeypatch.delenv(TOKEN_VARIABLE)
     assert invoke(["--url", place.url, "pool", "ls"]) == ExitCode.NOT_AUTHORISED
     assert "converge-node api token new" in capsys.readouterr().err

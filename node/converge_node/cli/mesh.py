@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from converge_node.cli.client import connect
+from converge_node.cli.client import connect, url_of
 from converge_node.cli.output import clean, facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import NodeUnreachable, Refused, UsageError
@@ -101,10 +101,12 @@ def join(invocation: Invocation, line: str, *, capabilities: tuple[str, ...], ti
     text = sys.stdin.read() if line == "-" else line
     read = InvitationLine.from_text(text)
     body = schema.FollowInvitation(text=read.to_text(), capabilities=list(capabilities), timeout_s=timeout)
-    paths = invocation.paths()
+    paths, far = invocation.paths(), url_of(invocation) is not None
     try:
         item = connect(invocation).follow(body)
     except NodeUnreachable:
+        if far:
+            raise
         import time
 
         read.check_for(read.network_key, int(time.time() * 1000))
@@ -112,7 +114,8 @@ def join(invocation: Invocation, line: str, *, capabilities: tuple[str, ...], ti
         paths.create()
         enter_network(paths, read, load_settings(paths.config_file).config.network.psk_file)
         item = followed_item(read, running=False)
-    keep(paths, read)
+    if not far:
+        keep(paths, read)
     home = f" --home {invocation.home}" if invocation.home else ""
     pairs: list[tuple[str, object]] = [
         ("invited by", item.issuer),

@@ -36,7 +36,7 @@ from converge_p2p.client import schema
 from converge_p2p.client.api import all_routes
 from converge_p2p.client.routes import Route, Scope
 from converge_p2p.core import limits
-from converge_p2p.core.errors import ConvergeError, NotFound
+from converge_p2p.core.errors import ConfigError, ConvergeError, NotFound
 
 _log = logging.getLogger("converge_node.control")
 
@@ -108,7 +108,12 @@ class ControlApi:
 
     async def _check(self, request: Request, scope: Scope, tokens: Tokens) -> None:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        granted = tokens.scope_of(token.strip()) if kind.lower() == "bearer" else None
+        try:
+            granted = tokens.scope_of(token.strip()) if kind.lower() == "bearer" else None
+        except ConfigError as error:
+            # whoever asks may be a stranger, and is not told about the files here
+            _log.error("nobody is let in over TCP", extra={"error": str(error), "hint": error.hint})
+            granted = None
         if granted is not None and granted >= scope:
             return
         self._state.tokens_refused += 1
