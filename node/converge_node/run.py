@@ -195,6 +195,7 @@ class _Run:
                 open_tcp_server(api.app(Tokens(tokens)), section.listen) as places,
             ):
                 if places:
+                    # what goes over a network is in clear: docs/control.md says what to put in front
                     _log.info("control interface over TCP", extra={"places": places, "tokens": str(tokens)})
                 with trio.CancelScope() as life:
                     nursery.start_soon(self._shutdown.enforce, life)

@@ -139,9 +139,19 @@ async def _serving(app: ASGIApp, binds: list[str], what: str, hint: str) -> Asyn
             places: list[str] = await nursery.start(
                 partial(serve, app, config, shutdown_trigger=closing.wait, mode="asgi")  # type: ignore[arg-type]
             )
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {what}: {error.strerror or error}", hint=hint) from error
+        except ExceptionGroup as group:
+            # the server opens its sockets inside nurseries of its own
+            known, others = group.split(OSError)
+            if known is None or others is not None:
+                raise
+            raise ConfigError(f"cannot listen on {what}: {_first(known)}", hint=hint) from group
         try:
             yield places
         finally:
             closing.set()
+
+
+def _first(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return getattr(error, "strerror", None) or str(error)
