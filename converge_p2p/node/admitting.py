@@ -29,6 +29,9 @@ from converge_p2p.core.types import PoolId, PublicKey
 from converge_p2p.core.view.fold import View
 from converge_p2p.runtime.trust import TrustModel
 
+EPOCHS_AHEAD = 16
+"""A newcomer may hear of later epochs than this node knows of; what names it is good for them, and costs nothing."""
+
 
 def invite(
     identity: Identity,
@@ -55,7 +58,7 @@ def invite(
         joiner=joiner,
         until_epoch=view.epochs.number if until_epoch is None else until_epoch,
         role=role,
-        expires_ms=0 if valid_s is None else _now_ms() + round(valid_s * 1000),
+        expires_ms=0 if valid_s is None else now_ms() + round(valid_s * 1000),
     )
     return _to_text(invitation.to_bytes())
 
@@ -90,7 +93,7 @@ def admission_proof(
             read = Invitation.from_bytes(from_text("invitation", invitation))
             if read.pool != pool:
                 raise LocalError(f"the invitation is for pool {read.pool.hex()[:12]}, not for {pool.hex()[:12]}")
-            return _prove_invitation(read, joiner, now_ms=_now_ms())
+            return _prove_invitation(read, joiner, now_ms=now_ms())
         given = [Vouch.from_bytes(from_text("vouch", item)) for item in vouches]
     except CodecError as error:
         raise LocalError(str(error), hint="copy it whole, as it was given out") from error
@@ -139,5 +142,6 @@ def from_text(what: str, text: str | bytes) -> bytes:
         raise LocalError(f"this is no {what}", hint="copy it whole, as it was given out") from None
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
     return int(time.time() * 1000)

@@ -9,7 +9,6 @@ invitations that name their agents, as often as was said and no more: it alone c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,13 +30,14 @@ from converge_p2p.core.errors import (
 )
 from converge_p2p.core.governance.invitation_line import InvitationLine, PoolInvitation
 from converge_p2p.core.governance.proofs import INVITED_TAG, WORKER
-from converge_p2p.core.identity import PUBLIC_KEY_BYTES, SEED_BYTES, SIGNATURE_BYTES, Identity, verify
+from converge_p2p.core.identity import PUBLIC_KEY_BYTES, SEED_BYTES, SIGNATURE_BYTES, Identity, fingerprint, verify
+from converge_p2p.core.model.join_request import JoinState
 from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import PeerId, PoolId, PublicKey
 from converge_p2p.net import Network, peer_id_of, public_key_of
-from converge_p2p.node.admitting import from_text
+from converge_p2p.node.admitting import EPOCHS_AHEAD, from_text, now_ms
 from converge_p2p.node.switchboard import REDEEM
 from converge_p2p.store.api import Store
 
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 TICKET_KEY = "invitations/ticket/"
 _GIVEN, _REFUSED = b"\x01", b"\x00"
 _REDEEM_S = 15.0
-_EPOCHS_AHEAD = 16
-"""A newcomer may hear of later epochs than this node knows of; the invitation names it, so that this costs nothing."""
 
 _REASONS = {
     "unknown": "this invitation is not known to who issued it",
@@ -69,11 +67,13 @@ class Accepted:
         line: the invitation.
         topics: handles of its topics.
         pool: the pool that was joined, or None.
+        pending: whether the pool's electors were asked to let this node in, and did not answer yet (see `Joins`).
     """
 
     line: InvitationLine
     topics: tuple[TopicHandle, ...]
     pool: PoolHandle | None
+    pending: bool = False
 
 
 class Invitations:
@@ -104,6 +104,7 @@ class Invitations:
         role: str = WORKER,
         epochs: int = 0,
         valid_s: float | None = None,
+        approval: bool = False,
     ) -> str:
         """Return an invitation to this node's network as one line, for `accept`.
 
@@ -116,13 +117,14 @@ class Invitations:
             role: what the newcomer is meant to be.
             epochs: how many epochs after the present one it is good for; a ticket is good in every epoch.
             valid_s: seconds after which honest nodes do not use it any more; None is without end.
+            approval: it lets nobody in by itself: whoever follows it asks the pool's electors (see `Joins`).
 
         Raises:
             NotFound: a topic or pool that this node does not take part in.
             NotAuthorised: this node can invite nobody to the pool.
             LimitExceeded: too many topics, or too many lines that are still good.
         """
-        expires_ms = 0 if valid_s is None else _now_ms() + round(valid_s * 1000)
+        expires_ms = 0 if valid_s is None else now_ms() + round(valid_s * 1000)
         keys = self._node.topics()
         for topic in topics:
             if topic not in keys:
@@ -136,7 +138,10 @@ class Invitations:
             handle = self._node.pools.get(pool) if isinstance(pool, bytes) else pool
             if handle is None:
                 raise NotFound("this node takes no part in the pool to invite to", hint="join it first")
-            invited = await self._to_pool(handle, joiner, uses, role, epochs, valid_s, expires_ms)
+            if approval:
+                invited = PoolInvitation(handle.id)
+            else:
+                invited = await self._to_pool(handle, joiner, uses, role, epochs, valid_s, expires_ms)
         line = InvitationLine(
             self._node.public_key,
             expires_ms,
@@ -181,7 +186,7 @@ class Invitations:
             return
         for name in names:
             _, uses, expires_ms, _, used = self._ticket_now(name)
-            if len(used) >= uses or (expires_ms and expires_ms <= _now_ms()):
+            if len(used) >= uses or (expires_ms and expires_ms <= now_ms()):
                 self._store.delete(name)
         if len(self._store.list(TICKET_KEY)) >= limits.INVITATIONS_OPEN_MAX:
             raise LimitExceeded(
@@ -224,7 +229,7 @@ class Invitations:
         pool_id, uses, expires_ms, role, used = await trio.to_thread.run_sync(self._ticket_now, name)
         if not verify(PublicKey(key), INVITED_TAG, encode([pool_id, joiner]), use):
             raise NotAuthorised("forged")
-        if expires_ms and expires_ms <= _now_ms():
+        if expires_ms and expires_ms <= now_ms():
             raise NotAuthorised("expired")
         pool = self._node.pools.get(pool_id)
         if joiner not in used and len(used) >= uses:
@@ -232,7 +237,7 @@ class Invitations:
         if pool is None:
             raise NotAuthorised("powerless")
         try:
-            until = pool.council.epoch + _EPOCHS_AHEAD
+            until = pool.council.epoch + EPOCHS_AHEAD
             invitation = pool.invite(joiner=f"key:{joiner.hex()}", until_epoch=until, role=role)
         except ConvergeError as error:
             raise NotAuthorised("powerless") from error
@@ -261,7 +266,7 @@ class Invitations:
             NetworkError: nobody that it names can be reached.
         """
         line = InvitationLine.from_text(text)
-        line.check_for(self.network_key, _now_ms())
+        line.check_for(self.network_key, now_ms())
         await self._connect(line)
         topics = await self.take_part(line)
         if line.pool is None:
@@ -269,10 +274,24 @@ class Invitations:
         shown = line.pool.invitation or None
         if line.pool.ticket and line.pool.pool not in self._node.pools:
             shown = await self._redeem(line.issuer, line.pool)
+        elif shown is None and not await self._lets_in(line.pool.pool, timeout_s):
+            note = f"follows an invitation of agent {fingerprint(line.issuer)}"
+            asking = self._node.joins.asking
+            asked = await asking.ask(line.pool.pool, note=note, capabilities=capabilities, timeout_s=timeout_s)
+            joined = self._node.pools[line.pool.pool] if asked.state is JoinState.ADMITTED else None
+            return Accepted(line, topics, joined, pending=asked.state is JoinState.PENDING)
         pool = await self._node.join_pool(
             line.pool.pool, capabilities=capabilities, invitation=shown, timeout_s=timeout_s
         )
         return Accepted(line, topics, pool)
+
+    async def _lets_in(self, pool: PoolId, timeout_s: float | None) -> bool:
+        """Whether a pool lets this node in without anything to show, or by a rule that nobody can be asked about."""
+        handle = await self._node.joins.asking.follow(pool, timeout_s)
+        spec, kind = handle.spec, handle.spec.admission
+        listed = kind is AdmissionKind.WHITELIST and self._node.public_key in spec.whitelist
+        free = kind in (AdmissionKind.OPEN, AdmissionKind.CUSTOM) or listed
+        return free or handle.is_member or self._node.public_key in {*handle.electors, handle.creator}
 
     async def take_part(self, line: InvitationLine) -> tuple[TopicHandle, ...]:
         """Take part in the topics of an invitation that was followed before, whether or not it expired since.
@@ -320,7 +339,3 @@ def _read_request(request: bytes) -> tuple[bytes, bytes]:
     if len(request) != PUBLIC_KEY_BYTES + SIGNATURE_BYTES:
         raise CodecError("a request for an invitation is a key and a signature")
     return request[:PUBLIC_KEY_BYTES], request[PUBLIC_KEY_BYTES:]
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

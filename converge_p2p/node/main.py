@@ -46,6 +46,7 @@ from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.home import only_node_in
 from converge_p2p.node.home_pool import HomePool, announced_in
 from converge_p2p.node.invitations import Invitations
+from converge_p2p.node.joins import Joins
 from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.mail import DEADLINE_S, Mail
 from converge_p2p.node.observation import Observation
@@ -53,7 +54,7 @@ from converge_p2p.node.opening import blob_folder, load_identity_now, network_co
 from converge_p2p.node.pools import Pools
 from converge_p2p.node.replay_journal import ReplayJournal
 from converge_p2p.node.restored import StoreAge
-from converge_p2p.node.switchboard import Switchboard
+from converge_p2p.node.switchboard import REDEEM, Switchboard
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.topics import HasTopic, TopicHandle
@@ -77,7 +78,7 @@ class Node:
 
     Attributes:
         discovery: finding agents, and being found.
-        invitations: inviting others, and following invitations.
+        invitations, joins: inviting others and following invitations; asking to be let into pools.
         hosting: the agents of this node, and what they are told; see `host`.
         bids: this node's sealed bids.
         blobs: contents too large for a task.
@@ -164,16 +165,13 @@ class Node:
             )
             self._switchboard = Switchboard(self._mail, self._writer, self.discovery, self.counters)
             self._pools = Pools(
-                self,
-                store=self._store,
-                writer=self._writer,
-                timers=timers,
-                switchboard=self._switchboard,
-                age=self._age,
-                digest_interval_ms=self._config.digest_interval_ms,
-            )
+                self, store=self._store, writer=self._writer, timers=timers, switchboard=self._switchboard,
+                age=self._age, digest_interval_ms=self._config.digest_interval_ms,
+            )  # fmt: skip
             self.invitations = Invitations(self, self._store, lambda: self._network, self._net_config.network_key)
-            self._switchboard.redeem, self._switchboard.tell = self.invitations.redeem, self.observation.tell
+            self.joins = Joins(self, self._store, self._pools, lambda: self._network)
+            self._switchboard.tell = self.observation.tell
+            self._switchboard.visitors = {REDEEM: self.invitations.redeem, **self.joins.visitors}
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(timers.run)
@@ -182,12 +180,12 @@ class Node:
                 await self._pools.restore()
                 await self.discovery.restore()
                 await self._mail.start(self._nursery, trusted=not self._age.restored)
-                known = await self._known_peers.read()
-                config = replace(self._net_config, known=(*self._net_config.known, *known))
+                config = replace(self._net_config, known=self._net_config.known + await self._known_peers.read())
                 async with open_network(config, seed=self.identity.seed, handler=self._switchboard) as self._network:
                     await self.blobs.open(self._network)
                     await self._mail.open(self._network)
                     await self._switchboard.open(self._network, self._nursery)
+                    await self.joins.restore()
                     self._nursery.start_soon(self._known_peers.run, self._network)
                     self.observation.started(self.id, self._parts(), self.spawn)
                     yield
@@ -246,7 +244,7 @@ class Node:
 
     @property
     def public_key(self) -> PublicKey:
-        """Public key."""
+        """Its public key."""
         return self.identity.public_key
 
     @property

@@ -96,6 +96,15 @@ class PoolReader:
         return self._view.creator
 
     @property
+    def electors(self) -> frozenset[PublicKey]:
+        """Who votes now; empty as long as it is not known."""
+        return self._view.electors
+
+    def has_member(self, key: PublicKey) -> bool:
+        """Whether somebody is an active member, as far as is known here."""
+        return self.ready and self._view.members.active(key)
+
+    @property
     def genesis(self) -> bytes:
         """The signed founding operation; empty as long as it is not known."""
         return self._view.genesis

@@ -123,7 +123,7 @@ class Pools:
         self, pool: PoolId, capabilities: Sequence[str], proof: bytes, *, timeout_s: float | None
     ) -> PoolHandle:
         """See `Node.join_pool`."""
-        handle = await self._reach(pool, timeout_s)
+        handle = await self.follow(pool, timeout_s)
         await self._become_member(handle, {*capabilities, *self._declared}, proof)
         return handle
 
@@ -134,12 +134,17 @@ class Pools:
             NetworkError: no connected peer knows the pool.
             LocalError: the word is not for this key, or this key signed something in the pool before.
         """
-        handle = await self._reach(pool, timeout_s)
+        handle = await self.follow(pool, timeout_s)
         await handle.keys.take_place(word)
         return handle
 
-    async def _reach(self, pool: PoolId, timeout_s: float | None) -> PoolHandle:
-        """Take part in a pool, without being a member, and wait until its founding terms are known."""
+    async def follow(self, pool: PoolId, timeout_s: float | None) -> PoolHandle:
+        """Take part in a pool, without being a member, and wait until its founding terms are known.
+
+        Raises:
+            NetworkError: no connected peer knows it; the node goes on asking.
+            LimitExceeded: too many pools.
+        """
         async with self._changing:
             handle = self._handles.get(pool) or await self._enter(pool)
         known = self._switchboard.directory.get(pool)

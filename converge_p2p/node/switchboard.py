@@ -36,8 +36,9 @@ _logger = logging.getLogger(__name__)
 
 _POOL, _ANNOUNCE, _NOT_HERE, _PULSE, _RENEWAL, _AGENTS = 0, 1, 2, 3, 4, 5
 _ID_BYTES = 32
-REDEEM = b"\x01"
-"""Begins a direct request for an invitation; no envelope of a message begins with it."""
+REDEEM, ASK, DECIDED = b"\x01", b"\x02", b"\x03"
+"""Begin direct requests about joining pools: for an invitation, to be let in, and that somebody decided. No envelope of
+a message begins with one of them."""
 FAR_S = 60.0
 """How long after hearing of a member that is not connected own operations are gossiped too."""
 PULSE_S = 5.0
@@ -58,7 +59,7 @@ class Switchboard:
 
     def __init__(self, mail: Mail, writer: StoreWriter, discovery: DiscoveryService, counters: Counter[str]) -> None:
         self.directory = Directory()
-        self.redeem: Callable[[PeerId, bytes], Awaitable[bytes]] | None = None
+        self.visitors: dict[bytes, Callable[[PeerId, bytes], Awaitable[bytes]]] = {}
         self.tell: Callable[..., None] = lambda *_what, **_about: None
         self._discovery = discovery
         self._mail = mail
@@ -228,9 +229,9 @@ class Switchboard:
         return False
 
     async def request(self, peer: PeerId, payload: bytes) -> bytes:
-        """See `net.NetworkHandler`: a direct message, or somebody with an invitation."""
-        if payload[:1] == REDEEM and self.redeem is not None:
-            return await self.redeem(peer, payload[1:])
+        """See `net.NetworkHandler`: a direct message, or somebody who wants into a pool."""
+        if (visited := self.visitors.get(payload[:1])) is not None:
+            return await visited(peer, payload[1:])
         return await self._mail.on_request(payload)
 
     async def _run_pulse(self) -> None:

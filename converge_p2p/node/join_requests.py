@@ -1,0 +1,297 @@
+"""Requests of newcomers that wait here until somebody lets them in or refuses them.
+
+Knows: the queue, its bounds and its place in the store; how each kind of admission lets somebody in. Must not know: how
+a newcomer asks (see `join_asking`), or HTTP.
+Source: `docs/protocol.md`, join requests; `docs/governance.md`, letting newcomers in.
+
+Nothing here is a way into a pool of its own: an elector that says yes gives a named invitation or a vouch, and where a
+whitelist decides it moves or supports the motion that puts the newcomer on it. What a crash forgets is asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from converge_p2p.core.errors import CodecError, Conflict, ConvergeError, LocalError, NotAuthorised, NotFound
+from converge_p2p.core.identity import fingerprint
+from converge_p2p.core.model.join_request import (
+    JOIN_REQUEST_TTL_S,
+    JOIN_REQUESTS_MAX,
+    JOIN_REQUESTS_PER_KEY_MAX,
+    JOIN_REQUESTS_PER_POOL_MAX,
+    AnswerKind,
+    HeldRequest,
+    JoinAnswer,
+    JoinAsk,
+    JoinState,
+    checked_note,
+)
+from converge_p2p.core.model.pool import AdmissionKind, PoolSpec
+from converge_p2p.core.oplog.motions import YES
+from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey
+from converge_p2p.core.view.motions import MotionView, Outcome
+from converge_p2p.net import Network, peer_id_of, public_key_of
+from converge_p2p.node.admitting import EPOCHS_AHEAD, from_text, now_ms
+from converge_p2p.node.switchboard import DECIDED
+from converge_p2p.store.api import Store
+
+if TYPE_CHECKING:
+    from converge_p2p.node.handles import PoolHandle
+    from converge_p2p.node.main import Node
+
+_logger = logging.getLogger(__name__)
+
+HELD_KEY = "joins/held/"
+_TELL_S = 5.0
+
+
+class JoinRequests:
+    """The requests that wait at one node."""
+
+    def __init__(self, node: Node, store: Store, network: Callable[[], Network]) -> None:
+        """Begin with none; `restore` reads those of the last run."""
+        self._node = node
+        self._store = store
+        self._network = network
+        self._held: dict[tuple[PoolId, PublicKey], HeldRequest] = {}
+        self._changing = trio.Lock()
+
+    async def restore(self) -> None:
+        """Read what waited when the node ended. A damaged record is dropped: the newcomer asks again."""
+        for name in await trio.to_thread.run_sync(self._store.list, HELD_KEY):
+            data = await trio.to_thread.run_sync(self._store.get, name)
+            try:
+                request = HeldRequest.from_bytes(data or b"")
+            except CodecError:
+                await trio.to_thread.run_sync(self._store.delete, name)
+                continue
+            if len(self._held) < JOIN_REQUESTS_MAX:
+                self._held[request.pool, request.joiner] = request
+        await self._expire()
+
+    # ------------------------------------------------------------ asked by newcomers
+
+    async def on_ask(self, peer: PeerId, payload: bytes) -> bytes:
+        """Answer a newcomer.
+
+        Args:
+            peer: its key was proven by the handshake.
+            payload: a `JoinAsk`.
+        """
+        try:
+            ask = JoinAsk.from_bytes(payload)
+        except CodecError:
+            return JoinAnswer(AnswerKind.CANNOT, reason="malformed").to_bytes()
+        return (await self._answer(ask, public_key_of(peer))).to_bytes()
+
+    async def _answer(self, ask: JoinAsk, joiner: PublicKey) -> JoinAnswer:
+        pool = self._node.pools.get(ask.pool)
+        if pool is None or not pool.ready:
+            return JoinAnswer(AnswerKind.CANNOT, reason="elsewhere")
+        if _needs_nothing(pool, joiner):
+            await self._drop(ask.pool, joiner)
+            return JoinAnswer(AnswerKind.FREE)
+        if pool.spec.admission is AdmissionKind.CUSTOM:
+            return JoinAnswer(AnswerKind.CANNOT, reason="rule")
+        if not may_admit(pool, self._node.public_key):
+            return JoinAnswer(AnswerKind.CANNOT, reason="powerless")
+        async with self._changing:
+            await self._expire()
+            known = self._held.get((ask.pool, joiner))
+            if known is None:
+                if not await self._make_room(ask.pool, joiner):
+                    self._node.counters["join_requests_refused"] += 1
+                    return JoinAnswer(AnswerKind.CANNOT, reason="full")
+                now = now_ms()
+                known = HeldRequest(ask.pool, joiner, ask.note, now, now + round(JOIN_REQUEST_TTL_S * 1000))
+                await self._keep(known)
+                self._node.counters["join_requests"] += 1
+                self._tell("join_asked", known, note=ask.note)
+            elif known.motion and known.state is JoinState.PENDING:
+                known = await self._follow_motion(pool, known)
+        match known.state:
+            case JoinState.REFUSED:
+                return JoinAnswer(AnswerKind.REFUSED, reason=known.reason)
+            case JoinState.ADMITTED if known.proof:
+                return JoinAnswer(AnswerKind.GIVEN, known.proof)
+        return JoinAnswer(AnswerKind.PENDING)
+
+    async def _make_room(self, pool: PoolId, joiner: PublicKey) -> bool:
+        """Whether one more is taken. What was decided makes room, the oldest first; what waits never does."""
+        if sum(key == joiner for _, key in self._held) >= JOIN_REQUESTS_PER_KEY_MAX:
+            return False
+        for bound, there in ((JOIN_REQUESTS_PER_POOL_MAX, pool), (JOIN_REQUESTS_MAX, None)):
+            among = [each for each in self._held.values() if there in (None, each.pool)]
+            decided = [each for each in among if each.state is not JoinState.PENDING]
+            if len(among) < bound:
+                continue
+            if not decided:
+                return False
+            oldest = min(decided, key=lambda each: each.asked_ms)
+            await self._drop(oldest.pool, oldest.joiner)
+        return True
+
+    # ------------------------------------------------------------ decided by people and programs
+
+    def all(self, pool: PoolId | None = None) -> list[HeldRequest]:
+        """What waits here and what was decided lately, the oldest first; of one pool, or of all."""
+        now = now_ms()
+        found = [each for each in self._held.values() if pool in (None, each.pool) and each.expires_ms > now]
+        return sorted(found, key=lambda each: (each.asked_ms, each.joiner))
+
+    async def admit(self, pool: PoolHandle, joiner: PublicKey, reason: str = "") -> HeldRequest:
+        """Let a newcomer in, as far as this node can.
+
+        By invitation it is in; by vouches once enough electors did the same; on a whitelist once enough of them said
+        yes to the motion, which is moved here or supported. Saying it twice is harmless.
+
+        Args:
+            pool: which.
+            joiner: who asked; nobody else can be admitted so.
+            reason: for the electors, if there is a motion.
+
+        Raises:
+            NotFound: nobody with this key asked here.
+            NotAuthorised: this node can let nobody in, or trusts the newcomer too little.
+            LocalError: the pool needs nobody's word.
+        """
+        async with self._changing:
+            request = self._find(pool, joiner)
+            self._check_power(pool)
+            named, until = f"key:{joiner.hex()}", pool.council.epoch + EPOCHS_AHEAD
+            match pool.spec.admission:
+                case AdmissionKind.TOKEN:
+                    given = from_text("invitation", pool.invite(joiner=named, until_epoch=until))
+                    request = replace(request, state=JoinState.ADMITTED, proof=given, reason="")
+                case AdmissionKind.VOUCHED:
+                    given = from_text("vouch", pool.vouch(named, until_epoch=until))
+                    request = replace(request, state=JoinState.ADMITTED, proof=given, reason="")
+                case AdmissionKind.WHITELIST:
+                    motion = await self._put_on_whitelist(pool, joiner, reason)
+                    request = replace(request, state=JoinState.PENDING, motion=motion, reason="")
+                case _:
+                    raise LocalError("the pool needs nobody's word to let somebody in")
+            await self._keep(request)
+        self._tell("join_admitted", request)
+        self._node.spawn(self._tell_joiner, request)
+        return request
+
+    async def refuse(self, pool: PoolHandle, joiner: PublicKey, reason: str = "") -> HeldRequest:
+        """Say no. A named invitation or vouch that was given before cannot be taken back.
+
+        Raises:
+            NotFound: nobody with this key asked here.
+            NotAuthorised: this node has no say in who joins.
+            CodecError: the reason is too long.
+            Conflict: the newcomer was given what it needs before.
+        """
+        async with self._changing:
+            request = self._find(pool, joiner)
+            self._check_power(pool)
+            if request.proof:
+                raise Conflict("this node let the newcomer in before, and what it was given is good", hint="expel it")
+            request = replace(request, state=JoinState.REFUSED, reason=checked_note(reason))
+            await self._keep(request)
+        self._tell("join_refused", request, reason=reason)
+        self._node.spawn(self._tell_joiner, request)
+        return request
+
+    def _find(self, pool: PoolHandle, joiner: PublicKey) -> HeldRequest:
+        found = self._held.get((pool.id, joiner))
+        if found is None or found.expires_ms <= now_ms():
+            raise NotFound(
+                f"agent {fingerprint(joiner)[:12]} did not ask here to join the pool",
+                hint="`converge-node pool joins` lists who did",
+            )
+        return found
+
+    def _check_power(self, pool: PoolHandle) -> None:
+        if not may_admit(pool, self._node.public_key):
+            raise NotAuthorised("this node has no say in who joins the pool", hint="ask an elector of it")
+
+    async def _put_on_whitelist(self, pool: PoolHandle, joiner: PublicKey, reason: str) -> bytes:
+        council, spec = pool.council, pool.spec
+        for view in council.motions():
+            if view.outcome is Outcome.OPEN and _adds(view, joiner, spec):
+                await council.say(view.motion.id, YES)
+                return bytes(view.motion.id)
+        terms = replace(spec, whitelist=tuple(sorted({*spec.whitelist, joiner})))
+        return bytes(await council.move(terms=terms, reason=reason or f"let {fingerprint(joiner)[:12]} in"))
+
+    async def _follow_motion(self, pool: PoolHandle, request: HeldRequest) -> HeldRequest:
+        """A motion that lapsed, as another change was made first, is moved again; one that was turned down is a no."""
+        try:
+            outcome = pool.council.motion(OperationId(request.motion)).outcome
+        except NotFound:
+            outcome = Outcome.LAPSED
+        if outcome is Outcome.REJECTED:
+            request = replace(request, state=JoinState.REFUSED, reason="the electors turned it down")
+            self._tell("join_refused", request, reason=request.reason)
+        elif outcome is Outcome.LAPSED:
+            try:
+                request = replace(request, motion=await self._put_on_whitelist(pool, request.joiner, ""))
+            except LocalError as error:
+                _logger.info("a newcomer was not put on the whitelist again: %s", error)
+                return request
+        else:
+            return request
+        await self._keep(request)
+        return request
+
+    # ------------------------------------------------------------ inside
+
+    async def _tell_joiner(self, request: HeldRequest) -> None:
+        """Let the newcomer ask again now, if it is connected; otherwise it does so by itself."""
+        try:
+            await self._network().request(peer_id_of(request.joiner), DECIDED + request.pool, _TELL_S)
+        except ConvergeError as error:
+            _logger.debug("a newcomer was not told that something was decided: %s", error)
+
+    def _tell(self, kind: str, request: HeldRequest, **more: str) -> None:
+        agent = str(fingerprint(request.joiner))
+        self._node.observation.tell(kind, pool=request.pool.hex(), agent=agent, **more)
+
+    async def _keep(self, request: HeldRequest) -> None:
+        await trio.to_thread.run_sync(self._store.put, _name(request.pool, request.joiner), request.to_bytes())
+        self._held[request.pool, request.joiner] = request
+
+    async def _drop(self, pool: PoolId, joiner: PublicKey) -> None:
+        if self._held.pop((pool, joiner), None) is not None:
+            await trio.to_thread.run_sync(self._store.delete, _name(pool, joiner))
+
+    async def _expire(self) -> None:
+        for request in list(self._expired()):
+            await self._drop(request.pool, request.joiner)
+            self._tell("join_expired", request)
+
+    def _expired(self) -> Iterator[HeldRequest]:
+        now = now_ms()
+        return (each for each in self._held.values() if each.expires_ms <= now)
+
+
+def may_admit(pool: PoolHandle, key: PublicKey) -> bool:
+    """Whether an agent's word counts when somebody wants to join a pool."""
+    electors = pool.electors
+    return key in electors or (key == pool.creator and pool.spec.admission is AdmissionKind.TOKEN)
+
+
+def _needs_nothing(pool: PoolHandle, joiner: PublicKey) -> bool:
+    spec = pool.spec
+    listed = spec.admission is AdmissionKind.WHITELIST and joiner in spec.whitelist
+    return spec.admission is AdmissionKind.OPEN or listed or pool.has_member(joiner)
+
+
+def _adds(view: MotionView, joiner: PublicKey, now: PoolSpec) -> bool:
+    """Whether a motion does nothing but put somebody on the whitelist."""
+    terms = view.motion.terms
+    listed = tuple(sorted({*now.whitelist, joiner}))
+    return terms is not None and not view.motion.expelled and terms == replace(now, whitelist=listed)
+
+
+def _name(pool: PoolId, joiner: PublicKey) -> str:
+    return f"{HELD_KEY}{pool.hex()}/{joiner.hex()}"

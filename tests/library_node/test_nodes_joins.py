@@ -1,0 +1,117 @@
+"""Real nodes: who asks to be let into a pool waits, and is let in or refused by those who may, in each kind of pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from node_library_kit import POLICY, linked, real_node, until
+
+from converge_p2p import AdmissionKind, Node
+from converge_p2p.core.errors import Conflict, NotAuthorised, NotFound
+from converge_p2p.core.model.join_request import JoinState
+
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture(autouse=True)
+async def _in_time() -> Any:
+    with trio.fail_after(90):
+        yield
+
+
+async def admitted(node: Node, pool: Any) -> None:
+    await until(lambda: pool.id in node.pools and node.pools[pool.id].is_member, "the newcomer is a member")
+
+
+async def test_a_newcomer_waits_until_an_elector_lets_it_in_also_over_a_restart_of_both(tmp_path: Path) -> None:
+    async with real_node(1, home=tmp_path / "1") as one:
+        pool = await one.create_pool("few", admission=AdmissionKind.TOKEN, policy=POLICY)
+        listen = (one.addresses[0].split("/p2p/")[0],)
+        async with one.observation.watch_events() as events, real_node(2, one, home=tmp_path / "2") as two:
+            await linked(one, two)
+            asked = await two.joins.asking.ask(pool.id, note="let me in", capabilities=["gpu"], timeout_s=15)
+            assert asked.state is JoinState.PENDING
+            assert [(each.joiner, each.note) for each in one.joins.requests.all()] == [(two.public_key, "let me in")]
+            assert two.public_key not in {member.public_key for member in pool.members()}
+            async for event in events:
+                if event.kind == "join_asked":
+                    assert event.about["agent"] == two.id
+                    break
+            with pytest.raises(NotFound):
+                await one.joins.requests.admit(pool, one.public_key)
+    async with real_node(1, home=tmp_path / "1", listen=listen) as one, real_node(2, one, home=tmp_path / "2") as two:
+        pool = one.pools[pool.id]
+        (waiting,) = one.joins.requests.all(pool.id)
+        let_in = await one.joins.requests.admit(pool, waiting.joiner)
+        assert let_in.state is JoinState.ADMITTED
+        await admitted(two, pool)
+        assert two.pools[pool.id].own_capabilities == ("gpu",)
+        with pytest.raises(Conflict):
+            await two.joins.asking.ask(pool.id, timeout_s=15)
+        with pytest.raises(Conflict, match="let the newcomer in before"):
+            await one.joins.requests.refuse(pool, waiting.joiner)
+
+
+async def test_where_electors_vouch_each_of_them_is_asked_and_enough_have_to_say_yes() -> None:
+    async with real_node(1) as one, real_node(2, one) as two, real_node(3, one, two) as three:
+        for first, second in ((one, two), (one, three), (two, three)):
+            await linked(first, second)
+        pool = await one.create_pool(
+            "vouched", admission=AdmissionKind.VOUCHED, admission_need=2, electors=[one.id, two.id], policy=POLICY
+        )
+        other = await two.join_pool(pool.id, timeout_s=15)
+        asked = await three.joins.asking.ask(pool.id, timeout_s=15)
+        assert asked.state is JoinState.PENDING
+        await one.joins.requests.admit(pool, three.public_key)
+        await until(lambda: three.joins.asking.all()[0].given, "the first vouch is heard")
+        assert not three.pools[pool.id].is_member
+        await two.joins.requests.admit(other, three.public_key)
+        await admitted(three, pool)
+        assert three.joins.asking.all()[0].state is JoinState.ADMITTED
+
+
+async def test_where_a_list_decides_the_electors_vote_and_a_refusal_ends_the_waiting() -> None:
+    async with real_node(1) as one, real_node(2, one) as two, real_node(3, one, two) as three:
+        for first, second in ((one, two), (one, three), (two, three)):
+            await linked(first, second)
+        pool = await one.create_pool(
+            "listed", admission=AdmissionKind.WHITELIST, electors=[one.id, two.id], policy=POLICY
+        )
+        other = await two.join_pool(pool.id, timeout_s=15)
+        await three.joins.asking.ask(pool.id, timeout_s=15)
+        held = await one.joins.requests.admit(pool, three.public_key)
+        assert held.state is JoinState.PENDING
+        await until(other.council.motions, "the motion arrives")
+        # the other elector supports the same motion, by admitting the newcomer
+        assert (await two.joins.requests.admit(other, three.public_key)).motion == held.motion
+        await admitted(three, pool)
+        assert pool.council.epoch == 1
+
+        closed = await one.create_pool("closed", admission=AdmissionKind.TOKEN, policy=POLICY)
+        await three.joins.asking.ask(closed.id, timeout_s=15)
+        await one.joins.requests.refuse(closed, three.public_key, "no room")
+        await until(lambda: three.joins.asking.all()[-1].state is JoinState.REFUSED, "the refusal is heard")
+        assert list(three.joins.asking.all()[-1].refused.values()) == ["no room"]
+        await until(lambda: closed.id not in three.pools, "a refused pool is followed no more")
+
+
+async def test_an_invitation_with_approval_leads_to_the_queue_and_asking_needs_a_say_to_be_decided() -> None:
+    async with real_node(1) as one, real_node(2) as two:
+        pool = await one.create_pool("few", admission=AdmissionKind.TOKEN, policy=POLICY)
+        line = await one.invitations.write(pool=pool, approval=True)
+        accepted = await two.invitations.accept(line, timeout_s=15)
+        assert (accepted.pool, accepted.pending) == (None, True)
+        assert one.joins.requests.all()[0].note.endswith(one.id)
+        with pytest.raises(NotAuthorised):
+            two.joins.requests._check_power(two.pools[pool.id])
+        await two.joins.asking.withdraw(pool.id)
+        assert pool.id not in two.pools
+        with pytest.raises(NotFound):
+            await two.joins.asking.withdraw(pool.id)
+        # what was asked stays with the elector, and an answer still counts when it is asked again
+        await one.joins.requests.admit(pool, two.public_key)
+        assert (await two.joins.asking.ask(pool.id, timeout_s=15)).state is JoinState.ADMITTED
+        assert two.pools[pool.id].is_member
