@@ -198,6 +198,10 @@ class AddressBook:
         if entry is not None:
             entry.not_before = not_before
 
+    def forget(self, peer: PeerId) -> bool:
+        """Know no address of a peer any more; return whether one was known."""
+        return self._entries.pop(peer, None) is not None
+
     def failures(self, peer: PeerId) -> int:
         """Failed dials since the last one that worked."""
         entry = self._entries.get(peer)

@@ -61,11 +61,9 @@ class Connector:
         self._changed = trio.Event()
         self._dialing: dict[PeerId, trio.Event] = {}
         self._dial_through: DialThrough | None = None
-        self._bootstrap: dict[PeerId, list[str]] = {}
-        for text in config.bootstrap:
-            peer, address = split_peer_address(text)
-            if peer != self._me:
-                self._bootstrap.setdefault(peer, []).append(address)
+        self._nursery: trio.Nursery | None = None
+        self._keeping: dict[PeerId, trio.CancelScope] = {}
+        self._bootstrap = self._by_peer(config.bootstrap)
         for text in config.known:
             peer, address = split_peer_address(text)
             if peer != self._me:
@@ -73,9 +71,44 @@ class Connector:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to dial."""
+        self._nursery = nursery
         for peer, addresses in self._bootstrap.items():
-            nursery.start_soon(self._keep, peer, tuple(addresses))
+            self._start_keeping(peer, addresses)
         nursery.start_soon(self._fill)
+
+    @property
+    def bootstrap(self) -> tuple[str, ...]:
+        """The addresses that are dialled for ever, with `/p2p/…`."""
+        return tuple(f"{address}/p2p/{peer}" for peer, addresses in self._bootstrap.items() for address in addresses)
+
+    def set_bootstrap(self, texts: Sequence[str]) -> None:
+        """Dial these for ever, and the present ones no more; connections that are open stay.
+
+        Raises:
+            ConfigError: one of them is no peer address. Then nothing changed.
+        """
+        wanted = self._by_peer(texts)
+        for peer in [peer for peer, addresses in self._bootstrap.items() if wanted.get(peer) != addresses]:
+            scope = self._keeping.pop(peer, None)
+            if scope is not None:
+                scope.cancel()
+        self._bootstrap = wanted
+        for peer, addresses in wanted.items():
+            if peer not in self._keeping:
+                self._start_keeping(peer, addresses)
+
+    def _by_peer(self, texts: Sequence[str]) -> dict[PeerId, tuple[str, ...]]:
+        found: dict[PeerId, tuple[str, ...]] = {}
+        for text in texts:
+            peer, address = split_peer_address(text)
+            if peer != self._me:
+                found[peer] = (*found.get(peer, ()), address)
+        return found
+
+    def _start_keeping(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        if self._nursery is not None:
+            scope = self._keeping[peer] = trio.CancelScope()
+            self._nursery.start_soon(self._keep, peer, addresses, scope)
 
     def use_relays(self, dial_through: DialThrough) -> None:
         """From now on, dial addresses that lead through relays, too."""
@@ -153,8 +186,12 @@ class Connector:
             return f"no answer within {timeout_s:g} s"
         return None if network.get_connections(raw) else "the peer closed the connection"
 
-    async def _keep(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Dial a bootstrap peer again whenever it is not connected, for ever."""
+    async def _keep(self, peer: PeerId, addresses: tuple[str, ...], scope: trio.CancelScope) -> None:
+        """Dial a bootstrap peer again whenever it is not connected, until it is none any more."""
+        with scope:
+            await self._keep_for_ever(peer, addresses)
+
+    async def _keep_for_ever(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         failures = 0
         while True:
             if self.is_connected(peer):

@@ -47,6 +47,14 @@ class Conduct:
         """Take a peer back."""
         self._banned.pop(peer, None)
 
+    def violations(self, peer: PeerId, now: float) -> int:
+        """How often a peer broke the protocol within `limits.VIOLATION_WINDOW_S`."""
+        return sum(time >= now - limits.VIOLATION_WINDOW_S for time in self._violations.get(peer, ()))
+
+    def bans(self, now: float) -> dict[PeerId, float]:
+        """Who is kept out, and until when; infinity is for ever."""
+        return {peer: until for peer, until in self._banned.items() if until > now}
+
     def banned(self, peer: PeerId, now: float) -> bool:
         """Whether a peer is kept out."""
         until = self._banned.get(peer)

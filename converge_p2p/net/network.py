@@ -20,6 +20,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, LocalError, NetworkError
 from converge_p2p.core.identity import SEED_BYTES, fingerprint
 from converge_p2p.core.types import PeerId
+from converge_p2p.net.acquaintance import Acquaintance
 from converge_p2p.net.addresses import (
     AddressBook,
     observed_address,
@@ -84,6 +85,7 @@ class Network:
     Attributes:
         peer_id: the own transport name.
         counters: drops, refusals and errors since the start, by name.
+        acquaintance: what is known of peers, connected or not.
         when_moved: is called when `addresses` have become others. Set by who tells others of them.
     """
 
@@ -102,6 +104,7 @@ class Network:
         self.peer_id: PeerId = peer_name(host.get_id())
         self._book = AddressBook()
         self._connector = Connector(host, self._book, config, self.counters, self._is_banned)
+        self.acquaintance = Acquaintance(host, self._book, self._connector, self._conduct, config)
         self._sync = SyncStreams(host, handler, config, self.counters, self.blame)
         self._direct = DirectRequests(host, handler, config, self.counters)
         self._blobs = BlobStreams(host, config, self.counters, self.blame)

@@ -48,6 +48,7 @@ from converge_p2p.node.home_pool import HomePool, announced_in
 from converge_p2p.node.invitations import Invitations
 from converge_p2p.node.joins import Joins
 from converge_p2p.node.known_peers import KnownPeers
+from converge_p2p.node.links import Links
 from converge_p2p.node.mail import DEADLINE_S, Mail
 from converge_p2p.node.observation import Observation
 from converge_p2p.node.opening import blob_folder, load_identity_now, network_config, open_store_now
@@ -80,10 +81,9 @@ class Node:
         discovery: finding agents, and being found.
         invitations, joins: inviting others and following invitations; asking to be let into pools.
         hosting: the agents of this node, and what they are told; see `host`.
-        bids: this node's sealed bids.
-        blobs: contents too large for a task.
-        policy: what this node lets happen.
-        observation: its metrics, traces, events and health.
+        links: its peers, for people who look after it.
+        bids, blobs: this node's sealed bids; contents too large for a task.
+        policy, observation: what this node lets happen; its metrics, traces, events and health.
     """
 
     def __init__(
@@ -158,8 +158,7 @@ class Node:
             self._home_pool = HomePool(self)
             journal, tracer = ReplayJournal(self._store), self.observation.tracer
             self._mail = Mail(self.identity, self._deliver, journal, self.hosting, tracer)
-            timers = Timers()
-            self._writer = StoreWriter(self._store, self.observation.metrics)
+            timers, self._writer = Timers(), StoreWriter(self._store, self.observation.metrics)
             self.discovery = DiscoveryService(
                 self.identity, self._store, self.counters, self._mail.registry, policy=self.policy.trust
             )
@@ -169,6 +168,7 @@ class Node:
                 age=self._age, digest_interval_ms=self._config.digest_interval_ms,
             )  # fmt: skip
             self.invitations = Invitations(self, self._store, lambda: self._network, self._net_config.network_key)
+            self.links = Links(self, self._store, lambda: self._network)
             self.joins = Joins(self, self._store, self._pools, lambda: self._network)
             self._switchboard.tell = self.observation.tell
             self._switchboard.visitors = {REDEEM: self.invitations.redeem, **self.joins.visitors}
@@ -185,6 +185,7 @@ class Node:
                     await self.blobs.open(self._network)
                     await self._mail.open(self._network)
                     await self._switchboard.open(self._network, self._nursery)
+                    await self.links.restore()
                     await self.joins.restore()
                     self._nursery.start_soon(self._known_peers.run, self._network)
                     self.observation.started(self.id, self._parts(), self.spawn)

@@ -70,7 +70,7 @@ async def test_where_electors_vouch_each_of_them_is_asked_and_enough_have_to_say
         assert not three.pools[pool.id].is_member
         await two.joins.requests.admit(other, three.public_key)
         await admitted(three, pool)
-        assert three.joins.asking.all()[0].state is JoinState.ADMITTED
+        await until(lambda: three.joins.asking.all()[0].state is JoinState.ADMITTED, "it knows")
 
 
 async def test_where_a_list_decides_the_electors_vote_and_a_refusal_ends_the_waiting() -> None:
