@@ -11,11 +11,20 @@ from __future__ import annotations
 
 from typing import IO, Final
 
-from converge_p2p.client import agent_schema, blob_schema, mesh_schema, schema, watch_schema
+from converge_p2p.client import (
+    agent_schema,
+    blob_schema,
+    member_schema,
+    mesh_schema,
+    peer_schema,
+    schema,
+    watch_schema,
+)
 from converge_p2p.client.queries import (
     AgentQuery,
     ContentQuery,
     EventQuery,
+    JoinQuery,
     LogQuery,
     PutQuery,
     RecordQuery,
@@ -29,6 +38,7 @@ from converge_p2p.client.routes import Declared, Form, Route, Scope, ask, listen
 _TASK = "/v1/pools/{pool}/tasks/{task}"
 _TRANSFER_S: Final = 600.0
 """Contents are fetched from other nodes before the first byte comes."""
+_PINGS_S: Final = 60.0
 
 
 class Api:
@@ -55,6 +65,50 @@ class Api:
     @ask("GET /v1/peers")
     def peers(self) -> list[schema.PeerItem]:
         """List connected peers."""
+
+    @ask("GET /v1/peers/reports")
+    def peer_reports(self) -> list[peer_schema.PeerReportItem]:
+        """Say what is known of connected peers, and of those that are kept out."""
+
+    @ask("GET /v1/peers/{peer}")
+    def peer(self, peer: str) -> peer_schema.PeerReportItem:
+        """Say what is known of a peer, whether or not it is connected."""
+
+    @ask("POST /v1/peers/ping", wait_s=_PINGS_S)
+    def ping(self, body: peer_schema.PingPeer) -> peer_schema.PingItem:
+        """Measure how long a few bytes take to a connected peer and back."""
+
+    @ask("POST /v1/peers/add", Scope.WRITE)
+    def add_peer(self, body: peer_schema.NamePeer) -> peer_schema.PeerReportItem:
+        """Remember an address, to be dialled while there are too few connections."""
+
+    @ask("POST /v1/peers/connect", Scope.WRITE)
+    def connect_peer(self, body: peer_schema.ConnectPeer) -> peer_schema.PeerReportItem:
+        """Connect to a peer."""
+
+    @ask("POST /v1/peers/disconnect", Scope.WRITE)
+    def disconnect_peer(self, body: peer_schema.NamePeer) -> peer_schema.PeerReportItem:
+        """Close the connections to a peer; it may come back."""
+
+    @ask("POST /v1/peers/block", Scope.WRITE)
+    def block_peer(self, body: peer_schema.BlockPeer) -> peer_schema.PeerReportItem:
+        """Disconnect a peer and keep it out, also after a restart."""
+
+    @ask("POST /v1/peers/unblock", Scope.WRITE)
+    def unblock_peer(self, body: peer_schema.NamePeer) -> peer_schema.PeerReportItem:
+        """Keep a peer out no more."""
+
+    @ask("POST /v1/peers/forget", Scope.WRITE)
+    def forget_peer(self, body: peer_schema.NamePeer) -> peer_schema.PeerReportItem:
+        """Know no address of a peer any more."""
+
+    @ask("GET /v1/bootstrap")
+    def bootstrap(self) -> list[peer_schema.BootstrapItem]:
+        """List the addresses that are dialled for ever."""
+
+    @ask("POST /v1/config/reload", Scope.ADMIN)
+    def reload(self) -> peer_schema.ReloadItem:
+        """Read the settings again, and take over what can be taken over while the node runs."""
 
     @ask("GET /v1/reach")
     def reach(self) -> ReachItem:
@@ -105,6 +159,10 @@ class Api:
     @ask("POST /v1/topics/publish", Scope.WRITE)
     def publish(self, body: mesh_schema.PublishOnTopic) -> mesh_schema.PublishOnTopic:
         """Say something on a topic that the node takes part in."""
+
+    @ask("GET /v1/topics/peers")
+    def topic_peers(self, query: TopicQuery) -> list[peer_schema.TopicPeerItem]:
+        """List the connected peers that take part in a topic."""
 
     @listen("/v1/topics/watch")
     def watch_topic(self, query: TopicQuery) -> mesh_schema.HeardItem:
@@ -169,6 +227,30 @@ class Api:
     @ask("POST /v1/pools/{pool}/join", Scope.WRITE)
     def join_pool(self, pool: str, body: schema.JoinPool | None = None) -> schema.PoolDetail:
         """Become a member of a pool."""
+
+    @ask("GET /v1/joins")
+    def joins(self, query: JoinQuery | None = None) -> list[member_schema.JoinItem]:
+        """List who asks to be let into pools: others, who wait here, and this node itself."""
+
+    @ask("POST /v1/pools/{pool}/ask", Scope.WRITE)
+    def ask_to_join(self, pool: str, body: member_schema.AskToJoin | None = None) -> member_schema.JoinItem:
+        """Ask the electors of a pool to let this node in, until they answered."""
+
+    @ask("POST /v1/pools/{pool}/withdraw", Scope.WRITE)
+    def withdraw_join(self, pool: str) -> list[member_schema.JoinItem]:
+        """Ask to be let into a pool no more; the answer is what else is asked for."""
+
+    @ask("POST /v1/pools/{pool}/joins/{agent}/admit", Scope.WRITE)
+    def admit(self, pool: str, agent: str, body: member_schema.DecideJoin | None = None) -> member_schema.JoinItem:
+        """Let somebody in who asked, as far as this elector can."""
+
+    @ask("POST /v1/pools/{pool}/joins/{agent}/refuse", Scope.WRITE)
+    def refuse(self, pool: str, agent: str, body: member_schema.DecideJoin | None = None) -> member_schema.JoinItem:
+        """Refuse somebody who asked to be let in."""
+
+    @ask("GET /v1/pools/{pool}/terms")
+    def terms(self, pool: str) -> member_schema.TermsItem:
+        """Show the terms of a pool that are in force."""
 
     @ask("POST /v1/pools/{pool}/leave", Scope.WRITE)
     def leave_pool(self, pool: str) -> list[schema.PoolItem]:

@@ -88,6 +88,7 @@ class WriteInvitation(_Request, frozen=True):
         agent: the only agent that may use it for the pool, or empty.
         uses: how many agents it lets into the pool; null: whoever holds it.
         role, epochs, valid_s: see `schema.InviteRequest`.
+        approval: it lets nobody into the pool by itself: whoever follows it asks the pool's electors.
     """
 
     pool: str = ""
@@ -97,6 +98,7 @@ class WriteInvitation(_Request, frozen=True):
     role: str = "worker"
     epochs: Annotated[int, Meta(ge=0)] = 0
     valid_s: Positive | None = None
+    approval: bool = False
 
 
 class InvitationText(_Answer, frozen=True):
@@ -120,6 +122,7 @@ class FollowedItem(_Answer, frozen=True):
         pool: id of the pool that was joined, or empty.
         issuer: agent id of who invited.
         running: whether a node followed it now, and not at its next start.
+        pending: whether the electors of the pool were asked to let this node in, and did not answer yet.
     """
 
     pool: str
@@ -127,3 +130,4 @@ class FollowedItem(_Answer, frozen=True):
     role: str
     issuer: str
     running: bool = True
+    pending: bool = False

@@ -30,6 +30,12 @@ class TaskQuery(_Query, frozen=True):
     offset: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
+class JoinQuery(_Query, frozen=True):
+    """Of which pool; null is of all."""
+
+    pool: str | None = None
+
+
 class WatchQuery(_Query, frozen=True):
     """How many seconds to watch; null is without end."""
 

@@ -435,6 +435,9 @@ class Move(_Request, frozen=True):
     claim_ttl_s: Positive | None = None
     max_retries: Count | None = None
     renew: bool = False
+    admit: list[str] = []
+    admission: str | None = None
+    admission_need: Count | None = None
     reason: str = ""
 
 

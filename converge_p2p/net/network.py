@@ -409,6 +409,10 @@ class Network:
         await self._gossip.unsubscribe(topic)
         self._access.unguard(topic)
 
+    def topic_peers(self, topic: str) -> frozenset[PeerId]:
+        """The connected peers that take part in a topic, as far as this node may know."""
+        return frozenset(map(peer_name, self._gossip.pubsub.peer_topics.get(topic, ())))
+
     async def publish(self, topic: str, data: bytes) -> None:
         """Gossip data on a topic, subscribed or not. Delivery is not promised, and not reported.
 

@@ -19,8 +19,11 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NetworkError, NotFound
 from converge_p2p.core.identity import fingerprint
-from converge_p2p.core.types import AgentId, PeerId
+from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.model.topic_key import PrivateTopic
+from converge_p2p.core.types import AgentId, PeerId, PublicKey
 from converge_p2p.net import Network, PeerInfo, public_key_of
+from converge_p2p.node.topics import private_name, topic_name
 from converge_p2p.store.api import Store
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class PeerReport:
         connected: the connection, or None.
         addresses: where it may be reached, best first; without `/p2p/…`.
         trust: what this node thinks of its agent, 0 to 1.
+        public_key: its key.
         violations: how often it broke the protocol lately.
         blocked_s: how long it is still kept out; None: it is not, infinity: until it is let in.
         bootstrap: whether it is dialled for ever.
@@ -47,6 +51,7 @@ class PeerReport:
 
     peer_id: PeerId
     agent_id: AgentId
+    public_key: PublicKey
     connected: PeerInfo | None
     addresses: tuple[str, ...]
     trust: float
@@ -111,11 +116,13 @@ class Links:
 
     def report(self, peer: PeerId) -> PeerReport:
         """Return what is known of a peer, whether or not it is connected."""
-        known, agent = self._network().acquaintance, fingerprint(public_key_of(peer))
+        known, key = self._network().acquaintance, public_key_of(peer)
+        agent = fingerprint(key)
         connected = {each.peer_id: each for each in self._node.peers()}.get(peer)
         return PeerReport(
             peer,
             agent,
+            key,
             connected,
             known.addresses(peer) or (() if connected is None else connected.addresses),
             self._node.discovery.trust.score(agent),
@@ -132,6 +139,19 @@ class Links:
     def blocked(self) -> dict[PeerId, float]:
         """Return who is kept out, by people or for its conduct, and for how many seconds more."""
         return self._network().acquaintance.bans()
+
+    def topic_peers(self, topic: Topic) -> list[PeerId]:
+        """Return the connected peers that take part in a topic; of a private one, those that proved that they may.
+
+        Raises:
+            NotFound: this node takes no part in it.
+        """
+        keys = self._node.topics()
+        if topic not in keys:
+            raise NotFound(f"this node takes no part in topic {topic.namespace}", hint="join it first")
+        key = keys[topic]
+        name = topic_name(topic) if key is None else private_name(PrivateTopic(topic, key))
+        return sorted(self._network().topic_peers(name))
 
     @property
     def bootstrap(self) -> tuple[str, ...]:

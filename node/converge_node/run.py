@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import ipaddress
 import logging
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -37,6 +38,7 @@ from converge_node.key_files import network_key_of, passphrase_of, read_topic_ke
 from converge_node.log_book import LogBook
 from converge_node.logs import adopt_library_logs, configure_logs
 from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance, token_file_of
+from converge_node.reload import LiveSettings
 from converge_node.settings_check import OPEN_POOLS, check_host_port, parse_private_topic, parse_topic, topic_text
 from converge_node.shutdown import Shutdown
 from converge_node.supervisor import READY, STOPPING, tell_supervisor
@@ -100,12 +102,14 @@ class RunOptions:
     Attributes:
         ephemeral: a new identity, nothing kept; the home is a temporary folder.
         json: the first line on standard output is one JSON document, and the log is JSON.
+        reread: reads the settings again from all their sources; None: they are never read again.
     """
 
     settings: Settings
     paths: NodePaths
     ephemeral: bool = False
     json: bool = False
+    reread: Callable[[], Settings] | None = None
 
 
 def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[NodeLike]:
@@ -202,6 +206,7 @@ class _Run:
         self._shutdown = Shutdown(self._config.shutdown.timeout_s, on_stage=self._set_stage)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._shutdown.watch_signals)
+            nursery.start_soon(self._watch_hangups)
             handlers = load_handlers(self._config.node.handlers, default_concurrency=self._config.tasks.concurrency)
             self._agents = load_agents(self._config.node.agents)
             self._state.pool_joined = handlers.attach
@@ -275,6 +280,8 @@ class _Run:
                 await node.host(agent, record=self._config.node.record)
             self._announce()
             async with trio.open_nursery() as nursery:
+                node.joins.asking.when_joined = handlers.attach
+                self._let_reload(node, lambda pool: nursery.start_soon(_join_pool, node, pool, handlers))
                 # in the background: a pool or peer that cannot be reached yet must not keep the node from starting
                 for pool_text in self._config.node.pools:
                     if pool_text != OPEN_POOLS:
@@ -290,6 +297,32 @@ class _Run:
                 self._state.stopping.set()
                 self._shutdown.stage("closing the node: handing back claims, leaving peers, flushing stores")
                 nursery.cancel_scope.cancel()
+
+    def _let_reload(self, node: NodeLike, join_pool: Callable[[PoolId], None]) -> None:
+        if self._options.reread is not None:
+            self._state.reload = LiveSettings(
+                self._options.settings,
+                self._options.reread,
+                str(self._paths.config_file),
+                node=node,
+                meshes=self._state.meshes,
+                shutdown=self._shutdown,
+                join_pool=join_pool,
+            ).reload
+
+    async def _watch_hangups(self) -> None:
+        """SIGHUP reads the settings again; of a terminal that was closed it ends the node, as it always did."""
+        with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+            async for _ in hangups:
+                if sys.stdin is not None and sys.stdin.isatty():
+                    self._shutdown.request("the terminal was closed")
+                elif not self._state.ready:
+                    _log.warning("the settings are not read again: the node is %s", self._state.stage)
+                else:
+                    try:
+                        await self._state.reload()
+                    except ConvergeError as error:
+                        _log.error("nothing was changed", extra={"error": str(error), "hint": error.hint})
 
     async def _join_topic(self, node: NodeLike, topic: Topic, key: TopicKey | None) -> None:
         try:

@@ -26,7 +26,13 @@ _log = logging.getLogger("converge_node.shutdown")
 
 
 class Shutdown:
-    """One request to stop, however often and from wherever it comes."""
+    """One request to stop, however often and from wherever it comes.
+
+    Attributes:
+        requested: set by the first request.
+        reason: of it.
+        timeout_s: how long a graceful end may take.
+    """
 
     def __init__(self, timeout_s: float, *, on_stage: Callable[[str], None] = lambda _stage: None) -> None:
         """Prepare; nothing runs yet.
@@ -37,7 +43,7 @@ class Shutdown:
         """
         self.requested = trio.Event()
         self.reason = ""
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._on_stage = on_stage
         self._stage = "starting"
         self._timer: threading.Timer | None = None
@@ -47,8 +53,8 @@ class Shutdown:
         if self.requested.is_set():
             return
         self.reason = reason
-        _log.info("stopping", extra={"reason": reason, "timeout_s": self._timeout_s})
-        self._start_timer(self._timeout_s, ExitCode.FAILURE)
+        _log.info("stopping", extra={"reason": reason, "timeout_s": self.timeout_s})
+        self._start_timer(self.timeout_s, ExitCode.FAILURE)
         self.requested.set()
 
     def stage(self, name: str) -> None:
@@ -78,7 +84,7 @@ class Shutdown:
     async def enforce(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` when most of the time-out has passed, naming what still runs."""
         await self.requested.wait()
-        await trio.sleep(self._timeout_s * SOFT_SHARE)
+        await trio.sleep(self.timeout_s * SOFT_SHARE)
         _log.error("shutdown takes too long: cancelling", extra={"stage": self._stage, "tasks": list(_waiting_tasks())})
         scope.cancel()
 

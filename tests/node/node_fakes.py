@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import trio
+from peer_fakes import FakeJoins, FakeLinks
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import Conflict, LocalError, NetworkError, NotAuthorised, NotFound
@@ -37,6 +38,7 @@ from converge_p2p.node.evidence import EvidenceView
 from converge_p2p.node.exposition import metrics_text
 from converge_p2p.node.fanout import Fanout
 from converge_p2p.node.observation import NodeEvent
+from converge_p2p.node.policy import NodePolicy
 from converge_p2p.node.pool_reader import CheckpointView
 from converge_p2p.runtime.checkpoints import Checkpoint
 from converge_p2p.runtime.metrics import MemoryMetrics
@@ -433,6 +435,9 @@ class FakeNode:
         self.discovery = FakeDiscovery(self)
         self.observation = FakeObservation()
         self.hosting = FakeHosting()
+        self.links = FakeLinks(self)
+        self.joins = FakeJoins(self)
+        self.policy = NodePolicy()
         self.shown: list[tuple[str | None, list[str]]] = []
         self.create_calls: list[dict[str, Any]] = []
         self.announcement_sender, self._announcements = trio.open_memory_channel[FakeAnnouncement](10)
@@ -587,4 +592,4 @@ class FakeInvitations:
         line = InvitationLine.from_text(text)
         line.check_for(self.network_key, 0)
         pool = None if line.pool is None else await self._node.join_pool(line.pool.pool, capabilities=capabilities)
-        return SimpleNamespace(line=line, topics=await self.take_part(line), pool=pool)
+        return SimpleNamespace(line=line, topics=await self.take_part(line), pool=pool, pending=False)

@@ -318,5 +318,5 @@ def test_a_service_manager_that_does_not_listen_stops_nobody(
 
 
 def test_the_unit_that_comes_with_the_node_waits_to_be_told() -> None:
-    unit = (ROOT / "node" / "deploy" / "converge-node.service").read_text(encoding="utf-8").splitlines()
+    unit = (ROOT / "node" / "converge_node" / "converge-node.service").read_text(encoding="utf-8").splitlines()
     assert {"Type=notify", "NotifyAccess=main", "RestartPreventExitStatus=2 3 7 10"} <= set(unit)

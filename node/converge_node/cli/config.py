@@ -1,4 +1,4 @@
-"""Commands about the settings: show, get, set, schema, paths, validate. They need no running node.
+"""Commands about the settings: show, get, set, reload, schema, paths, validate. All but reload need no running node.
 
 Knows: the schema of the settings. Must not know: the control interface.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from converge_node.cli.output import facts, show, table
+from converge_node.cli.client import connect
+from converge_node.cli.output import clean, facts, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.config import all_keys, load_settings
 from converge_node.config_change import changed_file, check_key, write_settings
@@ -21,7 +22,7 @@ from converge_p2p.core.errors import NotFound
 
 @click.group
 def config() -> None:
-    """Show and check the settings."""
+    """Show, check, change and reload the settings."""
 
 
 @config.command("show")
@@ -68,7 +69,9 @@ def config_get(invocation: Invocation, key: str) -> None:
 @apply_shared
 @pass_invocation
 def config_set(invocation: Invocation, key: str, value: str) -> None:
-    """Write a value to the settings file, where the rest stays as it is. A running node takes it at its next start.
+    """Write a value to the settings file, where the rest stays as it is.
+
+    A running node takes it over at `config reload` if it can, or else at its next start.
 
     VALUE is text, or JSON for numbers, truth values and lists; a list may also be written with commas.
 
@@ -83,6 +86,27 @@ def config_set(invocation: Invocation, key: str, value: str) -> None:
     write_settings(paths.config_file, new)
     data = {"file": str(paths.config_file), "key": key, "value": value}
     show(invocation, data, ids=lambda: [key], text=lambda: f"{key} is set in {paths.config_file}")
+
+
+@config.command("reload")
+@apply_shared
+@pass_invocation
+def config_reload(invocation: Invocation) -> None:
+    """Let the running node read its settings again: say what it took over, and what needs a restart.
+
+    Settings that are wrong change nothing. SIGHUP does the same, and writes the outcome to the log.
+
+    \b
+    converge-node config reload
+    """
+    item = connect(invocation).reload()
+    rows = [(each.key, json.dumps(each.before), json.dumps(each.after), each.effect) for each in item.changes]
+
+    def text() -> str:
+        shown = table(("KEY", "BEFORE", "NOW", "EFFECT"), rows, empty="nothing changed")
+        return "\n".join([shown, *(f"note: {clean(trouble)}" for trouble in item.troubles)])
+
+    show(invocation, item, ids=lambda: [each.key for each in item.changes], text=text)
 
 
 @config.command("schema")

@@ -14,7 +14,8 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.config import load_settings, write_example
 from converge_node.key_files import passphrase_of
 from converge_node.paths import NodePaths, single_instance
-from converge_p2p.core.identity import Identity
+from converge_p2p.core.errors import SignatureError
+from converge_p2p.core.identity import Identity, verify
 from converge_p2p.store.keyfile import load_identity, load_or_create_identity, save_identity
 
 _PASSPHRASE = click.option(
@@ -99,6 +100,28 @@ def identity_import(invocation: Invocation, file: Path, passphrase_file: str) ->
     with single_instance(paths.lock_file):
         save_identity(taken, paths.chosen_key(section.path), passphrase_of(section.passphrase_file))
     show(invocation, _fields(taken), ids=lambda: [taken.id], text=lambda: facts(_fields(taken).items()))
+
+
+@identity.command("verify")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--agent", default="", metavar="AGENT", help="The agent id that it should have.")
+@_PASSPHRASE
+@apply_shared
+@pass_invocation
+def identity_verify(invocation: Invocation, file: Path | None, agent: str, passphrase_file: str) -> None:
+    """Check that the key of this node, or the copy in FILE, opens and signs; and that it is AGENT's, if that is said.
+
+    \b
+    converge-node identity verify backup.key --passphrase-file secret.txt
+    """
+    own = _own(invocation)[1] if file is None else load_identity(file, passphrase_of(passphrase_file))
+    if agent and agent.lower() != own.id:
+        raise SignatureError(f"the key is that of agent {own.id}, not of {agent}", hint="look for another copy")
+    message = b"converge-node identity verify"
+    if not verify(own.public_key, "check", message, own.sign("check", message)):
+        raise SignatureError("the key signs, and its own signature does not verify", hint="do not use this file")
+    data = {**_fields(own), "verified": True}
+    show(invocation, data, ids=lambda: [own.id], text=lambda: facts(data.items()))
 
 
 @identity.command("seal")

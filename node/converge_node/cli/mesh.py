@@ -1,4 +1,4 @@
-"""Commands about networks and topics: mesh new, ls, invite; topic new-key, ls, join, leave, pub; and join.
+"""Commands about networks and topics: mesh new, ls, invite, rotate; topic new-key, ls, join, leave, peers, pub; join.
 
 Knows: the client, the schema, and key files. Must not know: HTTP, or libp2p.
 """
@@ -69,6 +69,7 @@ def mesh_ls(invocation: Invocation) -> None:
     "--uses", type=click.IntRange(1), default=1, show_default=True, help="How many agents it lets into the pool."
 )
 @click.option("--any-number", is_flag=True, help="Let whoever holds it into the pool, also while this node is down.")
+@click.option("--approval", is_flag=True, help="Let nobody into the pool by itself: its electors are asked.")
 @click.option("--role", default="worker", show_default=True, help="What the newcomer is meant to be; for people.")
 @click.option("--epochs", type=click.IntRange(0), default=0, metavar="N", help="How many epochs longer it is good.")
 @click.option("--valid", type=float, default=VALID_S, show_default=True, metavar="S", help="Seconds until it expires.")
@@ -122,9 +123,44 @@ def join(invocation: Invocation, line: str, *, capabilities: tuple[str, ...], ti
         ("role", item.role),
         ("topics", ", ".join(topic.topic for topic in item.topics) or "none"),
         ("pool", item.pool or "none"),
-        ("state", "joined" if item.running else f"kept for the next start: converge-node{home}"),
+        ("state", _joined(item) if item.running else f"kept for the next start: converge-node{home}"),
     ]
     show(invocation, item, ids=lambda: [item.pool] if item.pool else [], text=lambda: facts(pairs))
+
+
+def _joined(item: schema.FollowedItem) -> str:
+    return "waits for the pool's electors: `converge-node pool joins`" if item.pending else "joined"
+
+
+mesh.add_command(join)
+
+
+@mesh.command("rotate")
+@click.argument("file", type=click.Path(path_type=Path))
+@apply_shared
+@pass_invocation
+def mesh_rotate(invocation: Invocation, file: Path) -> None:
+    """Write the key of a new private network to FILE, and name it in the settings, for the node's next start.
+
+    A node speaks only to those with the same key: copy FILE to every node of the network that shall stay in it, set
+    `network.psk_file` there too (`config set`), and start all again. Whoever has the old key only stays outside.
+    """
+    from converge_node.config_change import changed_file, write_settings
+    from converge_node.key_files import new_network_key, write_key_file
+
+    if url_of(invocation) is not None:
+        raise UsageError("the settings of a node elsewhere cannot be changed from here", hint="run it on its machine")
+    paths = invocation.paths()
+    place = str(file.absolute())
+    new = changed_file(paths.config_file, "network.psk_file", place)
+    invocation.about_to(f"write the key of a new private network to {file}, and name it in {paths.config_file}")
+    key = new_network_key()
+    write_key_file(file, key.to_file())
+    paths.create()
+    write_settings(paths.config_file, new)
+    data = {"file": place, "network": key.network.hex(), "settings": str(paths.config_file)}
+    next_step = "copy the file to the other nodes, set network.psk_file there, and start all of them again"
+    show(invocation, data, ids=lambda: [data["network"]], text=lambda: facts([*data.items(), ("next", next_step)]))
 
 
 @click.group
@@ -178,6 +214,22 @@ def topic_leave(invocation: Invocation, name: str) -> None:
     body = schema.LeaveTopic(topic=name)
     items = connect(invocation).leave_topic(body)
     show(invocation, items, ids=lambda: [item.topic for item in items], text=lambda: _topics_text(items))
+
+
+@topic.command("peers")
+@click.argument("name", metavar="TOPIC")
+@apply_shared
+@pass_invocation
+def topic_peers(invocation: Invocation, name: str) -> None:
+    """List the connected peers that take part in TOPIC, as far as the node may know."""
+    items = connect(invocation).topic_peers(TopicQuery(topic=name))
+    rows = [(item.peer_id, item.agent_id) for item in items]
+    show(
+        invocation,
+        items,
+        ids=lambda: [item.peer_id for item in items],
+        text=lambda: table(("PEER", "AGENT"), rows, empty="no connected peer takes part"),
+    )
 
 
 @topic.command("pub")

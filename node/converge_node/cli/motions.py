@@ -22,6 +22,11 @@ from converge_p2p.client import schema
 @click.option("--faults", type=int, metavar="F", help="How many electors may lie.")
 @click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before a task fails.")
+@click.option("--admit", multiple=True, metavar="AGENT", help="whitelist: who may join, too. Repeatable.")
+@click.option(
+    "--admission", type=click.Choice(["open", "whitelist", "token", "vouched"]), help="Who may join from then on."
+)
+@click.option("--vouches", "admission_need", type=int, metavar="N", help="vouched: how many electors.")
 @click.option("--renew", is_flag=True, help="A new epoch with the terms as they are.")
 @click.option("--reason", default="", metavar="TEXT", help="For the electors.")
 @apply_shared
@@ -38,6 +43,9 @@ def propose(
     faults: int | None,
     claim_ttl: float | None,
     max_retries: int | None,
+    admit: tuple[str, ...],
+    admission: str | None,
+    admission_need: int | None,
     renew: bool,
     reason: str,
 ) -> None:
@@ -55,11 +63,14 @@ def propose(
         faults=faults,
         claim_ttl_s=claim_ttl,
         max_retries=max_retries,
+        admit=list(admit),
+        admission=admission,
+        admission_need=admission_need,
         renew=renew,
         reason=reason,
     )
     item = connect(invocation).move(reference, body)
-    show(invocation, item, ids=lambda: [item.id], text=lambda: _motion_text(item))
+    show(invocation, item, ids=lambda: [item.id], text=lambda: motion_text(item))
 
 
 @click.command
@@ -93,7 +104,7 @@ def vote(invocation: Invocation, reference: str, motion: str, choice: str) -> No
     Among rival results `by-evidence` chooses the one for which most evidence speaks, and names that evidence.
     """
     item = connect(invocation).say(reference, motion, schema.SayItem(choice=choice))
-    show(invocation, item, ids=lambda: [item.id], text=lambda: _motion_text(item))
+    show(invocation, item, ids=lambda: [item.id], text=lambda: motion_text(item))
 
 
 @click.command
@@ -109,10 +120,11 @@ def dispute(invocation: Invocation, reference: str, task: str, rivals: tuple[str
     The task stays as it is settled.
     """
     item = connect(invocation).dispute(reference, task, schema.Dispute(reason=reason, rivals=list(rivals)))
-    show(invocation, item, ids=lambda: [item.id], text=lambda: _motion_text(item))
+    show(invocation, item, ids=lambda: [item.id], text=lambda: motion_text(item))
 
 
-def _motion_text(item: schema.MotionItem) -> str:
+def motion_text(item: schema.MotionItem) -> str:
+    """Return a motion as facts, with what the electors said."""
     pairs: list[tuple[str, object]] = [
         ("motion", item.id),
         ("asks", "; ".join(item.asks)),

@@ -1,4 +1,4 @@
-"""Commands about the node itself: id, status, health, peers, shutdown, version.
+"""Commands about the node itself: id, status, health, shutdown, version.
 
 Knows: the client and the schema. Must not know: pools and tasks beyond their counts.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from converge_node.cli.client import connect
-from converge_node.cli.output import clean, facts, show, table
+from converge_node.cli.output import clean, facts, show
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode
 from converge_p2p.client import schema
@@ -69,28 +69,6 @@ def health(invocation: Invocation, ready: bool) -> int:
     return ExitCode.OK if good else ExitCode.FAILURE
 
 
-@click.group
-def peers() -> None:
-    """Show connected peers."""
-
-
-@peers.command("ls")
-@apply_shared
-@pass_invocation
-def peers_list(invocation: Invocation) -> None:
-    """List connected peers."""
-    items = connect(invocation).peers()
-    rows = [
-        (peer.peer_id, peer.agent_id[:12], peer.direction, _path(peer), " ".join(peer.addresses[:1])) for peer in items
-    ]
-    show(
-        invocation,
-        items,
-        ids=lambda: [item.peer_id for item in items],
-        text=lambda: table(("PEER", "AGENT", "DIRECTION", "PATH", "ADDRESS"), rows, empty="no peer is connected"),
-    )
-
-
 @click.command
 @apply_shared
 @pass_invocation
@@ -109,10 +87,6 @@ def version(invocation: Invocation) -> None:
 
     data = {"version": __version__, "api": schema.VERSION}
     show(invocation, data, ids=lambda: [__version__], text=lambda: f"converge-node {__version__}")
-
-
-def _path(peer: schema.PeerItem) -> str:
-    return "relay" if peer.relayed else "direct"
 
 
 def _node_facts(node: schema.NodeItem) -> list[tuple[str, object]]:

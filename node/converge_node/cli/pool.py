@@ -1,4 +1,4 @@
-"""Commands about pools: create, ls, show, join, leave, invite, vouch, audit; and motions (see there).
+"""Commands about pools: create, ls, show, join, leave, invite, vouch, audit; motions and membership (see there).
 
 Knows: the client and the schema. Must not know: governance.
 """
@@ -12,15 +12,28 @@ import click
 
 from converge_node.cli.client import connect
 from converge_node.cli.governance import governance_options, governance_terms
+from converge_node.cli.membership import (
+    admit,
+    disputes,
+    electors,
+    expel,
+    join_text,
+    joins,
+    members,
+    policy,
+    refuse,
+    withdraw,
+)
 from converge_node.cli.motions import motions, propose, vote
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
-from converge_p2p.client import schema
+from converge_node.errors import UsageError
+from converge_p2p.client import member_schema, schema
 
 
 @click.group
 def pool() -> None:
-    """Create, list, show, join and audit pools, and invite others.
+    """Create, join, show, change and audit pools, and say who may join.
 
     POOL is an id, its first digits (six or more), or a unique name.
     """
@@ -121,6 +134,8 @@ def pool_show(invocation: Invocation, reference: str) -> None:
 @click.option("--timeout", type=float, default=30.0, show_default=True, metavar="S", help="Seconds to find a member.")
 @click.option("--invitation", default="", metavar="TEXT", help="What `pool invite` printed for this node.")
 @click.option("--vouch", "vouches", multiple=True, metavar="TEXT", help="What `pool vouch` printed. Repeatable.")
+@click.option("--ask", is_flag=True, help="Ask its electors to let this node in, until they answer (`pool joins`).")
+@click.option("--note", default="", metavar="TEXT", help="With --ask: what to say to them.")
 @apply_shared
 @pass_invocation
 def join(
@@ -131,8 +146,18 @@ def join(
     timeout: float,
     invitation: str,
     vouches: tuple[str, ...],
+    ask: bool,
+    note: str,
 ) -> None:
     """Become a member of a pool. A full id need not have been announced yet."""
+    if ask:
+        asked = connect(invocation).ask_to_join(
+            reference, member_schema.AskToJoin(note=note, capabilities=list(capabilities), timeout_s=timeout)
+        )
+        show(invocation, asked, ids=lambda: [asked.pool], text=lambda: join_text(asked))
+        return
+    if note:
+        raise UsageError("--note is said with --ask", hint="add --ask")
     body = schema.JoinPool(
         capabilities=list(capabilities), timeout_s=timeout, invitation=invitation, vouches=list(vouches)
     )
@@ -189,7 +214,7 @@ def audit(invocation: Invocation, reference: str) -> None:
     show(invocation, items, ids=lambda: named, text=lambda: _findings_text(items))
 
 
-for _command in (propose, motions, vote):
+for _command in (propose, motions, vote, joins, admit, refuse, withdraw, expel, members, electors, policy, disputes):
     pool.add_command(_command)
 
 

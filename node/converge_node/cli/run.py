@@ -5,6 +5,8 @@ Knows: its flags and which settings they override. Must not know: how a node run
 
 from __future__ import annotations
 
+import functools
+
 import click
 
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
@@ -85,4 +87,5 @@ def run_command(
     }
     settings = load_settings(paths.config_file, flags=flags)
     invocation.about_to(f"run a node in {paths.state_dir}")
-    return run(RunOptions(settings, paths, ephemeral=ephemeral, json=invocation.json))
+    reread = functools.partial(load_settings, paths.config_file, flags=flags)
+    return run(RunOptions(settings, paths, ephemeral=ephemeral, json=invocation.json, reread=reread))

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
-from converge_node.control import about, blobs, meeting, observing, pools, tasks
+from converge_node.control import about, blobs, joins, meeting, observing, peers, pools, tasks
 from converge_node.control.openapi import openapi_document
 from converge_node.control.requests import body_of, discard, query_of, read
 from converge_node.control.state import Asked, ControlState, Endpoint
@@ -41,9 +41,11 @@ from converge_p2p.core.errors import ConfigError, ConvergeError, NotFound
 
 _log = logging.getLogger("converge_node.control")
 
-ENDPOINTS: Final[dict[str, Endpoint]] = (
-    about.ENDPOINTS | observing.ENDPOINTS | pools.ENDPOINTS | tasks.ENDPOINTS | meeting.ENDPOINTS | blobs.ENDPOINTS
-)
+ENDPOINTS: Final[dict[str, Endpoint]] = {
+    name: endpoint
+    for part in (about, observing, peers, joins, pools, tasks, meeting, blobs)
+    for name, endpoint in part.ENDPOINTS.items()
+}
 """What answers each route, by the name of the route."""
 _ASKED_FOR: Final = {"health": "healthy", "ready": "ready"}
 

@@ -110,7 +110,7 @@ class Meshes:
         accepted = await node.invitations.accept(body.text, capabilities=body.capabilities, timeout_s=body.timeout_s)
         for handle in accepted.topics:
             await self._adopt(handle.topic, handle)
-        return followed_item(accepted.line, running=True), accepted.pool
+        return followed_item(accepted.line, running=True, pending=accepted.pending), accepted.pool
 
 
 async def _heard(topic: str, messages: AsyncIterator[Message]) -> AsyncGenerator[object, None]:
@@ -134,6 +134,7 @@ async def write_invitation(node: NodeLike, body: schema.WriteInvitation) -> sche
         role=body.role,
         epochs=body.epochs,
         valid_s=body.valid_s,
+        approval=body.approval,
     )
     return schema.InvitationText(text=text)
 
@@ -149,7 +150,7 @@ def topic_items(node: NodeLike) -> list[schema.TopicItem]:
     return [schema.TopicItem(topic=topic_text(topic), private=key is not None) for topic, key in node.topics().items()]
 
 
-def followed_item(line: InvitationLine, *, running: bool) -> schema.FollowedItem:
+def followed_item(line: InvitationLine, *, running: bool, pending: bool = False) -> schema.FollowedItem:
     """Return what an invitation leads to."""
     return schema.FollowedItem(
         pool="" if line.pool is None else line.pool.pool.hex(),
@@ -157,4 +158,5 @@ def followed_item(line: InvitationLine, *, running: bool) -> schema.FollowedItem
         role=line.role,
         issuer=fingerprint(line.issuer),
         running=running,
+        pending=pending,
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from converge_node.control.governance import admission_kind
 from converge_node.control.ports import PoolLike
 from converge_node.control.views import value_hash
 from converge_p2p.client import schema
 from converge_p2p.core.errors import Conflict, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
-from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.model.pool import AdmissionKind, PoolSpec
 from converge_p2p.core.oplog.motions import MotionKind
 from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.core.view.motions import MotionView
@@ -64,7 +65,19 @@ def _asks(now: PoolSpec, view: MotionView) -> list[str]:
         return said
     said += [f"add elector {fingerprint(key)}" for key in terms.electors if key not in now.electors]
     said += [f"remove elector {fingerprint(key)}" for key in now.electors if key not in terms.electors]
-    for name in ("governance", "quorum", "faults", "admission", "policy", "model", "whitelist", "task_types", "topics"):
+    said += [f"admit {fingerprint(key)}" for key in terms.whitelist if key not in now.whitelist]
+    said += [f"admit {fingerprint(key)} no more" for key in now.whitelist if key not in terms.whitelist]
+    for name in (
+        "governance",
+        "quorum",
+        "faults",
+        "admission",
+        "admission_need",
+        "policy",
+        "model",
+        "task_types",
+        "topics",
+    ):
         before, after = getattr(now, name), getattr(terms, name)
         if before != after:
             said.append(f"set {name} to {getattr(after, 'name', after)}")
@@ -89,12 +102,16 @@ async def move(pool: PoolLike, body: schema.Move, keys_of: Callable[[Sequence[st
     if body.max_retries is not None:
         policy = replace(policy, max_retries=body.max_retries)
     policy.check()
+    admission, need, whitelist = _admission(now, body, keys_of)
     terms = replace(
         now,
         electors=tuple(sorted(electors)),
         quorum=now.quorum if body.quorum is None else body.quorum,
         faults=now.faults if body.faults is None else body.faults,
         policy=policy,
+        admission=admission,
+        admission_need=need,
+        whitelist=whitelist,
     )
     if terms == now and not expel and not body.renew:
         raise LocalError("nothing to change was given", hint="see `converge-node pool propose --help`")
@@ -102,6 +119,23 @@ async def move(pool: PoolLike, body: schema.Move, keys_of: Callable[[Sequence[st
     return council.motion(
         await council.move(expel=expel, terms=None if terms == now and expel else terms, reason=body.reason)
     )
+
+
+def _admission(
+    now: PoolSpec, body: schema.Move, keys_of: Callable[[Sequence[str]], list[PublicKey]]
+) -> tuple[AdmissionKind, int, tuple[PublicKey, ...]]:
+    """Return who may join from then on. What another admission does not use is left out."""
+    kind = now.admission if body.admission is None else admission_kind(body.admission)
+    if kind is AdmissionKind.CUSTOM and kind is not now.admission:
+        raise LocalError("a pool's own rule is chosen when it is founded", hint="propose another admission")
+    if body.admit and kind is not AdmissionKind.WHITELIST:
+        raise LocalError(
+            f"agents are admitted by name only where a whitelist decides, and here it is {kind.name.lower()}",
+            hint="add --admission whitelist, or see `pool invite --for` and `pool vouch`",
+        )
+    listed = tuple(sorted({*now.whitelist, *keys_of(body.admit)} - set(keys_of(body.expel))))
+    need = now.admission_need if body.admission_need is None else body.admission_need
+    return kind, need if kind is AdmissionKind.VOUCHED else 0, listed if kind is AdmissionKind.WHITELIST else ()
 
 
 async def dispute(pool: PoolLike, task: TaskId, body: schema.Dispute) -> MotionView:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import trio
 
+from converge_node.control.peer_ports import JoinsLike, LinksLike
 from converge_p2p.core.governance import GovernanceModel
 from converge_p2p.core.governance.invitation_line import InvitationLine
 from converge_p2p.core.model.capability import Capability
@@ -36,6 +37,7 @@ from converge_p2p.core.types import (
 )
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.motions import MotionView
+from converge_p2p.node.policy import NodePolicy
 from converge_p2p.runtime.agent import Agent
 from converge_p2p.runtime.settings import Health
 from converge_p2p.runtime.trust import TrustModel
@@ -310,6 +312,7 @@ class InvitationsLike(Protocol):
         role: str = ...,
         epochs: int = 0,
         valid_s: float | None = None,
+        approval: bool = False,
     ) -> Awaitable[str]: ...
     def take_part(self, line: InvitationLine, /) -> Awaitable[Sequence[Any]]: ...
     def accept(
@@ -419,6 +422,13 @@ class NodeLike(Protocol):
 
     @property
     def hosting(self) -> HostingLike: ...
+
+    policy: NodePolicy
+
+    @property
+    def links(self) -> LinksLike: ...
+    @property
+    def joins(self) -> JoinsLike: ...
     @property
     def observation(self) -> ObservationLike: ...
     async def host(self, agent: Agent, /, *, record: bool) -> Any: ...

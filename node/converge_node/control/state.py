@@ -20,7 +20,13 @@ from converge_node.errors import NotReady
 from converge_node.log_book import LogBook
 from converge_p2p import __version__
 from converge_p2p.client import schema
+from converge_p2p.client.peer_schema import ReloadItem
 from converge_p2p.core.types import PublicKey, TaskId
+
+
+async def nothing_to_reload() -> ReloadItem:
+    """A node that was started without a settings file has nothing to read again."""
+    return ReloadItem(file="")
 
 
 @dataclass(slots=True)
@@ -38,6 +44,7 @@ class ControlState:
         next_command: returns the command that starts a node which finds this one at its addresses.
         meshes: topics that were joined.
         log_book: the newest lines of the log.
+        reload: reads the settings again.
     """
 
     home: str
@@ -51,6 +58,7 @@ class ControlState:
     next_command: Callable[[Sequence[str]], str] = lambda _addresses: ""
     meshes: Meshes = field(default_factory=Meshes)
     log_book: LogBook | None = None
+    reload: Callable[[], Awaitable[ReloadItem]] = nothing_to_reload
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
     streams: int = 0
