@@ -140,3 +140,35 @@ def test_a_file_too_large_for_a_task_is_an_input_a_result_and_a_blob(tmp_path: P
         assert not (tmp_path / "gone").exists()
         assert ask(home, "blob", "rm", reference)[1]["code"] == "not_found"
         assert ask(home, "blob", "get", "blob:nothing")[1]["code"] == "invalid_request"
+
+
+def test_a_newcomer_asks_is_admitted_and_a_peer_is_kept_out(tmp_path: Path) -> None:
+    first, second = tmp_path / "n1", tmp_path / "n2"
+    with node(first) as (founder, _), node(second) as (newcomer, _):
+        address = founder["addresses"][0]
+        assert ask(second, "bootstrap", "add", address)[1]["running"] is True
+        code, peer = ask(second, "peers", "connect", address)
+        assert (code, peer["agent_id"], peer["bootstrap"]) == (0, founder["id"], True)
+        assert len(ask(second, "ping", founder["id"][:8], "--count", "2")[1]["milliseconds"]) == 2
+        code, pool = ask(first, "pool", "create", "few", "--admission", "token")
+        assert code == 0, pool
+
+        code, line = ask(first, "mesh", "invite", "--pool", "few", "--approval")
+        code, followed = ask(second, "join", line["text"])
+        assert (code, followed["pending"]) == (0, True)
+        assert ask(second, "pool", "join", pool["id"])[1]["code"] == "not_authorised"
+        (waiting,) = ask(first, "pool", "joins", "few")[1]
+        assert (waiting["agent_id"], waiting["state"], waiting["own"]) == (newcomer["id"], "pending", False)
+        code, item = ask(first, "pool", "admit", "few", newcomer["id"][:10])
+        assert (code, item["state"]) == (0, "admitted")
+        for _ in range(60):
+            if newcomer["id"] in {member["agent_id"] for member in ask(first, "pool", "members", "few")[1]}:
+                break
+        else:
+            raise AssertionError("the newcomer did not become a member")
+
+        code, peer = ask(first, "peers", "block", newcomer["id"][:10], "--for", "600")
+        assert (code, peer["blocked"], peer["blocked_s"] <= 600) == (0, True, True)
+        assert ask(first, "ping", peer["peer_id"])[0] == 9
+        assert [each["blocked"] for each in ask(first, "peers", "scores")[1]] == [True]
+        assert ask(first, "peers", "unblock", peer["peer_id"])[1]["blocked"] is False

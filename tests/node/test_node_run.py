@@ -38,6 +38,7 @@ def environment(**extra: str) -> dict[str, str]:
 def started(*words: str, fault: str = "", **extra: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, str(HERE / "run_fake_node.py"), *words],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
