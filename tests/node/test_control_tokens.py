@@ -25,7 +25,9 @@ async def test_without_a_known_token_nothing_is_answered_and_with_a_small_one_no
     before = (dict(known.node.pools), known.pool.tasks())
     async with asking(known, tokens) as http:
         for route in all_routes().values():
-            path = route.path.format(pool="demo", task=known.task.hex(), motion="0" * 6, agent="0" * 64, name="a")
+            path = route.path.format(
+                pool="demo", task=known.task.hex(), motion="0" * 6, agent="0" * 64, name="a", peer="x"
+            )
             for wrong in ({}, {"authorization": "Bearer x"}, {"authorization": f"Basic {made[Scope.ADMIN]}"},
                           {"authorization": "Bearer "}, {"authorization": f"Bearer {made[Scope.ADMIN]}x"}):  # fmt: skip
                 answer = await http.request(route.method, path, headers=wrong)
@@ -74,9 +76,9 @@ def test_which_routes_write_is_declared_by_hand_and_only_questions_are_for_reade
     posts_for_readers = {
         name for name, route in all_routes().items() if route.method == "POST" and route.scope is Scope.READ
     }
-    assert posts_for_readers == {"find_agents"}
+    assert posts_for_readers == {"find_agents", "ping"}
     assert {name for name, route in all_routes().items() if route.scope is Scope.ADMIN} == {
-        "shutdown", "write_invitation", "follow", "set_log_level",
+        "shutdown", "write_invitation", "follow", "set_log_level", "reload",
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import admission_story
 import governance_story
+import join_story
 import mail_story
 import pool_story
 import receipt_story
@@ -332,6 +333,7 @@ FILES = {
     "sync.json": lambda: pool_story.sync(to_json),
     "admission.json": lambda: admission_story.admission(to_json),
     "mail.json": mail_story.mail,
+    "joins.json": join_story.joins,
     "receipts.json": lambda: receipt_story.receipts(to_json),
 }
 

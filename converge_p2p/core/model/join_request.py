@@ -122,7 +122,7 @@ class JoinAnswer:
         if len(data) > limits.INVITATION_BYTES_MAX + JOIN_REQUEST_BYTES_MAX:
             raise CodecError("the answer to a join request is too long")
         match decode(data):
-            case [int(kind), bytes(proof), str(reason)] if kind in set(AnswerKind):
+            case [int(kind), bytes(proof), str(reason)] if type(kind) is int and kind in set(AnswerKind):
                 answer = cls(AnswerKind(kind), proof, checked_note(reason))
                 if bool(proof) is (answer.kind is AnswerKind.GIVEN) and len(proof) <= limits.INVITATION_BYTES_MAX:
                     return answer
