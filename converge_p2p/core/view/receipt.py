@@ -18,7 +18,7 @@ from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, RemoteViolation, SignatureError
 from converge_p2p.core.governance.formula import Threshold
 from converge_p2p.core.governance.models import Ruleset, VetoTerms, compile_rules
-from converge_p2p.core.model.pool import pool_id
+from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, TaskValue
 from converge_p2p.core.oplog.bodies import Genesis, Phase, Token, VoteBody
 from converge_p2p.core.oplog.log import OperationLog
@@ -31,6 +31,17 @@ from converge_p2p.core.view.vetoes import veto_subject
 
 VERSION = 2
 _HASH = 32
+
+
+class ProvenTerms(NamedTuple):
+    """The terms of an epoch.
+
+    Attributes:
+        rules: what they compile to; `rules.provisional` if two sets of electors could decide differently.
+    """
+
+    spec: PoolSpec
+    rules: Ruleset
 
 
 class EpochProof(NamedTuple):
@@ -101,8 +112,20 @@ class Receipt:
         settled = self.value if self.veto is None else self.veto.result
         return tuple(sorted(set().union(*self._accepts(self.task, settled, self.votes).values())))
 
-    def check(self) -> None:
-        """Check the proof.
+    @property
+    def terms(self) -> tuple[ProvenTerms, ...]:
+        """The terms of each epoch of the proof, from the founding on.
+
+        Raises:
+            SignatureError: the proof does not hold.
+        """
+        return self.check()
+
+    def check(self) -> tuple[ProvenTerms, ...]:
+        """Check the proof. Terms under which two sets of electors could decide differently must say so themselves.
+
+        Returns:
+            The terms of each epoch of the proof.
 
         Raises:
             SignatureError: it does not hold; the message says what is wrong.
@@ -111,7 +134,8 @@ class Receipt:
             founding = decode_operation(self.genesis, self.pool)
             if not isinstance(founding.body, Genesis) or pool_id(founding.author, founding.body.spec) != self.pool:
                 raise SignatureError("the founding operation is not this pool's")
-            chain = self._follow_epochs(compile_rules(founding.body.spec, disputes=False))
+            terms = self._follow_epochs(_proven(founding.body.spec))
+            chain = [rules for _, rules in terms]
             settled = self.value if self.veto is None else self.veto.result
             epoch = self._accepted_in(chain, self.task, settled, self.votes)
             if epoch is None:
@@ -119,9 +143,10 @@ class Receipt:
             self._check_veto(chain, epoch, settled)
         except (RemoteViolation, CodecError) as error:
             raise SignatureError(f"the proof is damaged: {error}") from error
+        return tuple(terms)
 
-    def _follow_epochs(self, founding: Ruleset) -> list[Ruleset]:
-        """The rules of every epoch of the proof, each certified under those of the one before."""
+    def _follow_epochs(self, founding: ProvenTerms) -> list[ProvenTerms]:
+        """The terms of every epoch of the proof, each certified under those of the one before."""
         chain, before = [founding], bytes(self.pool)
         for number, (value, votes) in enumerate(self.epochs, 1):
             content = EpochValue.from_bytes(value.result)
@@ -129,9 +154,9 @@ class Receipt:
                 raise SignatureError(f"epoch {number} of the proof does not follow the one before it")
             # its register belongs to the epoch before: votes of any other do not count in it
             subject = epoch_subject(self.pool, number)
-            if not _deciding(self._accepts(subject, value, votes), [(number - 1, chain[-1].epoch)]):
+            if not _deciding(self._accepts(subject, value, votes), [(number - 1, chain[-1].rules.epoch)]):
                 raise SignatureError(f"the votes of the proof do not certify epoch {number}")
-            chain.append(compile_rules(content.spec, disputes=False))
+            chain.append(_proven(content.spec))
             before = value.hash
         return chain
 
@@ -203,6 +228,11 @@ class Receipt:
         raise CodecError(
             f"not a receipt: expected an array of version {VERSION}, pool, task, value, genesis, epochs and votes"
         )
+
+
+def _proven(spec: PoolSpec) -> ProvenTerms:
+    """Raises CodecError if two sets of electors could decide differently, and the terms do not say so."""
+    return ProvenTerms(spec, compile_rules(spec, disputes=False))
 
 
 def _deciding(accepted: dict[Token, set[PublicKey]], formulas: Sequence[tuple[int, Threshold]]) -> list[int]:
