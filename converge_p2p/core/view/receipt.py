@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, RemoteViolation, SignatureError
-from converge_p2p.core.governance.formula import Threshold
 from converge_p2p.core.governance.models import Ruleset, VetoTerms, compile_rules
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, TaskValue
@@ -42,6 +41,13 @@ class ProvenTerms(NamedTuple):
 
     spec: PoolSpec
     rules: Ruleset
+
+
+class _Accepted(NamedTuple):
+    """Where a value was accepted, and by which electors."""
+
+    epoch: int
+    voters: tuple[PublicKey, ...]
 
 
 class EpochProof(NamedTuple):
@@ -108,9 +114,21 @@ class Receipt:
         Raises:
             SignatureError: the proof does not hold.
         """
-        self.check()
-        settled = self.value if self.veto is None else self.veto.result
-        return tuple(sorted(set().union(*self._accepts(self.task, settled, self.votes).values())))
+        return self._settlement([rules for _, rules in self.check()]).voters
+
+    @property
+    def settled_in(self) -> int:
+        """The epoch in which the value was accepted, before vetoers.
+
+        Raises:
+            SignatureError: the proof does not hold.
+        """
+        return self._settlement([rules for _, rules in self.check()]).epoch
+
+    @property
+    def _settled(self) -> TaskValue:
+        """What the electors settled the task on, before vetoers."""
+        return self.value if self.veto is None else self.veto.result
 
     @property
     def terms(self) -> tuple[ProvenTerms, ...]:
@@ -136,11 +154,7 @@ class Receipt:
                 raise SignatureError("the founding operation is not this pool's")
             terms = self._follow_epochs(_proven(founding.body.spec))
             chain = [rules for _, rules in terms]
-            settled = self.value if self.veto is None else self.veto.result
-            epoch = self._accepted_in(chain, self.task, settled, self.votes)
-            if epoch is None:
-                raise SignatureError("the votes of the proof do not settle the task on this value")
-            self._check_veto(chain, epoch, settled)
+            self._check_veto(chain, self._settlement(chain).epoch, self._settled)
         except (RemoteViolation, CodecError) as error:
             raise SignatureError(f"the proof is damaged: {error}") from error
         return tuple(terms)
@@ -154,18 +168,29 @@ class Receipt:
                 raise SignatureError(f"epoch {number} of the proof does not follow the one before it")
             # its register belongs to the epoch before: votes of any other do not count in it
             subject = epoch_subject(self.pool, number)
-            if not _deciding(self._accepts(subject, value, votes), [(number - 1, chain[-1].rules.epoch)]):
+            accepts, certifies = self._accepts(subject, value, votes), chain[-1].rules.epoch
+            if not any(token.epoch == number - 1 and certifies.satisfied_by(said) for token, said in accepts.items()):
                 raise SignatureError(f"the votes of the proof do not certify epoch {number}")
             chain.append(_proven(content.spec))
             before = value.hash
         return chain
 
+    def _settlement(self, chain: Sequence[Ruleset]) -> _Accepted:
+        found = self._accepted_in(chain, self.task, self._settled, self.votes)
+        if found is None:
+            raise SignatureError("the votes of the proof do not settle the task on this value")
+        return found
+
     def _accepted_in(
         self, chain: Sequence[Ruleset], subject: TaskId, value: TaskValue, votes: tuple[bytes, ...]
-    ) -> int | None:
-        """The first epoch whose electors settled a subject on a value by these votes."""
-        formulas = [(number, rules.accept) for number, rules in enumerate(chain)]
-        return min(_deciding(self._accepts(subject, value, votes), formulas), default=None)
+    ) -> _Accepted | None:
+        """The first epoch whose electors settled a subject on a value by these votes, in one round."""
+        for (epoch, _), voters in sorted(self._accepts(subject, value, votes).items()):
+            accept = chain[epoch].accept if epoch < len(chain) else None
+            if accept is not None and accept.satisfied_by(voters):
+                # anybody can put votes of strangers into a proof
+                return _Accepted(epoch, tuple(sorted(voters & accept.electors)))
+        return None
 
     def _check_veto(self, chain: Sequence[Ruleset], epoch: int, settled: TaskValue) -> None:
         terms: set[VetoTerms | None] = {rules.veto for rules in chain[: epoch + 1]}
@@ -233,16 +258,6 @@ class Receipt:
 def _proven(spec: PoolSpec) -> ProvenTerms:
     """Raises CodecError if two sets of electors could decide differently, and the terms do not say so."""
     return ProvenTerms(spec, compile_rules(spec, disputes=False))
-
-
-def _deciding(accepted: dict[Token, set[PublicKey]], formulas: Sequence[tuple[int, Threshold]]) -> list[int]:
-    """The epochs in one round of which enough electors accepted, by the formula of each."""
-    rounds = [(token.epoch, voters) for token, voters in accepted.items()]
-    return [
-        number
-        for number, formula in formulas
-        if any(epoch == number and formula.satisfied_by(voters) for epoch, voters in rounds)
-    ]
 
 
 def _plain(value: TaskValue) -> list[Any]:
