@@ -23,7 +23,7 @@ from converge_p2p.core.types import TaskId
 from converge_p2p.core.view.audit import HeldChain, held_chains
 from converge_p2p.core.view.explaining import explain, search, wanted
 from converge_p2p.core.view.explanation import Certificate, Decision, Explanation, StepKind, Tentative
-from converge_p2p.core.view.receipt import receipt_of
+from converge_p2p.core.view.receipt import Receipt, receipt_of
 
 
 def explained(replica: Replica, task: TaskId, chains: list[HeldChain] | None = None) -> Explanation:
@@ -75,6 +75,11 @@ class Story:
         self.accepts = self.pool.votes(Phase.ACCEPT, self.task, 0, self.value.hash, (0, 2))
         return [*self.assigned, self.report, *self.endorsements, *self.accepts]
 
+    def receipt(self) -> Receipt:
+        receipt = receipt_of(self.replica.view, self.replica.log, self.task)
+        assert receipt is not None
+        return receipt
+
     def explained(self, operations: list[Operation]) -> Explanation:
         feed(self.replica, operations)
         return explained(self.replica, self.task)
@@ -103,9 +108,7 @@ def test_a_settled_task_tells_who_asked_claimed_and_won_and_whose_signatures_dec
     (terms,) = told.terms
     assert (terms.epoch, terms.spec, terms.signatures) == (0, story.pool.spec, ())
     # the receipt is made of the same votes
-    receipt = receipt_of(story.replica.view, story.replica.log, story.task)
-    assert receipt is not None
-    assert receipt.signers == tuple(signature.elector for signature in settled.signatures)
+    assert story.receipt().signers == tuple(signature.elector for signature in settled.signatures)
 
 
 def test_what_is_not_decided_is_said_to_be_tentative() -> None:

@@ -43,11 +43,18 @@ class ProvenTerms(NamedTuple):
     rules: Ruleset
 
 
-class _Accepted(NamedTuple):
-    """Where a value was accepted, and by which electors."""
+class Proven(NamedTuple):
+    """What a proof rests on.
 
+    Attributes:
+        terms: of each epoch of the proof, from the founding on.
+        epoch: in which the value was accepted, before vetoers.
+        signers: the electors whose votes accepted it, sorted.
+    """
+
+    terms: tuple[ProvenTerms, ...]
     epoch: int
-    voters: tuple[PublicKey, ...]
+    signers: tuple[PublicKey, ...]
 
 
 class EpochProof(NamedTuple):
@@ -114,36 +121,21 @@ class Receipt:
         Raises:
             SignatureError: the proof does not hold.
         """
-        return self._settlement([rules for _, rules in self.check()]).voters
+        return self.prove().signers
 
-    @property
-    def settled_in(self) -> int:
-        """The epoch in which the value was accepted, before vetoers.
-
-        Raises:
-            SignatureError: the proof does not hold.
-        """
-        return self._settlement([rules for _, rules in self.check()]).epoch
-
-    @property
-    def _settled(self) -> TaskValue:
-        """What the electors settled the task on, before vetoers."""
-        return self.value if self.veto is None else self.veto.result
-
-    @property
-    def terms(self) -> tuple[ProvenTerms, ...]:
-        """The terms of each epoch of the proof, from the founding on.
+    def check(self) -> None:
+        """Check the proof.
 
         Raises:
-            SignatureError: the proof does not hold.
+            SignatureError: it does not hold; the message says what is wrong.
         """
-        return self.check()
+        self.prove()
 
-    def check(self) -> tuple[ProvenTerms, ...]:
-        """Check the proof. Terms under which two sets of electors could decide differently must say so themselves.
+    def prove(self) -> Proven:
+        """Check the proof, and return what it rests on.
 
-        Returns:
-            The terms of each epoch of the proof.
+        Terms under which two sets of electors could decide differently are refused, unless they say so themselves: then
+        the rules that they compile to are `provisional`.
 
         Raises:
             SignatureError: it does not hold; the message says what is wrong.
@@ -154,10 +146,14 @@ class Receipt:
                 raise SignatureError("the founding operation is not this pool's")
             terms = self._follow_epochs(_proven(founding.body.spec))
             chain = [rules for _, rules in terms]
-            self._check_veto(chain, self._settlement(chain).epoch, self._settled)
+            settled = self.value if self.veto is None else self.veto.result
+            accepted = self._accepted_in(chain, self.task, settled, self.votes)
+            if accepted is None:
+                raise SignatureError("the votes of the proof do not settle the task on this value")
+            self._check_veto(chain, accepted[0], settled)
         except (RemoteViolation, CodecError) as error:
             raise SignatureError(f"the proof is damaged: {error}") from error
-        return tuple(terms)
+        return Proven(tuple(terms), *accepted)
 
     def _follow_epochs(self, founding: ProvenTerms) -> list[ProvenTerms]:
         """The terms of every epoch of the proof, each certified under those of the one before."""
@@ -175,21 +171,15 @@ class Receipt:
             before = value.hash
         return chain
 
-    def _settlement(self, chain: Sequence[Ruleset]) -> _Accepted:
-        found = self._accepted_in(chain, self.task, self._settled, self.votes)
-        if found is None:
-            raise SignatureError("the votes of the proof do not settle the task on this value")
-        return found
-
     def _accepted_in(
         self, chain: Sequence[Ruleset], subject: TaskId, value: TaskValue, votes: tuple[bytes, ...]
-    ) -> _Accepted | None:
-        """The first epoch whose electors settled a subject on a value by these votes, in one round."""
+    ) -> tuple[int, tuple[PublicKey, ...]] | None:
+        """The first epoch whose electors settled a subject on a value by these votes, and which of them did."""
         for (epoch, _), voters in sorted(self._accepts(subject, value, votes).items()):
             accept = chain[epoch].accept if epoch < len(chain) else None
             if accept is not None and accept.satisfied_by(voters):
                 # anybody can put votes of strangers into a proof
-                return _Accepted(epoch, tuple(sorted(voters & accept.electors)))
+                return epoch, tuple(sorted(voters & accept.electors))
         return None
 
     def _check_veto(self, chain: Sequence[Ruleset], epoch: int, settled: TaskValue) -> None:

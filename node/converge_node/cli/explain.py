@@ -44,7 +44,7 @@ def receipt(invocation: Invocation, pool: str, reference: str, *, output: str) -
     content = io.BytesIO()
     connect(invocation).receipt(pool, reference, content)
     # a node that is wrong or lies is found out here, not by whoever gets the file
-    proof = read_receipt(content.getvalue())
+    proof, _ = read_receipt(content.getvalue())
     with open_target(output) as file:
         file.write(content.getvalue())
     written = {
@@ -114,9 +114,8 @@ def _ending(item: ExplanationItem) -> list[tuple[str, object]]:
 def _certificate(each: CertificateItem) -> str:
     what = short(each.value)
     if each.decision == "claim":
-        what = (
-            f"for {short(each.holder)}" if each.holder else "for several" if not each.claim else "for an unknown claim"
-        )
+        unknown = "for a claim that is not here" if each.claim else "for several"
+        what = f"for {short(each.holder)}" if each.holder else unknown
     where = f"epoch {each.epoch}, round {each.round}{' (veto)' if each.on_veto else ''}"
     end = "decides" if each.decides else "enough" if each.complete else "not enough"
     rule = f", needed: {each.rule}" if each.rule else ""

@@ -20,7 +20,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import CodecError, ConvergeError, SignatureError
 from converge_p2p.core.identity import fingerprint
-from converge_p2p.core.view.receipt import Receipt
+from converge_p2p.core.view.receipt import Proven, Receipt
 
 _POOL_DIGITS = 64
 
@@ -39,13 +39,13 @@ def receipt() -> None:
 def verify(invocation: Invocation, file: str, *, pool: str | None, strict: bool) -> None:
     """Verify a receipt: exit code 0 if it holds, 1 if it does not. No node is asked."""
     wanted = None if pool is None else _pool_id(pool)
-    item = receipt_item(file, read_receipt(_content(file)), wanted)
+    item = receipt_item(file, *read_receipt(_content(file)), wanted)
     if strict and any(each.provisional for each in item.terms):
         raise SignatureError(item.warnings[0], hint="without --strict the receipt holds, with a warning")
     show(invocation, item, ids=lambda: [item.task], text=lambda: _text(item))
 
 
-def read_receipt(data: bytes) -> Receipt:
+def read_receipt(data: bytes) -> tuple[Receipt, Proven]:
     """Read a receipt and check its proof.
 
     Raises:
@@ -55,15 +55,14 @@ def read_receipt(data: bytes) -> Receipt:
         proof = Receipt.from_bytes(data)
     except CodecError as error:
         raise SignatureError(f"not a receipt, or a damaged one: {error}") from error
-    proof.check()
-    return proof
+    return proof, proof.prove()
 
 
-def receipt_item(file: str, proof: Receipt, pool: bytes | None) -> ReceiptItem:
+def receipt_item(file: str, proof: Receipt, proven: Proven, pool: bytes | None) -> ReceiptItem:
     """Return what a receipt proves.
 
     Raises:
-        SignatureError: it is of another pool, or does not hold.
+        SignatureError: it is of another pool.
     """
     from converge_node.control.explaining import terms_item
 
@@ -72,7 +71,7 @@ def receipt_item(file: str, proof: Receipt, pool: bytes | None) -> ReceiptItem:
             f"the receipt is of pool {proof.pool.hex()}, and not of the one that was named",
             hint="compare the ids; whoever founds a pool can prove anything in it",
         )
-    terms = proof.terms
+    terms = proven.terms
     warnings = [
         f"the terms of epoch {number} are provisional: two sets of electors could decide differently"
         for number, (_, rules) in enumerate(terms)
@@ -92,8 +91,8 @@ def receipt_item(file: str, proof: Receipt, pool: bytes | None) -> ReceiptItem:
         sha256=hashlib.sha256(value.result).hexdigest(),
         bytes=len(value.result),
         result=_shown(value.result),
-        epoch=proof.settled_in,
-        signers=[str(fingerprint(key)) for key in proof.signers],
+        epoch=proven.epoch,
+        signers=[str(fingerprint(key)) for key in proven.signers],
         terms=[terms_item(number, spec, rules) for number, (spec, rules) in enumerate(terms)],
         warnings=warnings,
     )
