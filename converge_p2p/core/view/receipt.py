@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
@@ -20,13 +20,16 @@ from converge_p2p.core.governance.models import Ruleset, VetoTerms, compile_rule
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, TaskValue
 from converge_p2p.core.oplog.bodies import Genesis, Phase, Token, VoteBody
-from converge_p2p.core.oplog.log import OperationLog
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import EpochValue, epoch_subject
-from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
 from converge_p2p.core.view.vetoes import veto_subject
+
+if TYPE_CHECKING:
+    # who only verifies a receipt needs neither a log nor a fold
+    from converge_p2p.core.oplog.log import OperationLog
+    from converge_p2p.core.view.fold import View
 
 VERSION = 2
 _HASH = 32

@@ -64,7 +64,7 @@ def receipt_item(file: str, proof: Receipt, proven: Proven, pool: bytes | None) 
     Raises:
         SignatureError: it is of another pool.
     """
-    from converge_node.control.explaining import terms_item
+    from converge_node.control.terms import terms_item
 
     if pool not in (None, proof.pool):
         raise SignatureError(

@@ -6,30 +6,27 @@ Source: docs/receipts.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.responses import Response
 
 from converge_node.control import motions, views
-from converge_node.control.governance import SHORT_DIGITS, formula_text, rules_text
+from converge_node.control.governance import SHORT_DIGITS, formula_text
 from converge_node.control.ports import PoolLike
 from converge_node.control.state import Asked, Endpoint
+from converge_node.control.terms import signature_item, terms_item
 from converge_p2p.client.explain_schema import (
     CertificateItem,
     ExplanationItem,
     RenewedItem,
-    SignatureItem,
     StepItem,
     TentativeItem,
-    TermsItem,
 )
 from converge_p2p.client.schema import utc_time
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded
-from converge_p2p.core.governance.rules import Ruleset
 from converge_p2p.core.identity import fingerprint
-from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.model.task import Outcome
 from converge_p2p.core.oplog.bodies import (
     ActBody,
@@ -53,7 +50,7 @@ from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import MotionBody, MotionKind, OpinionBody
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
-from converge_p2p.core.view.explanation import Certificate, Decision, Explanation, Signature, Step, TermsInForce
+from converge_p2p.core.view.explanation import Certificate, Decision, Explanation, Step, TermsInForce
 from converge_p2p.core.view.register import NOBODY
 
 _CONTENT: Final = "application/octet-stream"
@@ -121,20 +118,6 @@ def explanation_item(pool: PoolLike, found: Explanation) -> ExplanationItem:
     )
 
 
-def terms_item(epoch: int, spec: PoolSpec, rules: Ruleset, signatures: Iterable[Signature] = ()) -> TermsItem:
-    """Return the terms of an epoch as the schema shows them."""
-    return TermsItem(
-        epoch=epoch,
-        pool=spec.name,
-        governance=spec.governance.name.lower(),
-        decided_by=rules_text(spec, rules),
-        electors=[str(fingerprint(key)) for key in spec.electors],
-        faults=spec.faults,
-        provisional=rules.provisional,
-        certified_by=[_signature_item(each) for each in signatures],
-    )
-
-
 def _renewed_item(found: Explanation) -> RenewedItem | None:
     said = found.renewed
     if said is None:
@@ -153,15 +136,6 @@ _TIME_MS_MAX: Final = 2**47
 """More than an operation's clock can say; what a renewal counts is not held to it."""
 
 
-def _signature_item(signature: Signature) -> SignatureItem:
-    return SignatureItem(
-        agent_id=_agent(signature.elector),
-        public_key=signature.elector.hex(),
-        operation="" if signature.operation is None else signature.operation.hex(),
-        verified=signature.verified,
-    )
-
-
 def _certificate_item(certificate: Certificate, words: _Words) -> CertificateItem:
     return CertificateItem(
         decision=certificate.decision.value,
@@ -172,7 +146,7 @@ def _certificate_item(certificate: Certificate, words: _Words) -> CertificateIte
         claim="" if certificate.claim is None else certificate.claim.hex(),
         value="" if certificate.value is None else certificate.value.hex(),
         rule=words.rule(certificate),
-        signatures=[_signature_item(each) for each in certificate.signatures],
+        signatures=[signature_item(each) for each in certificate.signatures],
         missing=[_agent(elector) for elector in certificate.missing],
         complete=certificate.complete,
         decides=certificate.decides,
