@@ -34,6 +34,7 @@ def checked(kind: dict[str, Any], value: Any) -> None:
 def bodies(known: Ground) -> dict[str, Any]:
     """A request for each route that needs more than its name, which succeeds."""
     return {
+        "set_log_level": {"level": "warning"},
         "join_topic": {"topic": "acme/new"},
         "leave_topic": {"topic": "acme/new"},
         "publish": {"topic": "acme/kept", "payload": {"n": 1}},
@@ -112,8 +113,14 @@ async def test_every_route_answers_as_the_document_says() -> None:
             operation = DOCUMENT["paths"][route.path][route.method.lower()]
             checked(operation["responses"]["200"]["content"]["application/json"]["schema"], answer.json())
             msgspec.convert(answer.json()["data"], route.answer)
+            if route.name == "put_blob":
+                given["remove_blob"] = {"blob": answer.json()["data"]["id"]}
             if route.name == "move":
                 motion = answer.json()["data"]["id"]
+            if route.name == "put_blob":
+                content = await http.get("/v1/blobs/content", params={"reference": answer.json()["data"]["reference"]})
+                assert (content.content, content.headers["content-type"]) == (b"whole", "application/octet-stream")
+        assert (await http.get("/metrics")).headers["content-type"].startswith("text/plain")
         assert (await http.get("/openapi.json")).json() == DOCUMENT
     assert len(known.stops) == 1
 
