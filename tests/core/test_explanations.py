@@ -5,19 +5,26 @@ from __future__ import annotations
 import random
 
 import pytest
+from coordination_kit import spec_of
 from pool_kit import Author, Pool, claim, feed, release, report, value_of
+from private_live_kit import PrivateLive
 from test_auctions import Auction
 from test_checkpoints import certified, run_timers, settled_pool
+from test_delegation import Trust
 from test_epochs import Live
+from test_private_pool_live import ready, submit_secret
 from test_vetoes import Vetoed
 
 from converge_p2p.core import limits
+from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolPolicy
 from converge_p2p.core.model.task import Outcome, TaskState
 from converge_p2p.core.oplog.bodies import Ballot, ClaimBody, Phase, Purpose, ReportBody, VoteBody
 from converge_p2p.core.oplog.coordination import BidRevealBody
 from converge_p2p.core.oplog.motions import YES, OpinionBody, dispute_result
-from converge_p2p.core.oplog.operation import Operation
+from converge_p2p.core.oplog.operation import Operation, decode_operation
+from converge_p2p.core.oplog.verdicts import VerdictBody
+from converge_p2p.core.replica.coordination import CancelFor, SubmitFor
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import TaskId
 from converge_p2p.core.view.audit import HeldChain, held_chains
@@ -55,9 +62,9 @@ def certificate(explanation: Explanation, decision: Decision, *, on_veto: bool =
 class Story:
     """A task of a pool with three electors that two workers want; operations are signed by hand."""
 
-    def __init__(self, **terms: object) -> None:
+    def __init__(self, *, evaluator: str = "", **terms: object) -> None:
         self.pool = Pool(**terms)
-        self.task, self.submit = self.pool.submit()
+        self.task, self.submit = self.pool.submit(evaluator=evaluator)
         self.worker, self.rival = self.pool.workers
         self.claims = [claim(self.worker, self.task), claim(self.rival, self.task)]
         self.grants = [self.pool.grant(who, self.task, 0, self.claims[0]) for who in (0, 1)]
@@ -68,9 +75,13 @@ class Story:
     def assigned(self) -> list[Operation]:
         return [*self.pool.base, self.submit, *self.claims, *self.grants]
 
+    def reported(self) -> Operation:
+        self.report = report(self.worker, self.task, 0, self.value, self.grants)
+        return self.report
+
     def settled(self) -> list[Operation]:
         """Everything up to the settlement; signed now."""
-        self.report = report(self.worker, self.task, 0, self.value, self.grants)
+        self.reported()
         self.endorsements = self.pool.votes(Phase.ENDORSE, self.task, 0, self.value.hash)
         self.accepts = self.pool.votes(Phase.ACCEPT, self.task, 0, self.value.hash, (0, 2))
         return [*self.assigned, self.report, *self.endorsements, *self.accepts]
@@ -214,6 +225,58 @@ def test_a_dispute_is_told_with_its_answers_and_its_outcome_and_changes_nothing(
     assert (dispute.motion.reason, dispute.outcome.value, len(dispute.ballots)) == ("the sum is wrong", "carried", 2)
     assert kinds(told).count(StepKind.ANSWERED) == 2
     assert (told.state, told.tentative) == (TaskState.COMPLETED, ())
+
+
+def test_what_was_done_in_anothers_name_is_told_with_the_delegation_it_rests_on() -> None:
+    trust = Trust()
+    acted = trust.act(SubmitFor(spec_of()))
+    cancelled = trust.act(CancelFor(trust.task_of_ann))
+    told = explained(trust.replica, trust.task_of_ann)
+    assert told.submitter == trust.ann.key
+    assert {(step.kind, step.operation, step.author) for step in told.steps} == {
+        (StepKind.DELEGATED, trust.given.id, trust.ann.key),
+        (StepKind.SUBMITTED, acted.id, trust.dan.key),
+        (StepKind.CLAIMED, cancelled.id, trust.dan.key),
+    }
+    assert all(step.counts for step in told.steps)
+
+
+def test_in_a_private_pool_members_read_what_others_only_see_signed() -> None:
+    live = PrivateLive()
+    ready(live)
+    task = submit_secret(live, b"x")
+    live.settle(task)
+    replica = live.mesh.replicas[0]
+    told = explained(replica, task)
+    assert not any(step.sealed for step in told.steps)
+    outside = live.pool.replica()
+    feed(outside, [decode_operation(signed, live.pool.id) for signed in live.store.stored[0]])
+    theirs = explained(outside, task)
+    sealed = {step.kind for step in theirs.steps if step.sealed}
+    assert sealed == {StepKind.SUBMITTED, StepKind.REPORTED}
+    # whose votes decided, everybody can tell
+    assert theirs.certificates == told.certificates
+    assert theirs.value == told.value
+    (mine,) = (step.said for step in told.steps if step.kind is StepKind.REPORTED)
+    (hidden,) = (step.said for step in theirs.steps if step.kind is StepKind.REPORTED)
+    assert isinstance(mine, ReportBody)
+    assert isinstance(hidden, ReportBody)
+    assert (mine.value.hash, mine.value.result) != (hidden.value.hash, hidden.value.result)
+    assert mine.value.hash == hidden.value.hash
+
+
+def test_a_verdict_is_told_and_one_that_is_waited_for_is_said_to_be_open() -> None:
+    judge = Author(3, Pool().id)
+    story = Story(evaluator=f"agent:{fingerprint(judge.key)}")
+    told = story.explained([*story.assigned, story.reported()])
+    assert told.tentative == (Tentative.HELD, Tentative.AWAITS_VERDICT)
+    verdicts = [author.sign(VerdictBody(story.task, story.value.hash, True, "fine")) for author in (
+        story.pool.electors[2], story.rival,
+    )]  # fmt: skip
+    told = story.explained(verdicts)
+    assert told.tentative == (Tentative.HELD,)
+    judged = {step.operation: step.counts for step in told.steps if step.kind is StepKind.JUDGED}
+    assert judged == {verdicts[0].id: True, verdicts[1].id: False}
 
 
 def test_sealed_bids_and_what_they_were_are_told() -> None:

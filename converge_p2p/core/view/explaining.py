@@ -278,11 +278,24 @@ def _steps(
         steps += [
             Step(
                 kind, operation.id, operation.author, operation.seq, operation.epoch, number, operation.hlc, said,
-                on_veto, verified, counts, clear is None,
+                on_veto, verified, counts, clear is None and _hides(operation.body),
             )
             for kind, said, number, on_veto in _said(operation, clear or operation.body, wants)
         ]  # fmt: skip
     return steps
+
+
+def _hides(body: Body) -> bool:
+    """Whether a body has a content that a private pool seals."""
+    match body:
+        case SubmitBody() | ReportBody() | EvidenceBody():
+            return True
+        case ClaimBody() | ReleaseBody() | VerdictBody() | VetoBody() | MotionBody():
+            return bool(body.reason)
+        case ActBody(_, ClaimBody() as claim):
+            return bool(claim.reason)
+        case _:
+            return False
 
 
 def _kept(steps: list[Step], register: TaskRegister) -> tuple[tuple[Step, ...], int]:
