@@ -76,6 +76,7 @@ async def test_what_is_open_is_named_as_tentative() -> None:
     assert "state         assigned (see below what is tentative)" in text
     assert "Tentative\n  a claim is certified and no result is" in text
     assert "won by" not in text
+    assert f"held by       {agent(story.worker)} in epoch 0, round 0" in text
     assert f"claim for {agent(story.worker)[:12]}: enough, needed: 2 of 3" in text
 
 
@@ -95,7 +96,9 @@ async def test_bids_vetoes_and_disputes_are_told_in_words() -> None:
     assert ": not like this" in text
     assert "(veto)  settlement" in text
     assert "state         failed (for ever)" in text
-    assert "value of" in text
+    assert "reported by" in text
+    assert "reported a failure" in text
+    assert "in round 0 on the veto" in text
     story = Story()
     motion = story.rival.sign(dispute_result(story.task, "the sum\x1b[31m is wrong"))
     yes = [story.pool.electors[who].sign(OpinionBody(motion.id, YES)) for who in (0,)]

@@ -71,7 +71,9 @@ def _sections(item: ExplanationItem) -> Iterator[str]:
     if item.left_out:
         yield f"… and {item.left_out} more steps"
     if item.certificates:
-        yield "Votes\n" + _indented(_certificate(each) for each in item.certificates)
+        yield "Votes (every signature was verified now, unless it is marked)\n" + _indented(
+            _certificate(each) for each in item.certificates
+        )
     for each in item.terms:
         signed = f"; certified by {_signers(each.certified_by)}" if each.certified_by else ""
         yield f"Terms of epoch {each.epoch} ({each.governance})\n  {clean(each.decided_by)}{signed}"
@@ -99,13 +101,15 @@ def _ending(item: ExplanationItem) -> list[tuple[str, object]]:
     pairs += [("state", f"{item.state} ({certain})"), ("submitted by", item.submitter or "nobody known here")]
     deciding = next((each for each in item.certificates if each.decides and not each.on_veto), None)
     if deciding is not None:
-        ended = "won by" if item.state == "completed" else "value of"
+        ended = "won by" if item.state == "completed" else "reported by"
         rule = f": {deciding.rule}" if deciding.rule else ""
         pairs += [
             (ended, item.worker),
             ("decided", f"in epoch {deciding.epoch}, round {deciding.round}{rule}"),
             ("signed by", _signers(deciding.signatures)),
         ]
+    elif item.task is not None and item.task.assigned_to:
+        pairs.append(("held by", f"{item.task.assigned_to} in epoch {item.task.epoch}, round {item.task.round}"))
     if item.task is not None and item.task.reason:
         pairs.append(("reason", item.task.reason))
     return pairs

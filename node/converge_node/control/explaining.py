@@ -65,6 +65,7 @@ _CLAIMS: Final = {
     Purpose.PASS: "stood to record that the result passes",
     Purpose.DENY: "stood to record the veto",
 }
+_ON_VETO: Final = " on the veto"
 _REPORTS: Final = {
     Outcome.COMPLETED: "reported the result",
     Outcome.FAILED: "reported a failure",
@@ -220,7 +221,8 @@ class _Words:
                 where = f" in round {number}" if number >= 0 else ""
                 return f"{what}{where}{_because(reason)}", {"failed": failed, "reason": reason}
             case ReportBody(_, number, value, grants):
-                text = f"{_REPORTS[value.outcome]} {_digits(value.hash)} in round {number}"
+                where = f"round {number}{_ON_VETO if step.on_veto else ''}"
+                text = f"{_REPORTS[value.outcome]} {_digits(value.hash)} in {where}"
                 named = [grant.hex() for grant in grants]
                 return text, {
                     "outcome": value.outcome.name.lower(),
@@ -295,7 +297,7 @@ class _Words:
         return f"{_CLAIMS[claim.purpose]}{bid}{_because(claim.reason)}", said
 
     def _ballot(self, ballot: Ballot, *, on_veto: bool) -> _Told:
-        where = f"round {ballot.round}" + (" on the veto" if on_veto else "")
+        where = f"round {ballot.round}{_ON_VETO if on_veto else ''}"
         if ballot.phase is not Phase.GRANT:
             verb = "endorsed" if ballot.phase is Phase.ENDORSE else "accepted"
             return f"{verb} {_digits(ballot.ref)} in {where}", {"value": ballot.ref.hex()}
