@@ -22,7 +22,7 @@ from converge_p2p.core.errors import Conflict, NotFound, StoreError
 from converge_p2p.core.types import OperationId, PoolId
 from converge_p2p.store.private_files import sync_folder
 from converge_p2p.store.schema import SNAPSHOTS_SINCE, STEPS, check_ours
-from converge_p2p.store.sqlite_errors import damaged, explained
+from converge_p2p.store.sqlite_errors import DAMAGED, damaged, explained, primary_code, unwritable
 
 _READ_ROWS = 256
 _FINDINGS_MAX = 16
@@ -66,8 +66,7 @@ class DatabaseReader:
     def check(self) -> list[str]:
         """Read the whole file, and return what is wrong with its structure: at most 16 findings."""
         with explained(self.path, "check"):
-            found = [str(row[0]) for row in self._connection.execute(f"PRAGMA integrity_check({_FINDINGS_MAX})")]
-        return [] if found == ["ok"] else found
+            return _findings(self._connection)
 
     def value(self, key: str) -> bytes | None:
         """Return the value of a key, or None."""
@@ -224,13 +223,14 @@ def shrink_database(path: Path) -> None:
     Raises:
         StoreError: it is damaged or used by somebody, or there is no room for a second one meanwhile.
     """
+    if not os.access(path, os.W_OK):
+        raise unwritable(path, "compact", "it is read-only")
     _need_room(path, path.parent)
     with explained(path, "compact"), closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {limits.STORE_BUSY_MS}")
         # what is damaged must not be written anew: it would look whole
-        findings = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
-        if findings != ["ok"]:
-            raise damaged(path, "; ".join(findings))
+        if findings := _findings(connection):
+            raise damaged(path, findings[0])
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -273,12 +273,29 @@ def _need_room(path: Path, folder: Path) -> None:
     """Check that a second database like this one fits into a folder."""
     log = path.with_name(f"{path.name}-wal")
     needed = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
-    free = shutil.disk_usage(folder).free
+    free = _free_bytes(folder)
     if free < needed:
         raise StoreError(
             f"{folder} has {free} bytes free, and {needed} are needed",
             hint="free space on the disk; nothing was changed",
         )
+
+
+def _findings(connection: sqlite3.Connection) -> list[str]:
+    found: list[str] = []
+    try:
+        for (line,) in connection.execute(f"PRAGMA integrity_check({_FINDINGS_MAX})"):
+            found.append(str(line))
+    except sqlite3.DatabaseError as error:
+        # where the damage is bad enough, the check itself ends with this error
+        if primary_code(error) not in DAMAGED:
+            raise
+        found.append(str(error))
+    return [] if found == ["ok"] else found
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _rescue(source: sqlite3.Connection, copy: sqlite3.Connection, table: str, columns: str, index: str) -> int:

@@ -24,7 +24,7 @@ from converge_p2p.store.api import Batch, PoolIds, check_batches, check_compacti
 from converge_p2p.store.migrations import migrate
 from converge_p2p.store.private_files import make_private_folder
 from converge_p2p.store.schema import SCHEMA_VERSION as SCHEMA_VERSION, check_ours
-from converge_p2p.store.sqlite_errors import LOCKED, damaged, explained, primary_code
+from converge_p2p.store.sqlite_errors import LOCKED, damaged, explained, primary_code, unwritable
 
 _LOAD_ROWS = 256
 _ROW_OVERHEAD_BYTES = 512
@@ -300,6 +300,10 @@ def _make_private(path: Path) -> None:
         except FileExistsError:
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
+        for each in (path, path.parent):
+            # SQLite opens what it cannot write for reading, and says so at the first write only
+            if not os.access(each, os.W_OK):
+                raise unwritable(path, "open", f"{each} is read-only")
     except OSError as error:
         raise StoreError(
             f"cannot open store {path}: {error.strerror}", hint="check the path, its owner and its mode"

@@ -14,7 +14,7 @@ from pathlib import Path
 from converge_p2p.core.errors import StoreError
 
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 _KEPT = "nothing that was acknowledged is lost"
 
@@ -41,6 +41,14 @@ def damaged(path: Path, finding: str) -> StoreError:
     )
 
 
+def unwritable(path: Path, what: str, reason: str) -> StoreError:
+    """Return the error for a file that cannot be written."""
+    return StoreError(
+        f"{what}: cannot write {path}: {reason}",
+        hint=f"check owner and mode of file and folder, and that the disk is not mounted read-only; {_KEPT}",
+    )
+
+
 def primary_code(error: sqlite3.Error) -> int:
     """Return the primary code of an error, 0 if it has none."""
     # the low byte is the primary code; the rest only refines it
@@ -49,7 +57,7 @@ def primary_code(error: sqlite3.Error) -> int:
 
 def _store_error(path: Path, what: str, error: sqlite3.Error) -> StoreError:
     code = primary_code(error)
-    if code in _DAMAGED:
+    if code in DAMAGED:
         return damaged(path, str(error))
     if code in LOCKED:
         return StoreError(
@@ -58,10 +66,7 @@ def _store_error(path: Path, what: str, error: sqlite3.Error) -> StoreError:
     if code == sqlite3.SQLITE_FULL:
         return StoreError(f"{what}: no space left for {path}", hint=f"free space on the disk, then try again; {_KEPT}")
     if code in _UNWRITABLE:
-        return StoreError(
-            f"{what}: cannot write {path}: {error}",
-            hint=f"check owner and mode of file and folder, and that the disk is not mounted read-only; {_KEPT}",
-        )
+        return unwritable(path, what, str(error))
     if code == sqlite3.SQLITE_IOERR:
         return StoreError(
             f"{what}: the disk of {path} fails: {error}",
