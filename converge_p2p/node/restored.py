@@ -20,16 +20,11 @@ from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, StoreError
 from converge_p2p.core.types import PoolId
 from converge_p2p.store.api import Store
+from converge_p2p.store.home import AGE_FILE, AGE_KEY, FORGOTTEN_KEY, LEARNED_KEY, RESTORED_KEY
 from converge_p2p.store.private_files import write_private_file
 
 _logger = logging.getLogger(__name__)
 
-AGE_FILE = "node.age"
-AGE_KEY = "age/number"
-RESTORED_KEY = "age/restored"
-LEARNED_KEY = "age/learned/"
-FORGOTTEN_KEY = "age/forgotten/"
-"""Of a pool whose operations were removed from this store after the node left it: see `upkeep.compact_home`."""
 TICK_S = 60.0
 
 

@@ -15,19 +15,18 @@ from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import Conflict, NotFound, OwnChainUnsure, StoreError
 from converge_p2p.core.governance import Democratic
 from converge_p2p.core.types import PoolId
-from converge_p2p.node.archive import (
+from converge_p2p.node.restored import StoreAge
+from converge_p2p.store.archive import (
     MANIFEST_FILE,
     backup_home,
     examine_backup,
     read_manifest,
     restore_home,
 )
-from converge_p2p.node.home import DATABASE_FILE, KEY_FILE, only_node_in
-from converge_p2p.node.pools import POOL_KEY
-from converge_p2p.node.restored import AGE_FILE, LEARNED_KEY, StoreAge
-from converge_p2p.node.upkeep import compact_home, examine_database, home_facts
+from converge_p2p.store.home import AGE_FILE, DATABASE_FILE, KEY_FILE, LEARNED_KEY, POOL_KEY, only_node_in
 from converge_p2p.store.keyfile import load_or_create_identity
 from converge_p2p.store.sqlite import SqliteStore
+from converge_p2p.store.upkeep import compact_home, examine_database, home_facts
 
 SEALED_POOLS = 3
 
@@ -195,7 +194,7 @@ def test_a_restore_that_was_cut_short_can_be_done_again(tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("converge_p2p.node.archive.edit_database", crash)
+        patch.setattr("converge_p2p.store.archive.edit_database", crash)
         with pytest.raises(KeyboardInterrupt):
             restore_home(backup, new)
     assert not (new / DATABASE_FILE).exists(), "an unmarked database must never be where a node finds it"
@@ -302,3 +301,24 @@ async def test_a_backup_of_a_running_node_is_put_back_elsewhere_and_the_agent_go
             task = await alone.submit(Task("count", key="b"))
             await until(lambda: pool.find_task(task.id), "the new task on another node")
             assert pool.frozen() == []
+
+
+async def test_who_comes_back_into_a_forgotten_pool_goes_on_where_its_chain_ended(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    async with real_node(1) as one, real_node(2, one) as two:
+        electors = [f"key:{who(number).public_key.hex()}" for number in (1, 2)]
+        pool = await one.create_pool("demo", governance=Democratic(), electors=electors, policy=POLICY)
+        await two.join_pool(pool.id, timeout_s=15)
+        async with real_node(3, one, two, home=home) as three:
+            remote = await three.join_pool(pool.id, timeout_s=15)
+            task = await remote.submit(Task("count", key="a"))
+            await until(lambda: pool.find_task(task.id), "the task on an elector")
+            await remote.leave()
+        await trio.to_thread.run_sync(lambda: compact_home(home, left_pools=True))
+        assert home_facts(home).pools == ()
+        async with real_node(3, one, two, home=home) as three:
+            again = await three.join_pool(pool.id, timeout_s=15)
+            later = await again.submit(Task("count", key="b"))
+            await until(lambda: pool.find_task(later.id), "the new task on an elector")
+            assert again.find_task(task.id)
+            assert pool.frozen() == again.frozen() == []

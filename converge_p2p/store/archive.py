@@ -23,11 +23,19 @@ import msgspec
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import Conflict, NotFound, StoreError
 from converge_p2p.core.identity import Identity
-from converge_p2p.node.home import BLOB_FOLDER, DATABASE_FILE, KEY_FILE, LOCK_FILE, only_node_in
-from converge_p2p.node.restored import AGE_FILE, LEARNED_KEY, RESTORED_KEY
-from converge_p2p.node.upkeep import Examination, age_of, examine_database, held_if_free
 from converge_p2p.store.copies import Edit, copy_database, edit_database, reading, salvage_database
+from converge_p2p.store.home import (
+    AGE_FILE,
+    BLOB_FOLDER,
+    DATABASE_FILE,
+    KEY_FILE,
+    LEARNED_KEY,
+    LOCK_FILE,
+    RESTORED_KEY,
+    only_node_in,
+)
 from converge_p2p.store.private_files import make_private_folder, sync_folder, write_private_file
+from converge_p2p.store.upkeep import Examination, age_of, examine_database, held_if_free
 
 FORMAT: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
@@ -54,7 +62,7 @@ class Manifest(msgspec.Struct, frozen=True):
     Attributes:
         format: of the backup.
         made: UTC time, RFC 3339.
-        program: version of the library that made it.
+        program: what made it, and its version; only shown.
         schema: version of the database's schema.
         stopped: no node ran in the home while it was made.
         agent: id of the key, hex; empty if it was not known.
@@ -82,6 +90,7 @@ def backup_home(
     agent: Identity | None = None,
     secret_files: Mapping[str, Path] | None = None,
     salvage: bool = False,
+    program: str = "",
 ) -> Manifest:
     """Make a backup. A node may run there: the copy is of one moment.
 
@@ -91,14 +100,13 @@ def backup_home(
         agent: whose home it is, if known; only its id is written.
         secret_files: which of `SECRET_FILES` go in, and where they lie; those that do not exist are left out.
         salvage: of a damaged database, take what can still be read and whose signatures are right.
+        program: what makes it, and its version.
 
     Raises:
         Conflict: the target exists.
         NotFound: there is no database.
         StoreError: the database is damaged (without `salvage`), or something cannot be read or written.
     """
-    from converge_p2p import __version__
-
     if target.exists():
         raise Conflict(f"{target} exists already", hint="name a folder that is not there yet; it was not changed")
     target = target.absolute()
@@ -127,7 +135,7 @@ def backup_home(
             manifest = Manifest(
                 format=FORMAT,
                 made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                program=__version__,
+                program=program,
                 schema=copied.version,
                 stopped=stopped and not salvage,
                 agent="" if agent is None else agent.id,

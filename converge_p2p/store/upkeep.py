@@ -19,10 +19,17 @@ from converge_p2p.core.errors import CodecError, RemoteViolation, StoreError
 from converge_p2p.core.oplog.operation import decode_operation, operation_id
 from converge_p2p.core.types import OperationId, PoolId
 from converge_p2p.core.view.snapshot import Snapshot
-from converge_p2p.node.home import DATABASE_FILE, LOCK_FILE, only_node_in
-from converge_p2p.node.pools import POOL_KEY
-from converge_p2p.node.restored import AGE_KEY, FORGOTTEN_KEY, LEARNED_KEY, RESTORED_KEY
 from converge_p2p.store.copies import DatabaseReader, Edit, edit_database, reading, shrink_database
+from converge_p2p.store.home import (
+    AGE_KEY,
+    DATABASE_FILE,
+    FORGOTTEN_KEY,
+    LEARNED_KEY,
+    LOCK_FILE,
+    POOL_KEY,
+    RESTORED_KEY,
+    only_node_in,
+)
 
 FINDINGS_MAX: Final = 16
 
