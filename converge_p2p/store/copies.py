@@ -236,18 +236,22 @@ def shrink_database(path: Path) -> None:
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:
-    uri = f"{path.as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=limits.STORE_BUSY_MS / 1000)
+    log = path.with_name(f"{path.name}-wal")
+    # who only reads leaves behind the log that it had to make; who could write takes an empty one away again
+    mode = "ro" if log.exists() else "rw"
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=limits.STORE_BUSY_MS / 1000
+    )
     try:
+        connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         return connection
     except sqlite3.OperationalError:
         connection.close()
-        log = path.with_name(f"{path.name}-wal")
         if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
             raise
-    # on a read-only disk the side files cannot be made; without a log there is nothing in them either
-    return sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
+    # on a read-only disk the log cannot be made; without one there is nothing in it either
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
 
 
 @contextmanager

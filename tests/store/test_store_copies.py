@@ -166,4 +166,4 @@ def test_without_room_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.Monke
         shrink_database(path)
     with pytest.raises(StoreError, match="100 bytes free, and"):
         copy_database(path, tmp_path / "copy")
-    assert not list(tmp_path.glob("*copy*"))
+    assert [each.name for each in tmp_path.iterdir()] == ["store.db"]
