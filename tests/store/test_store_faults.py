@@ -143,3 +143,53 @@ def test_a_read_only_disk_is_named_and_what_is_on_it_can_be_read_and_copied(tmp_
         assert f"cannot write {tmp_path / 'store.db'}" in refused
         assert "not mounted read-only" in refused
     assert lines[2:] == ["[b'one'] []"] * 2
+
+
+NODE = """
+import shutil
+import sys
+from pathlib import Path
+import trio
+from converge_p2p import Node, Task
+from converge_p2p.core.errors import ConvergeError
+from converge_p2p.store.upkeep import examine_database
+
+folder = Path(sys.argv[1])
+filler, home = folder / "filler", folder / "home"
+acknowledged = []
+
+def leaves(error):
+    inside = getattr(error, "exceptions", None)
+    return [error] if inside is None else [leaf for each in inside for leaf in leaves(each)]
+
+async def fill():
+    async with Node(home=home, listen=["/ip4/127.0.0.1/tcp/0"]) as node:
+        pool = await node.create_pool("demo")
+        filler.write_bytes(bytes(shutil.disk_usage(folder).free - (1 << 20)))
+        while True:
+            acknowledged.append((await pool.submit(Task("count", {"ballast": "x" * 30_000}))).id)
+
+async def look():
+    async with Node(home=home, listen=["/ip4/127.0.0.1/tcp/0"]) as node:
+        (pool,) = node.pools.values()
+        assert all(pool.find_task(task) for task in acknowledged)
+        await pool.submit(Task("count"))
+        assert pool.frozen() == []
+
+try:
+    trio.run(fill)
+except BaseException as error:
+    print(*sorted({str(each) for each in leaves(error) if isinstance(each, ConvergeError)}), sep=" / ")
+assert len(acknowledged) > 10
+assert examine_database(home / "node.sqlite").wrong == 0
+filler.unlink()
+trio.run(look)
+print("all there")
+"""
+
+
+@needs_root
+def test_a_node_on_a_full_disk_ends_and_says_why_and_has_every_task_that_it_acknowledged(tmp_path: Path) -> None:
+    said, end = on_a_disk_of(8, tmp_path, NODE)
+    assert f"no space left for {tmp_path / 'home' / 'node.sqlite'}" in said
+    assert end == "all there"
