@@ -289,7 +289,7 @@ def _salvage(source: Path, target: Path) -> int:
 
 def _check_empty(home: Path, allowed: Collection[str]) -> None:
     for each in sorted(home.iterdir()):
-        if each.name.startswith(_TEMPORARY) or each.name in allowed:
+        if each.name.startswith((_TEMPORARY, f"{DATABASE_FILE}.v")) or each.name in allowed:
             continue
         raise Conflict(
             f"{home} is not empty: it holds {each.name}",

@@ -267,8 +267,10 @@ class SqliteStore:
         """
         self._unchecked_bytes = 0
         try:
-            # it does not wait for readers, such as a backup that another process makes: writes would wait with it
-            connection.execute("PRAGMA busy_timeout = 0")
+            # long enough for the transactions of other processes, too short for readers such as a backup: writes
+            # wait with it
+            wait_ms = min(self._busy_ms, limits.STORE_CHECKPOINT_BUSY_MS)
+            connection.execute(f"PRAGMA busy_timeout = {wait_ms}")
             # a row that says "busy" needs no care: the log is longer for a while, and the next checkpoint moves it all
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.OperationalError:

@@ -66,6 +66,7 @@ def test_a_copy_taken_while_another_process_writes_is_of_one_moment(tmp_path: Pa
 
 def test_a_reader_that_stays_keeps_no_writer_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STORE_WAL_BYTES_MAX", 64 * 1024)
+    monkeypatch.setattr(limits, "STORE_CHECKPOINT_BUSY_MS", 20)
     store = SqliteStore(tmp_path / "store.db", busy_ms=60_000)
     store.append(POOL, rows(range(300)), durable=False)
     with reading(tmp_path / "store.db") as reader:
