@@ -322,3 +322,34 @@ async def test_who_comes_back_into_a_forgotten_pool_goes_on_where_its_chain_ende
             await until(lambda: pool.find_task(later.id), "the new task on an elector")
             assert again.find_task(task.id)
             assert pool.frozen() == again.frozen() == []
+
+
+async def test_what_a_corrupted_page_held_comes_back_from_the_electors(tmp_path: Path) -> None:
+    home, saved = tmp_path / "home", tmp_path / "saved"
+    async with real_node(1) as one, real_node(2, one) as two:
+        electors = [f"key:{who(number).public_key.hex()}" for number in (1, 2)]
+        pool = await one.create_pool("demo", governance=Democratic(), electors=electors, policy=POLICY)
+        await two.join_pool(pool.id, timeout_s=15)
+        async with real_node(3, one, two, home=home) as three:
+            remote = await three.join_pool(pool.id, timeout_s=15)
+            tasks = [(await remote.submit(Task("count", {"mark": f"mark-{number}" * 99}))).id for number in range(20)]
+            await until(lambda: all(pool.find_task(task) for task in tasks), "the tasks on an elector")
+        path = home / DATABASE_FILE
+        content = bytearray(path.read_bytes())
+        page = content.index(b"mark-10mark-10") // 4096 * 4096
+        content[page : page + 4096] = b"\xee" * 4096
+        path.write_bytes(content)
+        with pytest.raises(StoreError, match="is damaged"):
+            async with real_node(3, home=home):
+                pass
+        manifest = backup_home(home, saved, salvage=True)
+        assert manifest.lost >= 1
+        assert manifest.operations >= 10
+        path.rename(tmp_path / "damaged")
+        restore_home(saved, home)
+        async with real_node(3, one, two, home=home) as three:
+            again = three.pools[pool.id]
+            with trio.fail_after(20):
+                await again.driver.wait_sure()
+            await until(lambda: all(again.find_task(task) for task in tasks), "every task is back")
+            assert pool.frozen() == again.frozen() == []
