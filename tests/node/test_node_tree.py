@@ -17,8 +17,7 @@ from pathlib import Path
 import click
 import pytest
 import trio
-from control_kit import served
-from converge_p2p.core.model.blob_text import reference_text
+from control_kit import served, some_receipt
 from peer_fakes import peer_of
 
 from converge_node.cli.client import TOKEN_VARIABLE
@@ -30,7 +29,10 @@ from converge_node.profiles import PROFILES
 from converge_p2p.client.routes import Scope
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.store.home import DATABASE_FILE
+from converge_p2p.store.sqlite import SqliteStore
 
 OTHER = Identity.from_seed(b"\1" * 32)
 READ, WRITE, LOCAL = "read", "write", "local"
@@ -91,6 +93,9 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "task result": (READ, ["demo", "{task}", "--timeout", "0.01"], ExitCode.TIMEOUT),
     "task watch": (READ, ["demo", "{task}", "--timeout", "0.01"], ExitCode.TIMEOUT),
     "task evidence": (READ, ["demo", "{task}"], 0),
+    "task explain": (READ, ["demo", "{task}"], 0),
+    "task receipt": (READ, ["demo", "{task}", "-o", "{folder}/again.receipt"], 0),
+    "receipt verify": (LOCAL, ["{folder}/a.receipt"], 0),
     "task submit": (WRITE, ["demo", "index", "--input", "n:=2"], 0),
     "task cancel": (WRITE, ["demo", "{task}"], 0),
     "task veto": (WRITE, ["demo", "{task}"], 0),
@@ -126,6 +131,11 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "config schema": (LOCAL, [], 0),
     "config paths": (LOCAL, [], 0),
     "config validate": (LOCAL, [], 0),
+    "store info": (LOCAL, [], 0),
+    "store verify": (LOCAL, [], 0),
+    "store backup": (LOCAL, ["{folder}/backup"], 0),
+    "store restore": (LOCAL, ["{folder}/backup"], ExitCode.CONFLICT),  # the home has a database
+    "store compact": (LOCAL, [], 0),
     "init": (LOCAL, [], 0),
     "identity show": (LOCAL, [], 0),
     "identity export": (LOCAL, ["{folder}/copy.key"], 0),
@@ -213,9 +223,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
         home = tmp_path / "home"
         home.mkdir()
         (tmp_path / "empty").touch()
+        (tmp_path / "a.receipt").write_bytes(some_receipt().to_bytes())
         async with served(home) as (known, _, url, made):
             known.state.meshes = Meshes()
             await known.state.meshes.join(known.node, Topic("acme/kept"), None)
+            known.pool.receipts[known.task] = some_receipt()
             agent = known.node.discovery.know(OTHER).agent_id
             line = await known.node.invitations.write(role="worker")
             motion = (await known.pool.council.move(expel=[OTHER.public_key])).hex()
@@ -232,6 +244,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     thread.start()
     assert ready.wait(30)
     assert invoke(["--home", str(places[0].home), "init", "-q"]) == 0
+    SqliteStore(places[0].home / DATABASE_FILE).close()
     try:
         yield places[0]
     finally:
@@ -294,6 +307,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(place: Place, capsys: 
     before = state()
     changes = [path for path, (kind, _, _) in TREE.items() if kind == WRITE]
     changes += ["init", "identity export", "identity seal", "config set", "mesh new", "topic new-key", "api token new"]
+    changes += ["store backup", "store compact"]
     for path in changes:
         given = [word.format(**place.fitting) for word in TREE[path][1]]
         capsys.readouterr()

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
-from converge_node.control import about, blobs, joins, meeting, observing, peers, pools, tasks
+from converge_node.control import about, blobs, explaining, joins, meeting, observing, peers, pools, tasks
 from converge_node.control.openapi import openapi_document
 from converge_node.control.requests import body_of, discard, query_of, read
 from converge_node.control.state import Asked, ControlState, Endpoint
@@ -43,7 +43,7 @@ _log = logging.getLogger("converge_node.control")
 
 ENDPOINTS: Final[dict[str, Endpoint]] = {
     name: endpoint
-    for part in (about, observing, peers, joins, pools, tasks, meeting, blobs)
+    for part in (about, observing, peers, joins, pools, tasks, explaining, meeting, blobs)
     for name, endpoint in part.ENDPOINTS.items()
 }
 """What answers each route, by the name of the route."""
