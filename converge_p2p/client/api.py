@@ -19,6 +19,7 @@ from converge_p2p.client import (
     peer_schema,
     schema,
     watch_schema,
+    work_schema,
 )
 from converge_p2p.client.explain_schema import ExplanationItem
 from converge_p2p.client.queries import (
@@ -324,6 +325,18 @@ class Api:
     @ask(f"POST {_TASK}/judge", Scope.WRITE)
     def judge(self, pool: str, task: str, body: schema.JudgeTask) -> schema.TaskDetail:
         """Approve or deny a reported result, as the task's evaluator."""
+
+    @ask(f"POST {_TASK}/claim", Scope.WRITE)
+    def claim(self, pool: str, task: str, body: work_schema.ClaimTask | None = None) -> schema.TaskDetail:
+        """Stand for a task as the node's agent; whether the claim is won shows in the task."""
+
+    @ask(f"POST {_TASK}/release", Scope.WRITE)
+    def release(self, pool: str, task: str, body: work_schema.ReleaseTask | None = None) -> schema.TaskDetail:
+        """Give back a claim of the node's agent."""
+
+    @ask(f"POST {_TASK}/report", Scope.WRITE)
+    def report(self, pool: str, task: str, body: work_schema.ReportTask | None = None) -> schema.TaskDetail:
+        """Report what came of a task that the node's agent claimed."""
 
     @ask(f"POST {_TASK}/dispute", Scope.WRITE)
     def dispute(self, pool: str, task: str, body: schema.Dispute | None = None) -> schema.MotionItem:

@@ -229,6 +229,7 @@ class FakePool:
         self.name = spec.name
         self.governance = spec.governance.name.lower()
         self.node: Any = None
+        self.done: list[tuple[str, TaskId, Any]] = []
         self.ready = True
         self.has_quorum: bool | None = True
         self.found: list[Finding] = []
@@ -307,6 +308,15 @@ class FakePool:
         if reason == "not mine":
             raise NotAuthorised("only the submitter can cancel a task")
         self.settle(id_, Outcome.CANCELLED, reason)
+
+    async def claim(self, id_: TaskId, bid: int = 0) -> None:
+        self.done.append(("claim", id_, bid))
+
+    async def release(self, id_: TaskId, *, failed: bool = False, reason: str = "") -> None:
+        self.done.append(("release", id_, failed))
+
+    async def report(self, id_: TaskId, value: Any = None, *, failed: str | None = None) -> None:
+        self.done.append(("report", id_, value if failed is None else failed))
 
     async def veto(self, id_: TaskId, /, reason: str = "") -> None:
         self.settle(id_, Outcome.FAILED, {"error": "vetoed", "reason": reason})

@@ -140,3 +140,26 @@ def test_a_rotated_network_key_is_a_new_file_that_the_settings_name(
     assert load_settings(tmp_path / "n" / "config.toml", environment={}).config.network.psk_file == str(key)
     assert (len(made["network"]), key.stat().st_mode & 0o777) == (16, 0o600)
     assert invoke(["--home", str(tmp_path / "n"), "mesh", "rotate", str(key)]) == ExitCode.CONFLICT
+
+
+async def test_who_works_by_hand_claims_reports_and_gives_back() -> None:
+    known = await ground()
+    place = f"/v1/pools/demo/tasks/{known.task.hex()}"
+    async with asking(known) as http:
+        for path, body, status in (
+            ("claim", {"bid": 3}, 200),
+            ("claim", {"bid": -1}, 400),
+            ("report", {"result": {"raw": {"$bytes": "AAE="}}}, 200),
+            ("report", {"failed": "no such file"}, 200),
+            ("report", {"result": {"$bytes": "?"}}, 400),
+            ("release", {"failed": True}, 200),
+        ):
+            assert (await http.post(f"{place}/{path}", json=body)).status_code == status, (path, body)
+    assert [(kind, what) for kind, _, what in known.pool.done] == [
+        ("claim", 3), ("report", {"raw": b"\0\1"}), ("report", "no such file"), ("release", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [[], ["--result", "1", "--failed", "x"], ["--result", "{"]])
+def test_a_report_is_a_result_in_json_or_a_reason(tmp_path: Path, words: list[str]) -> None:
+    assert invoke(["--home", str(tmp_path), "task", "report", "demo", "ab" * 32, *words]) == ExitCode.USAGE

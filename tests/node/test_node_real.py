@@ -104,6 +104,14 @@ def test_a_worker_finds_the_pool_does_the_work_and_comes_back_after_a_restart(tm
         assert (code, error["code"]) == (8, "timeout")
 
 
+def until_state(folder: Path, pool: str, task: str, state: str) -> Any:
+    for _ in range(60):
+        code, item = ask(folder, "task", "show", pool, task)
+        if code == 0 and item["state"] == state:
+            return item
+    raise AssertionError(f"the task is not {state}: {item}")
+
+
 FILES = """
 def turn(task, context):
     return task.inputs["file"][::-1]
@@ -166,6 +174,13 @@ def test_a_newcomer_asks_is_admitted_and_a_peer_is_kept_out(tmp_path: Path) -> N
                 break
         else:
             raise AssertionError("the newcomer did not become a member")
+
+        # somebody works by hand
+        code, task = ask(second, "task", "submit", "few", "index")
+        assert ask(second, "task", "claim", "few", task["id"])[0] == 0
+        assert until_state(second, "few", task["id"], "assigned")["assigned_to"] == newcomer["id"]
+        assert ask(second, "task", "report", "few", task["id"], "--result", '{"n": 4}')[0] == 0
+        assert until_state(first, "few", task["id"], "completed")["result"] == {"n": 4}
 
         code, peer = ask(first, "peers", "block", newcomer["id"][:10], "--for", "600")
         assert (code, peer["blocked"], peer["blocked_s"] <= 600) == (0, True, True)

@@ -98,6 +98,9 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "receipt verify": (LOCAL, ["{folder}/a.receipt"], 0),
     "task submit": (WRITE, ["demo", "index", "--input", "n:=2"], 0),
     "task cancel": (WRITE, ["demo", "{task}"], 0),
+    "task claim": (WRITE, ["demo", "{task}"], 0),
+    "task release": (WRITE, ["demo", "{task}"], 0),
+    "task report": (WRITE, ["demo", "{task}", "--failed", "no time"], 0),
     "task veto": (WRITE, ["demo", "{task}"], 0),
     "task pass": (WRITE, ["demo", "{task}"], ExitCode.CONFLICT),  # no result waits
     "task judge": (WRITE, ["demo", "{task}", "approve"], ExitCode.CONFLICT),

@@ -18,6 +18,7 @@ from converge_node.cli.explain import explain, receipt
 from converge_node.cli.motions import dispute
 from converge_node.cli.output import clean, facts, print_json, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.cli.work import claim, release, report
 from converge_node.errors import ExitCode, UsageError
 from converge_p2p.client import Client, schema
 from converge_p2p.client.queries import State, TaskQuery, WatchQuery
@@ -32,7 +33,7 @@ def task() -> None:
     """Submit, list, show, explain, cancel, veto and judge tasks. TASK is an id, or its first digits (six or more)."""
 
 
-for _command in (dispute, cite, evidence, explain, receipt):
+for _command in (dispute, cite, evidence, explain, receipt, claim, release, report):
     task.add_command(_command)
 
 

@@ -17,6 +17,7 @@ from converge_node.control.ports import PoolLike
 from converge_node.control.state import Asked, Endpoint
 from converge_node.control.stream import Open
 from converge_p2p.client import schema
+from converge_p2p.client.json_values import from_json_value
 from converge_p2p.core.model.task import TaskView
 from converge_p2p.core.types import TaskId
 
@@ -57,6 +58,28 @@ async def cancel(asked: Asked) -> schema.TaskDetail:
     """Cancel a task. Raises as `PoolHandle.cancel`."""
     pool, task_id = asked.pool_and_task()
     await pool.cancel(task_id, reason=asked.body.reason)
+    return views.task_detail(pool.task(task_id))
+
+
+async def claim(asked: Asked) -> schema.TaskDetail:
+    """Stand for a task. Raises as `PoolHandle.claim`."""
+    pool, task_id = asked.pool_and_task()
+    await pool.claim(task_id, asked.body.bid)
+    return views.task_detail(pool.task(task_id))
+
+
+async def release(asked: Asked) -> schema.TaskDetail:
+    """Give a claim back. Raises as `PoolHandle.release`."""
+    pool, task_id = asked.pool_and_task()
+    await pool.release(task_id, failed=asked.body.failed, reason=asked.body.reason)
+    return views.task_detail(pool.task(task_id))
+
+
+async def report(asked: Asked) -> schema.TaskDetail:
+    """Report what came of a claimed task. Raises as `PoolHandle.report`."""
+    pool, task_id = asked.pool_and_task()
+    body = asked.body
+    await pool.report(task_id, from_json_value(body.result), failed=body.failed or None)
     return views.task_detail(pool.task(task_id))
 
 
@@ -146,6 +169,9 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "watch_pool": watch_pool,
     "watch_task": watch_task,
     "cancel": cancel,
+    "claim": claim,
+    "release": release,
+    "report": report,
     "veto": veto,
     "let_pass": let_pass,
     "judge": judge,
