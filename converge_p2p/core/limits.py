@@ -413,6 +413,11 @@ CONTROL_REQUEST_BYTES_MAX: Final = 1024 * 1024
 CONTROL_STREAMS_MAX: Final = 64
 CONTROL_REQUESTS_MAX: Final = 128
 CONTROL_CONNECTIONS_MAX: Final = 512
+CONTROL_TCP_CONNECTIONS_MAX: Final = 256
+"""Counted apart from those on the Unix socket, so that strangers cannot lock the owner out."""
+API_TOKENS_MAX: Final = 64
+API_TOKEN_FILE_BYTES_MAX: Final = 64 * 1024
+API_LISTEN_MAX: Final = 8
 
 # timers of the task register, in milliseconds
 HOLD_OFF_MS: Final = 50

@@ -453,17 +453,11 @@ class Node:
         return await self._pools.take_place(pool, word, timeout_s=timeout_s)
 
     async def leave_pool(self, pool: PoolId) -> None:
-        """Leave a pool: stop working in it, and say so. What this node wrote is kept, so that it can come back.
-
-        Raises `NotFound` if this node is not in the pool.
-        """
+        """Leave a pool, and say so; what this node wrote is kept for a return. Raises `NotFound` outside of it."""
         await self._pools.leave(pool)
 
     def key_of(self, text: str) -> PublicKey:
-        """Return the public key of an agent that is known here, named by agent id, public key, or `key:<64 digits>`.
-
-        Raises `NotFound` or `LocalError` if it is not known, or no key.
-        """
+        """Return the key of an agent known here, named by id, key, or `key:<hex>`. Raises NotFound, LocalError."""
         known = {self.public_key, *self._pools.keys(), *(peer.public_key for peer in self.peers())}
         return find_key(text, known, self._mail.registry)
 

@@ -24,6 +24,11 @@ DEFER_S_MAX = 10.0
 _Order = tuple[int, int, bytes]
 
 
+def preference(task: TaskId, worker: PublicKey) -> bytes:
+    """The rendezvous hash: of tasks that are alike a worker takes that with the least."""
+    return hashlib.sha256(task + worker).digest()
+
+
 @dataclass(slots=True)
 class _Candidate:
     view: TaskView
@@ -73,8 +78,7 @@ class Candidates:
             self.dropped += 1
             return
         failures, not_before = self._put_off.get(view.id, (0, 0.0))
-        digest = hashlib.sha256(view.id + self._worker).digest()
-        order = (-view.spec.priority, failures, digest)
+        order = (-view.spec.priority, failures, preference(view.id, self._worker))
         ready_at = not_before if not_before > now else 0.0
         self._open[view.id] = _Candidate(view, order, ready_at)
         if ready_at:

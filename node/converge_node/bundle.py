@@ -17,13 +17,13 @@ from typing import Any, Final
 
 import msgspec
 
-from converge_node import schema, watch_schema
-from converge_node.cli.client import ControlClient
 from converge_node.config import load_settings
 from converge_node.log_fields import clean, clean_value
 from converge_node.paths import NodePaths, checked_socket
-from converge_node.reach_schema import DoctorItem, ReachItem
 from converge_p2p import __version__
+from converge_p2p.client.queries import LogQuery
+from converge_p2p.client.reach_schema import DoctorItem
+from converge_p2p.client.sync import Client
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, Conflict, ConvergeError
 
@@ -66,25 +66,20 @@ def _parts(paths: NodePaths, found: DoctorItem) -> Iterator[tuple[str, str]]:
         return
     yield "settings.json", _json(config)
     chosen = config.api.socket
-    client = ControlClient(checked_socket(chosen) if chosen else paths.socket)
+    client = Client(checked_socket(chosen) if chosen else paths.socket)
     asked: dict[str, Callable[[], str]] = {
-        "health.json": lambda: _json(client.get(schema.HealthItem, "readyz")),
-        "status.json": lambda: _json(client.get(schema.StatusItem, "v1", "status")),
-        "peers.json": lambda: _json(client.get(list[schema.PeerItem], "v1", "peers")),
-        "reach.json": lambda: _json(client.get(ReachItem, "v1", "reach")),
-        "metrics.txt": lambda: client.text("metrics"),
-        "log.jsonl": lambda: "\n".join(line.line for line in _log(client)),
+        "health.json": lambda: _json(client.ready()),
+        "status.json": lambda: _json(client.status()),
+        "peers.json": lambda: _json(client.peers()),
+        "reach.json": lambda: _json(client.reach()),
+        "metrics.txt": client.metrics,
+        "log.jsonl": lambda: "\n".join(line.line for line in client.logs(LogQuery(lines=limits.LOG_LINES_KEPT_MAX))),
     }
     for name, ask in asked.items():
         try:
             yield name, ask()
         except ConvergeError as error:
             yield f"{name}.missing", f"{error}\n"
-
-
-def _log(client: ControlClient) -> list[watch_schema.LogLine]:
-    query = {"lines": limits.LOG_LINES_KEPT_MAX}
-    return client.get(list[watch_schema.LogLine], "v1", "logs", query=query)
 
 
 def _versions() -> dict[str, str]:

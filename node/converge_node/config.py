@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from msgspec import Meta
 
 from converge_node.config_file import KeyLines
 from converge_node.policy_sections import AdmissionSection, GovernanceSection, SafetySection, TrustSection
+from converge_node.profiles import PROFILES
 from converge_node.settings_check import (
     check_address,
     check_host_port,
@@ -32,21 +34,27 @@ from converge_node.settings_check import (
     parse_rule,
     parse_topic,
 )
+from converge_p2p.client.watch_schema import LogLevel
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError
+
+_log = logging.getLogger("converge_node.config")
 
 ENVIRONMENT_PREFIX: Final = "CONVERGE_NODE_"
 SHUTDOWN_TIMEOUT_S_MAX: Final = 30.0
 
 TransportName = Literal["fast", "stock"]
 RelayClientName = Literal["auto", "on", "off"]
-LogLevel = Literal["debug", "info", "warning", "error"]
+ProfileName = Literal["default", "server", "lan", "private", "test"]
 LogFormat = Literal["auto", "console", "json"]
 
 
 class NodeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the node takes part in."""
 
+    profile: Annotated[
+        ProfileName, Meta(description="Defaults for a kind of node; see docs/operations.md for what each one changes.")
+    ] = "default"
     pools: Annotated[
         tuple[str, ...], Meta(description="Pools to join at start: ids, or 'open' for every open one.")
     ] = ()
@@ -138,6 +146,15 @@ class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     socket: Annotated[
         str, Meta(description="Path of the Unix socket; empty is control.sock in the runtime folder.")
     ] = ""
+    listen: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=limits.API_LISTEN_MAX, description="Addresses host:port to answer on by TCP, to token holders."
+        ),
+    ] = ()
+    token_file: Annotated[
+        str, Meta(description="File of the tokens for TCP; empty is api-tokens in the state folder.")
+    ] = ""
 
 
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,7 +243,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings in force, and for each key where its value came from: default, file, environment or flag."""
+    """Settings in force, and for each key where its value came from: default, profile, file, environment or flag."""
 
     config: Config
     sources: Mapping[str, str]
@@ -277,12 +294,15 @@ def load_settings(
         for path, value, place in layer:
             key = keys.get(path)
             if key is None:
-                problems.append(f"{place}: unknown key {path}{_nearest(path, keys)}")
+                problems.append(f"{place}: unknown key {path}{nearest(path, keys)}")
                 continue
             try:
                 values[path], sources[path] = checked_value(key, value), source
             except ConfigError as error:
                 problems.append(f"{place}: {path}: {error}")
+    for path, value in PROFILES.get(values["node.profile"], {}).items():
+        if sources[path] == "default":
+            values[path], sources[path] = value, "profile"
     if problems:
         raise ConfigError("\n".join(problems), hint="`converge-node config show` lists every key and its value")
     tree: dict[str, dict[str, Any]] = {}
@@ -299,7 +319,7 @@ def checked_value(key: Key, value: Any) -> Any:
         ConfigError: of another type, out of bounds, or of a form that cannot work.
     """
     if key.choices and value not in key.choices:
-        raise ConfigError(f"{value!r} is none of {', '.join(key.choices)}{_nearest(str(value), key.choices)}")
+        raise ConfigError(f"{value!r} is none of {', '.join(key.choices)}{nearest(str(value), key.choices)}")
     try:
         converted = msgspec.convert(value, key.kind)
     except msgspec.ValidationError as error:
@@ -311,6 +331,9 @@ def checked_value(key: Key, value: Any) -> Any:
         case "network.bootstrap":
             for address in converted:
                 check_address(address, peer=True)
+        case "api.listen":
+            for place in converted:
+                check_host_port(place)
         case "node.pools":
             for pool in converted:
                 check_pool(pool)
@@ -355,6 +378,22 @@ def example_file() -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_example(file: Path) -> None:
+    """Write the example file, if there is no settings file and one may be made."""
+    try:
+        with open(file, "x", encoding="utf-8", opener=_private) as handle:
+            handle.write(example_file())
+    except FileExistsError:
+        pass
+    except OSError as error:
+        # settings may well stand in a folder that the node's user may only read
+        _log.debug("no settings file was written", extra={"file": str(file), "error": str(error)})
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _description(kind: Any) -> str:
     return next(extra.description or "" for extra in get_args(kind)[1:] if isinstance(extra, Meta))
 
@@ -376,7 +415,7 @@ def _file_values(file: Path | None, problems: list[str]) -> list[tuple[str, Any,
     found: list[tuple[str, Any, str]] = []
     for section, body in tree.items():
         if section not in known:
-            problems.append(f"{file}, line {lines.of(section)}: unknown section {section}{_nearest(section, known)}")
+            problems.append(f"{file}, line {lines.of(section)}: unknown section {section}{nearest(section, known)}")
         elif not isinstance(body, dict):
             problems.append(f"{file}, line {lines.of(section)}: {section} is a section; expected [{section}]")
         else:
@@ -397,16 +436,17 @@ def _environment_values(
             continue
         key = by_variable.get(name)
         if key is None:
-            problems.append(f"environment variable {name}: no such setting{_nearest(name, by_variable)}")
+            problems.append(f"environment variable {name}: no such setting{nearest(name, by_variable)}")
             continue
         try:
-            found.append((key.path, _from_text(key, text), f"environment variable {name}"))
+            found.append((key.path, value_from_text(key, text), f"environment variable {name}"))
         except ConfigError as error:
             problems.append(f"environment variable {name}: {error}")
     return found
 
 
-def _from_text(key: Key, text: str) -> Any:
+def value_from_text(key: Key, text: str) -> Any:
+    """Return what an environment variable gives a key, not checked yet. Raises `ConfigError` if it cannot be read."""
     if key.choices or key.bare_kind is str:
         return text
     if get_origin(key.bare_kind) is tuple and not text.lstrip().startswith("["):
@@ -417,6 +457,7 @@ def _from_text(key: Key, text: str) -> Any:
         raise ConfigError(f"{text!r} is not a number or list") from error
 
 
-def _nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Any) -> str:
+    """Return "; did you mean …?" for a mistyped name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""

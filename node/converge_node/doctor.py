@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from converge_node import schema
-from converge_node.cli.client import ControlClient
 from converge_node.config import Config, load_settings
 from converge_node.errors import NodeUnreachable
 from converge_node.key_files import network_key_of
 from converge_node.paths import NodePaths, checked_socket
-from converge_node.reach_schema import CheckItem, DoctorItem, ReachItem, Verdict
+from converge_p2p.client import Client, schema
+from converge_p2p.client.reach_schema import CheckItem, DoctorItem, ReachItem, Verdict
 from converge_p2p.core.errors import ConfigError, ConvergeError, NotFound
 from converge_p2p.store.keyfile import load_identity
 
@@ -74,13 +73,13 @@ class _Node:
 def _ask(paths: NodePaths, config: Config) -> _Node | CheckItem:
     chosen = config.api.socket
     try:
-        client = ControlClient(checked_socket(chosen) if chosen else paths.socket)
-        health = client.get(schema.HealthItem, "healthz")
+        client = Client(checked_socket(chosen) if chosen else paths.socket)
+        health = client.health()
         return _Node(
             health,
-            client.get(schema.StatusItem, "v1", "status"),
-            client.get(list[schema.PeerItem], "v1", "peers"),
-            client.get(ReachItem, "v1", "reach"),
+            client.status(),
+            client.peers(),
+            client.reach(),
         )
     except NodeUnreachable as error:
         hint = "start it with `converge-node`, and look again: a running node knows more"

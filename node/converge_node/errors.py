@@ -7,9 +7,9 @@ Source: the exit codes listed in `docs/operations.md`.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
 
-from converge_p2p.core.errors import Conflict, ConvergeError
+from converge_p2p.client.errors import NodeUnreachable as NodeUnreachable, Refused as Refused, TimedOut as TimedOut
+from converge_p2p.core.errors import Conflict, ConvergeError, NotAuthorised
 
 
 class ExitCode(IntEnum):
@@ -30,12 +30,6 @@ class ExitCode(IntEnum):
     FORCED = 130
 
 
-class NodeUnreachable(ConvergeError):
-    """No node answers on the control socket."""
-
-    code = "node_unreachable"
-
-
 class NotReady(ConvergeError):
     """The node runs, but is still starting or already stopping."""
 
@@ -46,12 +40,6 @@ class AlreadyRunning(Conflict):
     """Another process holds the lock of this home."""
 
     code = "already_running"
-
-
-class TimedOut(ConvergeError):
-    """What was waited for did not happen in time."""
-
-    code = "timeout"
 
 
 class Busy(ConvergeError):
@@ -66,54 +54,24 @@ class UsageError(ConvergeError):
     code = "usage"
 
 
-class Refused(ConvergeError):
-    """The node answered with an error; its code is carried over."""
+class NotAuthenticated(NotAuthorised):
+    """The control interface was asked over TCP without a token that it knows."""
 
-    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.code = code
+    code = "not_authenticated"
 
 
-_EXIT_CODES: Final = {
-    "usage": ExitCode.USAGE,
-    "invalid_request": ExitCode.USAGE,
-    "bad_configuration": ExitCode.BAD_CONFIGURATION,
-    "node_unreachable": ExitCode.UNREACHABLE,
-    "not_ready": ExitCode.UNREACHABLE,
-    "not_authorised": ExitCode.NOT_AUTHORISED,
-    "not_found": ExitCode.NOT_FOUND,
-    "conflict": ExitCode.CONFLICT,
-    "already_running": ExitCode.CONFLICT,
-    "timeout": ExitCode.TIMEOUT,
-    "network_error": ExitCode.NO_PEER,
-    "store_error": ExitCode.STORE,
-    "task_failed": ExitCode.TASK_NOT_COMPLETED,
-    "task_cancelled": ExitCode.TASK_NOT_COMPLETED,
-}
+class ScopeTooSmall(NotAuthorised):
+    """The token does not allow what was asked for."""
 
-_HTTP_STATUSES: Final = {
-    "usage": 400,
-    "invalid_request": 400,
-    "bad_encoding": 400,
-    "not_authorised": 403,
-    "not_found": 404,
-    "conflict": 409,
-    "limit_exceeded": 413,
-    "busy": 429,
-    "not_ready": 503,
-    "network_error": 502,
-    "timeout": 504,
-}
+    code = "scope_too_small"
 
 
 def exit_code_of(code: str) -> ExitCode:
     """Return the exit code for a stable error code; an unknown one is a plain failure."""
-    return _EXIT_CODES.get(code, ExitCode.FAILURE)
+    from converge_node.error_catalogue import CATALOGUE
 
-
-def http_status_of(code: str) -> int:
-    """Return the HTTP status for a stable error code; an unknown one is the server's own failure."""
-    return _HTTP_STATUSES.get(code, 500)
+    known = CATALOGUE.get(code)
+    return ExitCode.FAILURE if known is None else known.exit_code
 
 
 def known_error(error: BaseException) -> ConvergeError | None:

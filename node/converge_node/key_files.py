@@ -73,6 +73,19 @@ def network_key_of(psk_file: str, paths: NodePaths) -> NetworkKey | None:
     return read_network_key(followed) if followed.exists() else None
 
 
+def passphrase_of(file: str) -> str | None:
+    """Return the first line of a file, or None if none is named. Raises `ConfigError` if there is none to read."""
+    if not file:
+        return None
+    try:
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the passphrase file {file}: {error}") from error
+    if not lines or not lines[0]:
+        raise ConfigError(f"the first line of the passphrase file {file} is empty; expected the passphrase")
+    return lines[0]
+
+
 def _content(what: str, path: Path) -> bytes:
     try:
         with path.open("rb") as file:

@@ -14,9 +14,10 @@ from typing import Final, TextIO
 
 import structlog
 
-from converge_node.config import LogLevel, LogSection
+from converge_node.config import LogSection
 from converge_node.log_book import LogBook
 from converge_node.log_fields import add_trace, remove_from_text, remove_secrets
+from converge_p2p.client.watch_schema import LogLevel
 from converge_p2p.core.errors import ConfigError
 
 _LEVELS: Final = {

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from converge_node import agent_schema, mesh_schema, schema
-from converge_node.cli.client import ControlClient
 from converge_node.errors import Refused
+from converge_p2p.client import Client, agent_schema, mesh_schema, schema
+from converge_p2p.client.queries import TaskQuery, TopicQuery, WatchQuery
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError
 
@@ -45,7 +45,7 @@ class MeshTool:
 class _Heard:
     """Listens to a topic in a thread, from the first time it is asked about."""
 
-    def __init__(self, client: ControlClient, topic: str) -> None:
+    def __init__(self, client: Client, topic: str) -> None:
         self._client = client
         self._topic = topic
         self._waiting: deque[Any] = deque()
@@ -61,9 +61,7 @@ class _Heard:
 
     def _listen(self) -> None:
         try:
-            for item in self._client.stream(
-                mesh_schema.HeardItem, "v1", "topics", "watch", query={"topic": self._topic}
-            ):
+            for item in self._client.watch_topic(TopicQuery(topic=self._topic)):
                 with self._changed:
                     self._waiting.append(msgspec.to_builtins(item))
                     if len(self._waiting) > HEARD_MAX:
@@ -90,7 +88,7 @@ class _Heard:
 class MeshTools:
     """The tools of one node."""
 
-    def __init__(self, client: ControlClient, *, allow_write: bool) -> None:
+    def __init__(self, client: Client, *, allow_write: bool) -> None:
         """Offer them.
 
         Args:
@@ -192,7 +190,7 @@ class MeshTools:
     # ------------------------------------------------------------ reading
 
     def _status(self, _: Mapping[str, Any]) -> Any:
-        return self._client.get(schema.StatusItem, "v1", "status")
+        return self._client.status()
 
     def _find_agents(self, given: Mapping[str, Any]) -> Any:
         body = agent_schema.FindAgents(
@@ -201,10 +199,10 @@ class MeshTools:
             trust_threshold=given.get("trust", 0.0),
             limit=given.get("limit", 20),
         )
-        return self._client.post(list[agent_schema.AgentItem], "v1", "agents", "find", body=body)
+        return self._client.find_agents(body)
 
     def _topics(self, _: Mapping[str, Any]) -> Any:
-        return self._client.get(mesh_schema.MeshItem, "v1", "mesh")
+        return self._client.mesh()
 
     def _read_topic(self, given: Mapping[str, Any]) -> Any:
         topic = given["topic"]
@@ -218,26 +216,25 @@ class MeshTools:
         return heard.read(given.get("wait_s", 0.0), given.get("limit", HEARD_MAX))
 
     def _pools(self, _: Mapping[str, Any]) -> Any:
-        return self._client.get(list[schema.PoolItem], "v1", "pools")
+        return self._client.pools()
 
     def _pool(self, given: Mapping[str, Any]) -> Any:
-        return self._client.get(schema.PoolDetail, "v1", "pools", given["pool"])
+        return self._client.pool(given["pool"])
 
     def _tasks(self, given: Mapping[str, Any]) -> Any:
-        query = {name: given[name] for name in ("state",) if name in given} | {"limit": given.get("limit", 50)}
-        return self._client.get(schema.TaskList, "v1", "pools", given["pool"], "tasks", query=query)
+        query = TaskQuery(state=given.get("state"), limit=given.get("limit", 50))
+        return self._client.tasks(given["pool"], query)
 
     def _task(self, given: Mapping[str, Any]) -> schema.TaskDetail:
-        return self._client.get(schema.TaskDetail, "v1", "pools", given["pool"], "tasks", given["task"])
+        return self._client.task(given["pool"], given["task"])
 
     def _watch_task(self, given: Mapping[str, Any]) -> Any:
         last: schema.TaskDetail | None = None
         wait_s = given.get("wait_s", 0.0)
         if wait_s <= 0:
             return self._task(given)
-        path = ("v1", "pools", given["pool"], "tasks", given["task"], "watch")
         try:
-            for item in self._client.stream(schema.TaskDetail, *path, query={"timeout_s": wait_s}):
+            for item in self._client.watch_task(given["pool"], given["task"], WatchQuery(timeout_s=wait_s)):
                 last = item
         except Refused as error:
             if error.code != "timeout" or last is None:
@@ -246,7 +243,7 @@ class MeshTools:
 
     def _explain_task(self, given: Mapping[str, Any]) -> Any:
         task = self._task(given)
-        pool = self._client.get(schema.PoolDetail, "v1", "pools", task.pool)
+        pool = self._client.pool(task.pool)
         certified = (
             "a certificate of the pool's governance" if task.certified else "nothing certified yet: it may change"
         )
@@ -281,11 +278,11 @@ class MeshTools:
 
     def _join_topic(self, given: Mapping[str, Any]) -> Any:
         body = mesh_schema.JoinTopic(topic=given["topic"])
-        return self._client.post(mesh_schema.TopicItem, "v1", "topics", body=body)
+        return self._client.join_topic(body)
 
     def _publish(self, given: Mapping[str, Any]) -> Any:
         body = mesh_schema.PublishOnTopic(topic=given["topic"], payload=given["payload"])
-        return self._client.post(mesh_schema.PublishOnTopic, "v1", "topics", "publish", body=body)
+        return self._client.publish(body)
 
     def _submit(self, given: Mapping[str, Any]) -> Any:
         body = schema.SubmitTask(
@@ -294,11 +291,11 @@ class MeshTools:
             key=given.get("key"),
             required_capabilities=given.get("required_capabilities", []),
         )
-        return self._client.post(schema.TaskDetail, "v1", "pools", given["pool"], "tasks", body=body)
+        return self._client.submit(given["pool"], body)
 
     def _cancel(self, given: Mapping[str, Any]) -> Any:
-        path = ("v1", "pools", given["pool"], "tasks", given["task"], "cancel")
-        return self._client.post(schema.TaskDetail, *path, body=schema.CancelTask(reason=given.get("reason", "")))
+        body = schema.CancelTask(reason=given.get("reason", ""))
+        return self._client.cancel(given["pool"], given["task"], body)
 
 
 def _schema(properties: dict[str, Any], *required: str) -> dict[str, Any]:

@@ -47,6 +47,15 @@ class NodePaths:
         """The key file, unless the settings name another."""
         return self.state_dir / "node.key"
 
+    def chosen_key(self, chosen: str) -> Path:
+        """Return the key file: that of the settings, or the usual one."""
+        return Path(chosen).expanduser() if chosen else self.key_file
+
+    @property
+    def token_file(self) -> Path:
+        """The file of the tokens for the control interface over TCP, unless the settings name another."""
+        return self.state_dir / "api-tokens"
+
     @property
     def lock_file(self) -> Path:
         """The file whose lock says that a node runs here."""
@@ -104,6 +113,11 @@ def checked_socket(path: str | Path) -> Path:
     if len(os.fsencode(chosen)) > SOCKET_PATH_BYTES_MAX:
         raise ConfigError(f"the socket path {chosen} is longer than {SOCKET_PATH_BYTES_MAX} bytes")
     return chosen
+
+
+def token_file_of(chosen: str, paths: NodePaths) -> Path:
+    """Return the token file: that of the settings, or the usual one."""
+    return Path(chosen).expanduser() if chosen else paths.token_file
 
 
 @contextmanager

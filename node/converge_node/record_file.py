@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 import trio
 
-from converge_node.agent_schema import RecordItem
 from converge_node.hosted import make_agent
+from converge_p2p.client.agent_schema import RecordItem
 from converge_p2p.core.errors import CodecError, ConfigError
 from converge_p2p.runtime.replay import replay
 from converge_p2p.runtime.replay_log import LogEntry, Turn, read_turns

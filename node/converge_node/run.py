@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import ipaddress
 import logging
-import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -23,24 +22,26 @@ import msgspec
 import structlog
 import trio
 
-from converge_node import schema
-from converge_node.config import Config, RelayClientName, Settings, TraceSection, TransportName, example_file
-from converge_node.control.app import ControlApi, ControlState, node_item
+from converge_node.config import Config, RelayClientName, Settings, TraceSection, TransportName, write_example
+from converge_node.control.app import ControlApi
 from converge_node.control.metrics_server import metrics_app, open_metrics_server
 from converge_node.control.ports import NodeLike, PoolLike
-from converge_node.control.server import open_control_server
+from converge_node.control.server import open_control_server, open_tcp_server
+from converge_node.control.state import ControlState, node_item
+from converge_node.control.tokens import Tokens, read_tokens
 from converge_node.errors import ExitCode, known_error
 from converge_node.followed import read_followed
 from converge_node.handlers import Handlers, load_handlers
 from converge_node.hosted import load_agents
-from converge_node.key_files import network_key_of, read_topic_key
+from converge_node.key_files import network_key_of, passphrase_of, read_topic_key
 from converge_node.log_book import LogBook
 from converge_node.logs import adopt_library_logs, configure_logs
-from converge_node.mesh_schema import FollowInvitation
-from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance
+from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance, token_file_of
 from converge_node.settings_check import OPEN_POOLS, check_host_port, parse_private_topic, parse_topic, topic_text
 from converge_node.shutdown import Shutdown
 from converge_node.supervisor import READY, STOPPING, tell_supervisor
+from converge_p2p.client import schema
+from converge_p2p.client.mesh_schema import FollowInvitation
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, ConvergeError
 from converge_p2p.core.governance.invitation_line import InvitationLine
@@ -167,7 +168,7 @@ def run(options: RunOptions, *, open_node: OpenNode = open_real_node, out: TextI
         stack.enter_context(single_instance(paths.lock_file))
         book = configure_logs(options.settings.config.log, json_lines=options.json)
         if not options.ephemeral:
-            _write_example(paths.config_file)
+            write_example(paths.config_file)
         running = _Run(options, paths, open_node, sys.stdout if out is None else out, book)
         try:
             return trio.run(running.main, strict_exception_groups=True)
@@ -221,11 +222,17 @@ class _Run:
 
     @asynccontextmanager
     async def _open_servers(self) -> AsyncIterator[None]:
-        api, listen = ControlApi(self._state), self._config.metrics.listen
+        api, section, listen = ControlApi(self._state), self._config.api, self._config.metrics.listen
+        tokens = token_file_of(section.token_file, self._paths)
+        read_tokens(tokens)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(open_control_server(api.app(), self._paths.socket))
+            places = await stack.enter_async_context(open_tcp_server(api.app(Tokens(tokens)), section.listen))
+            if places:
+                # what goes over a network is in clear: docs/control.md says what to put in front
+                _log.info("control interface over TCP", extra={"places": places, "tokens": str(tokens)})
             if listen:
-                app = metrics_app(api.observing)
+                app = metrics_app(self._state)
                 port = await stack.enter_async_context(open_metrics_server(app, *check_host_port(listen)))
                 _log.info("metrics can be read", extra={"listen": listen, "port": port})
             yield
@@ -235,13 +242,18 @@ class _Run:
         private = [parse_private_topic(text) for text in self._config.node.private_topics]
         topics: list[tuple[Topic, TopicKey | None]] = [(topic, read_topic_key(path)) for topic, path in private]
         topics += [(parse_topic(text), None) for text in self._config.node.topics]
+        network_key = network_key_of(self._config.network.psk_file, self._paths)
+        if network_key is None and self._config.node.profile == "private":
+            raise ConfigError(
+                "the profile private needs the key of a network", hint="`converge-node mesh new FILE`, then --mesh FILE"
+            )
         arguments = NodeArguments(
             identity=self._identity(),
             home=None if self._options.ephemeral else self._paths.state_dir,
             listen=self._config.network.listen,
             announce=self._config.network.announce,
             bootstrap=(*self._config.network.bootstrap, *_named(followed)),
-            network_key=network_key_of(self._config.network.psk_file, self._paths),
+            network_key=network_key,
             transport=self._config.network.transport,
             mdns=self._config.network.mdns,
             relay_client=self._config.network.relay_client,
@@ -303,8 +315,7 @@ class _Run:
         if self._options.ephemeral:
             return Identity.generate()
         section = self._config.identity
-        path = Path(section.path).expanduser() if section.path else self._paths.key_file
-        return load_or_create_identity(path, _passphrase(section.passphrase_file))
+        return load_or_create_identity(self._paths.chosen_key(section.path), passphrase_of(section.passphrase_file))
 
     def _announce(self) -> None:
         item = node_item(self._state)
@@ -402,30 +413,3 @@ async def _follow_open_pools(node: NodeLike, handlers: Handlers) -> None:
             await _join_pool(node, announcement.id, handlers)
             if announcement.id not in node.pools:
                 refused.add(announcement.id)
-
-
-def _passphrase(file: str) -> str | None:
-    if not file:
-        return None
-    try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the passphrase file {file}: {error}") from error
-    if not lines or not lines[0]:
-        raise ConfigError(f"the first line of the passphrase file {file} is empty; expected the passphrase")
-    return lines[0]
-
-
-def _write_example(file: Path) -> None:
-    try:
-        with open(file, "x", encoding="utf-8", opener=_private) as handle:
-            handle.write(example_file())
-    except FileExistsError:
-        pass
-    except OSError as error:
-        # settings may well stand in a folder that the node's user may only read
-        _log.debug("no settings file was written", extra={"file": str(file), "error": str(error)})
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

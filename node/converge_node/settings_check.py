@@ -20,6 +20,7 @@ from converge_p2p.core.model.topic import Topic
 _ADDRESS: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr)/[^/\s]+(/[^/\s]+)*")
 _TCP: Final = re.compile(r"/tcp/(\d{1,5})(/|$)")
 _PEER: Final = re.compile(r"/p2p/[1-9A-HJ-NP-Za-km-z]{20,}$")
+_HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 _POOL_ID: Final = re.compile(r"[0-9a-f]{64}")
 _AGENT = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64})=(?P<module>[\w.]+):(?P<kind>[\w.]+)", re.ASCII)
 _HANDLER: Final = re.compile(
@@ -61,6 +62,14 @@ def check_address(text: str, *, peer: bool) -> None:
     port = _TCP.search(text)
     if not text.startswith("/dnsaddr/") and (port is None or int(port.group(1)) > 65535):
         raise ConfigError(f"{text!r} names no TCP port from 0 to 65535")
+
+
+def check_host_port(text: str) -> tuple[str, int]:
+    """Return host and port of `host:port` or `[IPv6 address]:port`. Raises `ConfigError` if it is of another form."""
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        raise ConfigError(f"{text!r} is not host:port; expected for example 127.0.0.1:4080 or [::1]:4080")
+    return match["host"].strip("[]"), int(match["port"])
 
 
 def check_pool(text: str) -> None:
@@ -170,16 +179,3 @@ def parse_private_topic(text: str) -> tuple[Topic, Path]:
     if not separator or not path:
         raise ConfigError(f"{text!r} is not a private topic; expected TOPIC=path of its key file")
     return parse_topic(name), Path(path).expanduser()
-
-
-def check_host_port(text: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`, or of `[HOST]:PORT` for IPv6.
-
-    Raises:
-        ConfigError: of another form.
-    """
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65_535:
-        raise ConfigError(f"{text!r} is no HOST:PORT; expected for example 127.0.0.1:9464")
-    return host, int(port)

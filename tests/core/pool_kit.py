@@ -134,6 +134,20 @@ def feed(replica: Replica, operations: Iterable[Operation], now_ms: int = 0) -> 
     return settle_writes(replica, replica.handle(ev.Received(signed(operations)), now(now_ms)), now_ms)
 
 
+def stored_by(replica: Replica) -> list[bytes]:
+    """Return a list that will hold every signed operation that the replica has its store keep from now on."""
+    stored: list[bytes] = []
+    handle = replica.handle
+
+    def keep(event: ev.Event, at: ev.Now) -> list[ev.Effect]:
+        effects = handle(event, at)
+        stored.extend(signed for effect in effects if isinstance(effect, ev.Persist) for signed in effect.operations)
+        return effects
+
+    replica.handle = keep  # type: ignore[method-assign]
+    return stored
+
+
 def settle_writes(replica: Replica, effects: list[ev.Effect], now_ms: int = 0) -> list[ev.Effect]:
     """Answer every durable write; return all effects, those of the answers included."""
     out, waiting = [], list(effects)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from pool_kit import WALL_MS, Author, Mesh, feed
-from test_epochs import Live
+from pool_kit import WALL_MS, Author, Mesh, feed, stored_by
+from test_epochs import Live, removal_that_the_removed_certified
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import encode_value
-from converge_p2p.core.model.task import TaskSpec
 from converge_p2p.core.oplog.bodies import Ballot, Phase, VoteBody
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev
@@ -29,32 +27,11 @@ def flood(live: Live, liar: Author) -> list[Operation]:
     return made
 
 
-def removal_by_the_removed(nonce: int) -> Live:
-    """Elector 2 is removed by the quorum of 0 and itself; nobody has what is before its last votes."""
-    live = Live(3, 1, nonce=bytes([nonce]) * 16)
-    live.settle(live.submit(b"x", by=2))
-    live.mesh.run(lambda: live.mesh.equal)
-    live.mesh.deaf = {1}
-    live.move(expel=(2,), terms=live.electors_of(0, 1))
-    live.mesh.run(lambda: live.mesh.replicas[2]._elector.sealed)
-    live.mesh.do(2, ev.Submit(TaskSpec(b"too late", "work", encode_value({}))))
-    live.reach(1, among=(0, 2, 3))
-    live.mesh.run_for(3000)
-    return live
-
-
 @pytest.mark.parametrize("nonce", range(3))
 def test_a_flood_of_a_liar_is_bounded_and_what_the_epoch_rests_on_still_counts(nonce: int) -> None:
-    live = removal_by_the_removed(nonce)
-    newcomer, stored = live.pool.replica(digest_interval_ms=500), list[bytes]()
-    handle = newcomer.handle
-
-    def keep(event: ev.Event, at: ev.Now) -> list[ev.Effect]:
-        effects = handle(event, at)
-        stored.extend(signed for effect in effects if isinstance(effect, ev.Persist) for signed in effect.operations)
-        return effects
-
-    newcomer.handle = keep  # type: ignore[method-assign]
+    live = removal_that_the_removed_certified(nonce)
+    newcomer = live.pool.replica(digest_interval_ms=500)
+    stored = stored_by(newcomer)
     feed(newcomer, [live.pool.genesis])
     assert newcomer.ready
     many = flood(live, live.pool.people[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pool_kit import Mesh, Pool, claim, feed, notices, report, value_of
+from pool_kit import Mesh, Pool, claim, feed, notices, report, stored_by, value_of
 
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError
@@ -244,8 +244,8 @@ def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: Gov
     assert answer == (1 if found else None)
 
 
-@pytest.mark.parametrize("nonce", range(5))
-def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_with_one_other(nonce: int) -> None:
+def removal_that_the_removed_certified(nonce: int) -> Live:
+    """Elector 2 is removed by the quorum of 0 and itself; of what is before its last votes nobody has all."""
     # who founds the epoch depends on the pool's id: the removed elector itself does in some of these
     live = Live(3, 1, nonce=bytes([nonce]) * 16)
     live.settle(live.submit(b"x", by=2))
@@ -258,20 +258,18 @@ def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_
     live.mesh.do(2, ev.Submit(TaskSpec(b"too late", "work", encode_value({}))))
     live.reach(1, among=(0, 2, 3))
     live.mesh.run_for(3000)
+    return live
+
+
+@pytest.mark.parametrize("nonce", range(5))
+def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_with_one_other(nonce: int) -> None:
+    live = removal_that_the_removed_certified(nonce)
     removed = live.mesh.replicas[0]
     assert removed.log.frozen_at(live.key(2)) is not None
     pair = Mesh([removed, live.pool.replica(digest_interval_ms=500)], gossip=False)
     pair.now_ms = live.mesh.now_ms
     pair.connect()
-    stored: list[bytes] = []
-    handle = pair.replicas[1].handle
-
-    def keep(event: ev.Event, at: ev.Now) -> list[ev.Effect]:
-        effects = handle(event, at)
-        stored.extend(signed for effect in effects if isinstance(effect, ev.Persist) for signed in effect.operations)
-        return effects
-
-    pair.replicas[1].handle = keep  # type: ignore[method-assign]
+    stored = stored_by(pair.replicas[1])
     pair.run(lambda: pair.equal and pair.replicas[1].epoch == 1)
     assert pair.replicas[1].view.state_bytes() == removed.view.state_bytes()
     again = live.pool.replica()

@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import trio
 
-from converge_node import schema
 from converge_node.demo.mesh import DemoNode, Mesh, wait_for
 from converge_node.demo.story import SETTLED
+from converge_p2p.client import schema
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.types import PoolId, PublicKey
@@ -133,11 +133,11 @@ class Battlefield:
         body = schema.CreatePool(
             name="honest work", governance="democratic", electors=[node.id for node in self.nodes], task_types=["echo"]
         )
-        found = first.client.post(schema.PoolDetail, "v1", "pools", body=body, wait_s=30)
+        found = first.client.create_pool(body)
         self.pool = PoolId(bytes.fromhex(found.id))
         for node in self.nodes:
             join = schema.JoinPool(capabilities=["echo"])
-            node.client.post(schema.PoolDetail, "v1", "pools", found.id, "join", body=join, wait_s=30)
+            node.client.join_pool(found.id, join)
         for number in range(SETTLED_TASKS):
             self.settled_tasks.append(self._submit("echo", {"number": number}))
         for number in range(OPEN_TASKS):
@@ -168,8 +168,7 @@ class Battlefield:
 
     def _submit(self, objective: str, inputs: dict[str, Any]) -> bytes:
         body = schema.SubmitTask(objective=objective, inputs=inputs)
-        path = ("v1", "pools", self.pool.hex(), "tasks")
-        return bytes.fromhex(self.nodes[0].client.post(schema.TaskDetail, *path, body=body).id)
+        return bytes.fromhex(self.nodes[0].client.submit(self.pool.hex(), body).id)
 
     def honest_work(self, timeout_s: float = 30.0) -> float:
         """Submit one fresh task and wait until all victims know its result. Return how long that took."""
@@ -235,7 +234,7 @@ class Battlefield:
     def healthy(self) -> bool:
         """Whether every process lives and answers."""
         try:
-            return all(node.running and node.client.get(schema.HealthItem, "healthz").ready for node in self.nodes)
+            return all(node.running and node.client.health().ready for node in self.nodes)
         except ConvergeError:
             return False
 

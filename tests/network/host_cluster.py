@@ -18,10 +18,9 @@ from typing import Protocol
 import msgspec
 from processes import Overview
 
-from converge_node import schema
-from converge_node.cli.client import ControlClient
 from converge_node.demo.mesh import wait_for
 from converge_node.paths import resolve_paths
+from converge_p2p.client import Client, schema
 
 START_S = 120.0
 HANDLER = "async def echo(task, context):\n    return task.inputs\n"
@@ -33,7 +32,7 @@ class HostNode:
 
     name: str
     home: Path
-    client: ControlClient
+    client: Client
     process: subprocess.Popen[bytes]
     item: schema.NodeItem | None = None
 
@@ -45,11 +44,11 @@ class HostNode:
 
     def found_at(self) -> list[str]:
         """Its addresses, as it tells them now."""
-        return self.client.get(schema.NodeItem, "v1", "node").addresses
+        return self.client.node().addresses
 
     def counter(self, name: str) -> int:
         """One of its counters."""
-        return self.client.get(schema.StatusItem, "v1", "status").counters.get(name, 0)
+        return self.client.status().counters.get(name, 0)
 
     def peers(self) -> int:
         """How many peers are connected."""
@@ -57,7 +56,7 @@ class HostNode:
 
     def peer_list(self) -> list[schema.PeerItem]:
         """The connected peers."""
-        return self.client.get(list[schema.PeerItem], "v1", "peers")
+        return self.client.peers()
 
     def kill(self) -> None:
         """SIGKILL: no good-bye, nothing is flushed."""
@@ -125,7 +124,7 @@ class Cluster:
         environment = {**os.environ, "PYTHONPATH": path, **self._settings(host)}
         with open(out, "wb") as stdout, open(log, "ab") as errors:
             process = subprocess.Popen(command, stdout=stdout, stderr=errors, env=environment)
-        node = HostNode(f"n{host}", home, ControlClient(resolve_paths(home).socket), process)
+        node = HostNode(f"n{host}", home, Client(resolve_paths(home).socket), process)
 
         def first_line() -> str:
             assert process.poll() is None, log.read_text()

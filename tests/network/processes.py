@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from converge_node import schema
-from converge_node.cli.client import ControlClient
 from converge_node.demo.mesh import wait_for
+from converge_p2p.client import Client, schema
+from converge_p2p.client.queries import TaskQuery
 from converge_p2p.core.errors import ConvergeError, NetworkError
 
 WAIT_S = 150.0
@@ -27,7 +27,7 @@ class Node(Protocol):
 
     name: str
     home: Path
-    client: ControlClient
+    client: Client
 
     @property
     def id(self) -> str:
@@ -55,19 +55,19 @@ class Overview:
 
     def detail(self, node: Node) -> schema.PoolDetail:
         """The pool as a node sees it."""
-        return node.client.get(schema.PoolDetail, "v1", "pools", self.pool)
+        return node.client.pool(self.pool)
 
     def submit(self, node: Node, key: str) -> str:
         """Submit a task, and return its id."""
         body = schema.SubmitTask(objective="echo", inputs={"key": key}, key=key)
-        return node.client.post(schema.TaskDetail, "v1", "pools", self.pool, "tasks", body=body).id
+        return node.client.submit(self.pool, body).id
 
     def tasks(self, node: Node) -> dict[str, schema.TaskItem]:
         """Every task as a node sees it."""
         found: dict[str, schema.TaskItem] = {}
         while True:
-            query = {"limit": schema.TASK_LIST_MAX, "offset": len(found)}
-            part = node.client.get(schema.TaskList, "v1", "pools", self.pool, "tasks", query=query)
+            query = TaskQuery(limit=schema.TASK_LIST_MAX, offset=len(found))
+            part = node.client.tasks(self.pool, query)
             found.update({item.id: item for item in part.tasks})
             if not part.tasks or len(found) >= part.total:
                 return found
@@ -108,7 +108,7 @@ class Overview:
         first, *others = values.values()
         assert all(other == first for other in others), f"nodes know different results: {values}"
         for node in nodes:
-            counters = node.client.get(schema.StatusItem, "v1", "status").counters
+            counters = node.client.status().counters
             assert not counters.get("conflicting_settlements"), f"{node.name} saw a task settled twice"
 
     def describe(self, node: Node) -> str:

@@ -14,7 +14,6 @@ from processes import Overview, run_command
 from routed_hosts import RoutedHosts
 
 from converge_node.demo.mesh import wait_for
-from converge_node.reach_schema import ReachItem
 
 pytestmark = [pytest.mark.network, pytest.mark.namespaces]
 
@@ -70,7 +69,7 @@ def test_a_host_behind_a_router_is_dialled_through_a_relay_and_tasks_settle(tmp_
             assert relay.counter("relay_circuits_opened") == 1
             settle_some(pool_across(cluster, visitor, hidden), nodes, "hello")
             # and everybody knows how things stand
-            reach = [node.client.get(ReachItem, "v1", "reach") for node in nodes]
+            reach = [node.client.reach() for node in nodes]
             assert [item.reachable for item in reach] == ["yes", "no", "yes"]
             assert relay.item is not None
             assert [item.relays for item in reach] == [[], [relay.item.peer_id], []]

@@ -204,6 +204,7 @@ class FakePool:
         self.spec = spec
         self.name = spec.name
         self.governance = spec.governance.name.lower()
+        self.node: Any = None
         self.ready = True
         self.has_quorum: bool | None = True
         self.found: list[Finding] = []
@@ -222,6 +223,9 @@ class FakePool:
     @property
     def frontier_digest(self) -> str:
         return hashlib.sha256(b"".join(self._tasks)).hexdigest()
+
+    async def leave(self) -> None:
+        del self.node.pools[self.id]
 
     async def audit(self) -> list[Finding]:
         return self.found
@@ -494,6 +498,7 @@ class FakeNode:
         )
         spec.check()
         pool = FakePool(self.identity, spec, pool_id(self.public_key, spec))
+        pool.node = self
         self.pools[pool.id] = pool
         return pool
 
@@ -519,6 +524,7 @@ class FakeNode:
             raise NetworkError("no connected peer knows the pool")
         spec = PoolSpec(f"joined-{id_.hex()[:6]}", bytes(16), Democratic.kind, (self.public_key,))
         pool = FakePool(self.identity, spec, id_)
+        pool.node = self
         self.pools[id_] = pool
         return pool
 
@@ -563,6 +569,8 @@ class FakeInvitations:
     async def write(self, *, pool: Any = None, topics: Sequence[Any] = (), **terms: Any) -> str:
         self.asked.append({"pool": None if pool is None else pool.name, **terms})
         keys = self._node.joined_topics
+        if set(topics) - set(keys):
+            raise NotFound("this node takes no part in one of the topics")
         invited = None if pool is None else PoolInvitation(pool.id, ticket=bytes(32))
         fields = (
             terms["role"],

@@ -11,12 +11,12 @@ import trio
 import trio.testing
 from node_fakes import FakeNode
 
-from converge_node import schema
-from converge_node.cli.client import ControlClient
 from converge_node.control import server
-from converge_node.control.app import ControlApi, ControlState
+from converge_node.control.app import ControlApi
 from converge_node.control.server import open_control_server
+from converge_node.control.state import ControlState
 from converge_node.errors import NodeUnreachable
+from converge_p2p.client import Client
 from converge_p2p.core import limits
 
 BODY_CUT_SHORT = b"POST /v1/pools HTTP/1.1\r\nhost: node\r\ncontent-length: 99999999\r\n\r\n" + b"x" * 100_000
@@ -42,7 +42,7 @@ async def is_healthy(path: Path) -> bool:
     """Ask until there is an answer: a connection that was closed is noticed a moment later."""
     while True:
         try:
-            item = await trio.to_thread.run_sync(ControlClient(path).get, schema.HealthItem, "healthz")
+            item = await trio.to_thread.run_sync(Client(path).health)
         except NodeUnreachable:
             await trio.lowlevel.checkpoint()
         else:

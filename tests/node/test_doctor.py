@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from converge_node import doctor, schema
-from converge_node.cli.client import ControlClient
+from converge_node import doctor
 from converge_node.cli.main import invoke
 from converge_node.errors import ExitCode, NodeUnreachable, TimedOut
 from converge_node.paths import resolve_paths
-from converge_node.reach_schema import CheckItem, DoctorItem, ReachItem
+from converge_p2p.client import Client, schema
+from converge_p2p.client.reach_schema import CheckItem, DoctorItem, ReachItem
+from converge_p2p.client.routes import Question
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.store.keyfile import save_identity
@@ -181,7 +182,7 @@ class Said:
         self.ready = True
         self.error: Exception | None = None
 
-    def get(self, _client: Any, kind: Any, *path: str, query: Any = None) -> Any:
+    def ask(self, question: Question) -> Any:
         if self.error is not None:
             raise self.error
         node = schema.NodeItem(
@@ -195,13 +196,13 @@ class Said:
             ),
             "peers": self.peers,
             "reach": self.reach,
-        }[path[-1]]
+        }[question.route.path.rpartition("/")[2]]
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     said = Said()
-    monkeypatch.setattr(ControlClient, "get", lambda client, kind, *path, **more: said.get(client, kind, *path))
+    monkeypatch.setattr(Client, "ask", lambda _client, question: said.ask(question))
     return said
 
 

@@ -13,8 +13,9 @@ import trio
 from node_fakes import FakeNode
 
 from converge_node.cli.main import invoke
-from converge_node.control.app import ControlApi, ControlState
+from converge_node.control.app import ControlApi
 from converge_node.control.server import open_control_server
+from converge_node.control.state import ControlState
 from converge_node.paths import resolve_paths
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.capability import Capability
@@ -110,8 +111,8 @@ async def test_agents_are_found_by_version_cost_topic_and_trust(served: Callable
     ("words", "code"),
     [(("find", "--capability", "a b"), INVALID), (("find", "--capability", "x@1"), INVALID),
      (("find", "--capability", "x@2.0-1.0"), INVALID), (("publish", "--capability", "x@1.0-2.0"), INVALID),
-     (("publish", "--topic", "no topic"), "config"), (("show", "xyz"), INVALID), (("show", "abcdef"), "not_found"),
-     (("show", "0" * 64), "not_found"), (("find", "--trust", "2"), "usage"), (("ls", "--limit", "0"), INVALID)],
+     (("publish", "--topic", "no topic"), INVALID), (("show", "xyz"), INVALID), (("show", "abcdef"), "not_found"),
+     (("show", "0" * 64), "not_found"), (("find", "--trust", "2"), "usage"), (("ls", "--limit", "0"), "usage")],
 )  # fmt: skip
 async def test_what_makes_no_sense_is_refused_with_a_reason(
     served: Callable[[], Any], words: tuple[str, ...], code: str

@@ -19,8 +19,9 @@ import trio.testing
 from node_fakes import FakeAnnouncement, FakeNode, FakePeer, FakePool
 
 from converge_node.cli.main import invoke
-from converge_node.control.app import ControlApi, ControlState
+from converge_node.control.app import ControlApi
 from converge_node.control.server import open_control_server
+from converge_node.control.state import ControlState
 from converge_node.paths import resolve_paths
 from converge_p2p.core import limits
 from converge_p2p.core.codec import encode_value, tagged_hash

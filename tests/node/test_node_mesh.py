@@ -16,8 +16,9 @@ from node_fakes import FakeNode
 
 from converge_node.cli.main import invoke
 from converge_node.config import load_settings
-from converge_node.control.app import ControlApi, ControlState
+from converge_node.control.app import ControlApi
 from converge_node.control.server import open_control_server
+from converge_node.control.state import ControlState
 from converge_node.followed import read_followed
 from converge_node.key_files import network_key_of, read_network_key, read_topic_key
 from converge_node.paths import resolve_paths

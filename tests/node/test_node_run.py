@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
+from converge_node.control.tokens import add_token
 from converge_node.errors import ExitCode
 from converge_node.handlers import load_handlers
 from converge_node.run import next_command
 from converge_node.supervisor import tell_supervisor
+from converge_p2p.client import Client, Refused
+from converge_p2p.client.routes import Scope
 from converge_p2p.core.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -85,6 +88,32 @@ def test_the_first_start_makes_key_and_settings_and_says_how_to_join(tmp_path: P
         process.send_signal(signal.SIGINT)
         assert finish(process)[0] == 0
     assert "timeout_s = 9" in (home / "config.toml").read_text()
+
+
+def test_with_addresses_in_the_settings_the_control_interface_is_served_to_token_holders_too(tmp_path: Path) -> None:
+    token = add_token(tmp_path / "api-tokens", "one", Scope.READ)
+    with started("--home", str(tmp_path), "--json", CONVERGE_NODE_API__LISTEN="127.0.0.1:0") as process:
+        first_document(process)
+        assert process.stderr is not None
+        (url,) = json.loads(process.stderr.readline())["places"]
+        assert Client(url=url, token=token).health().ready
+        with pytest.raises(Refused) as refused:
+            Client(url=url).health()
+        process.terminate()
+        assert finish(process)[0] == 0
+    assert refused.value.code == "not_authenticated"
+    with started("--home", str(tmp_path), "--json", CONVERGE_NODE_API__LISTEN="192.0.2.1:1") as process:
+        error = first_document(process)["error"]
+        assert error["code"] == "bad_configuration"
+        assert "cannot listen on the control addresses 192.0.2.1:1" in error["message"]
+        assert finish(process)[0] == ExitCode.BAD_CONFIGURATION
+
+
+def test_the_profile_private_does_not_start_without_a_key(tmp_path: Path) -> None:
+    with started("--home", str(tmp_path), "--profile", "private", "--json") as process:
+        error = first_document(process)["error"]
+        assert finish(process)[0] == ExitCode.BAD_CONFIGURATION
+    assert "needs the key of a network" in error["message"]
 
 
 def test_a_person_reads_the_address_and_the_next_command(tmp_path: Path) -> None:

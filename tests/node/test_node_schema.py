@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from converge_node.schema import from_json_value, to_json_value, utc_time
+from converge_p2p.client.schema import from_json_value, to_json_value, utc_time
 from converge_p2p.core.errors import CodecError, LocalError
 from converge_p2p.core.types import BlobForm, BlobId, BlobRef, PublicKey
 

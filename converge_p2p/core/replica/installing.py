@@ -89,6 +89,7 @@ class Installer:
         if not counted:
             # it may be needed yet, and is only looked at when it comes: let it come again
             self._log.parking.turn_out(operation)
+            return []
         self._touch(self._view.changes_at(operation.epoch + 1).id)
         self.install()
         return [each.signed for each in counted]

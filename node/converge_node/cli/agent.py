@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from converge_node import agent_schema as schema, watch_schema
 from converge_node.cli.client import connect
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_p2p.client import agent_schema as schema
+from converge_p2p.client.queries import AgentQuery, RecordQuery
 from converge_p2p.core.errors import NotFound
 
 
@@ -36,7 +37,7 @@ def publish(invocation: Invocation, capabilities: tuple[str, ...], topics: tuple
     converge-node agent publish --capability translate@1.2:5 --topic acme/text
     """
     body = schema.PublishAgent(name=name, topics=list(topics), capabilities=list(capabilities))
-    item = connect(invocation).post(schema.AgentItem, "v1", "agents", "publish", body=body)
+    item = connect(invocation).publish_agent(body)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _agent_text(item))
 
 
@@ -45,7 +46,7 @@ def publish(invocation: Invocation, capabilities: tuple[str, ...], topics: tuple
 @pass_invocation
 def revoke(invocation: Invocation) -> None:
     """Take back what was published. Everybody is told."""
-    item = connect(invocation).post(schema.RevokedItem, "v1", "agents", "revoke")
+    item = connect(invocation).revoke_agent()
     show(invocation, item, ids=list, text=lambda: "revoked" if item.revoked else "nothing was published")
 
 
@@ -55,7 +56,7 @@ def revoke(invocation: Invocation) -> None:
 @pass_invocation
 def list_agents(invocation: Invocation, limit: int) -> None:
     """List agents that are known here."""
-    items = connect(invocation).get(list[schema.AgentItem], "v1", "agents", query={"limit": limit})
+    items = connect(invocation).agents(AgentQuery(limit=limit))
     _show_all(invocation, items)
 
 
@@ -95,7 +96,7 @@ def find(
         limit=limit,
         refresh=refresh,
     )
-    _show_all(invocation, connect(invocation).post(list[schema.AgentItem], "v1", "agents", "find", body=body))
+    _show_all(invocation, connect(invocation).find_agents(body))
 
 
 @agent.command("show")
@@ -104,7 +105,7 @@ def find(
 @pass_invocation
 def show_agent(invocation: Invocation, reference: str) -> None:
     """Show what an agent says of itself, the newest that can be found."""
-    item = connect(invocation).get(schema.AgentItem, "v1", "agents", reference)
+    item = connect(invocation).agent(reference)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _agent_text(item))
 
 
@@ -113,7 +114,7 @@ def show_agent(invocation: Invocation, reference: str) -> None:
 @pass_invocation
 def hosted(invocation: Invocation) -> None:
     """List the agents that this node hosts, with what they are doing."""
-    items = connect(invocation).get(list[schema.HostedItem], "v1", "hosted")
+    items = connect(invocation).hosted()
     rows = [
         (item.name, item.kind, item.state, "yes" if item.ok else "no", item.turns, item.claims, item.inbox,
          item.last_error)
@@ -137,7 +138,7 @@ def checkpoints(invocation: Invocation) -> None:
     \b
     Example: converge-node agent checkpoints --json
     """
-    items = connect(invocation).get(list[watch_schema.AgentCheckpointItem], "v1", "checkpoints")
+    items = connect(invocation).checkpoints()
     rows = [
         (item.agent, item.at, item.turns, item.failures, "yes" if item.running else "no",
          "" if item.state is None else msgspec.json.encode(item.state).decode()[:80])
@@ -164,7 +165,7 @@ def record(invocation: Invocation, name: str, out: Path) -> None:
     client, count, first = connect(invocation), 0, 0
     with open(out, "wb") as file:
         while True:
-            part = client.get(list[schema.RecordItem], "v1", "hosted", name, "record", query={"first": first})
+            part = client.record(name, RecordQuery(first=first))
             for item in part:
                 file.write(msgspec.json.encode(item) + b"\n")
                 count, first = count + 1, item.number + 1

@@ -13,19 +13,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 import click
 import msgspec
 
-from converge_node.blob_schema import BlobItem, PutItem, RemoveBlob, RemovedBlob
-from converge_node.cli.client import ControlClient, connect
+from converge_node.cli.client import connect
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import UsageError
+from converge_p2p.client.blob_schema import BlobItem, PutItem, RemoveBlob
+from converge_p2p.client.queries import ContentQuery, PutQuery
+from converge_p2p.client.sync import Client
 
 INLINE_BYTES_MAX: Final = 16 * 1024
 """A file that is not larger goes into the task as it is."""
+# in a pool that is not private the key stands beside it in clear, and does no harm
+_INPUT: Final = PutQuery(sealed=True, form="bytes", hold="kept")
 
 
 @click.group
@@ -38,9 +42,9 @@ def blob() -> None:
 @click.option("--sealed", is_flag=True, help="Give others ciphertext; the key stands in the reference.")
 @apply_shared
 @pass_invocation
-def put(invocation: Invocation, file: BinaryIO, *, sealed: bool) -> None:
+def put(invocation: Invocation, file: IO[bytes], *, sealed: bool) -> None:
     """Keep the content of FILE, and print the reference that others fetch it with. FILE - is standard input."""
-    item = upload(connect(invocation), file, sealed=sealed, form="handle", hold="pinned")
+    item = upload(connect(invocation), file, PutQuery(sealed=sealed))
     pairs = [("reference", item.reference), ("blob", item.id), ("bytes", item.size)]
     show(invocation, item, ids=lambda: [item.reference], text=lambda: facts(pairs))
 
@@ -61,7 +65,7 @@ def get(invocation: Invocation, reference: str, *, output: str | None, pool: str
 @pass_invocation
 def ls(invocation: Invocation) -> None:
     """List the blobs that this node keeps, the one used last first."""
-    items = connect(invocation).get(list[BlobItem], "v1", "blobs")
+    items = connect(invocation).blobs()
     rows = [(short(item.id), item.hold, item.size, _share(item), item.used_at) for item in items]
     columns = ("BLOB", "HELD AS", "BYTES", "HERE", "USED")
     show(
@@ -78,7 +82,7 @@ def ls(invocation: Invocation) -> None:
 @pass_invocation
 def rm(invocation: Invocation, name: str) -> None:
     """Keep a blob no longer. BLOB is an id, its first digits (six or more), or a reference."""
-    item = connect(invocation).post(RemovedBlob, "v1", "blobs", "remove", body=RemoveBlob(blob=name))
+    item = connect(invocation).remove_blob(RemoveBlob(blob=name))
     show(invocation, item, ids=lambda: [item.id], text=lambda: f"removed {short(item.id)}")
 
 
@@ -86,9 +90,8 @@ def _share(item: BlobItem) -> str:
     return f"{100 * item.held_bytes // item.size if item.size else 100} %"
 
 
-def upload(client: ControlClient, file: BinaryIO, *, sealed: bool, form: str, hold: str) -> PutItem:
+def upload(client: Client, file: IO[bytes], query: PutQuery) -> PutItem:
     """Let the node keep the content of an open file."""
-    query = {"sealed": int(sealed), "form": form, "hold": hold}
     try:
         with tempfile.TemporaryFile() as spool:
             source: IO[bytes] = file
@@ -96,21 +99,19 @@ def upload(client: ControlClient, file: BinaryIO, *, sealed: bool, form: str, ho
                 # how long a pipe is shows at its end only
                 shutil.copyfileobj(file, spool)
                 source = spool
-            size = source.seek(0, os.SEEK_END)
             source.seek(0)
-            return client.upload(PutItem, "v1", "blobs", content=source, size=size, query=query)
+            return client.put_blob(source, query)
     except OSError as error:
         raise UsageError(f"cannot read the file: {error.strerror}") from error
 
 
-def download(client: ControlClient, reference: str, output: str | None, pool: str | None = None) -> None:
+def download(client: Client, reference: str, output: str | None, pool: str | None = None) -> None:
     """Write a content to a file, or to standard output."""
-    query = {"reference": reference} | ({} if pool is None else {"pool": pool})
     with _target(output) as file:
-        client.download("v1", "blobs", "content", query=query, to=file)
+        client.blob(ContentQuery(reference=reference, pool=pool), file)
 
 
-def write_value(client: ControlClient, value: Any, output: str | None, pool: str) -> None:
+def write_value(client: Client, value: Any, output: str | None, pool: str) -> None:
     """Write a user's value, as JSON shows it: bytes, texts and blobs as they are, anything else as JSON."""
     match value:
         case {"$blob": str() as reference} if len(value) == 1:
@@ -128,7 +129,7 @@ def write_value(client: ControlClient, value: Any, output: str | None, pool: str
             file.write(b"\n")
 
 
-def file_inputs(client: ControlClient, pairs: tuple[str, ...]) -> dict[str, Any]:
+def file_inputs(client: Client, pairs: tuple[str, ...]) -> dict[str, Any]:
     """Return the inputs that files give, K=FILE: small ones as they are, others as sealed blobs.
 
     Raises:
@@ -145,8 +146,7 @@ def file_inputs(client: ControlClient, pairs: tuple[str, ...]) -> dict[str, Any]
                 if len(data) <= INLINE_BYTES_MAX:
                     found[name] = {"$bytes": base64.b64encode(data).decode()}
                 else:
-                    # in a pool that is not private the key stands beside it in clear, and does no harm
-                    found[name] = {"$blob": upload(client, file, sealed=True, form="bytes", hold="kept").reference}
+                    found[name] = {"$blob": upload(client, file, _INPUT).reference}
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
     return found

@@ -12,7 +12,7 @@ import click
 from converge_node.cli.output import clean, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode
-from converge_node.reach_schema import CheckItem
+from converge_p2p.client.reach_schema import CheckItem
 
 
 @click.command

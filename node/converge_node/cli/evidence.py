@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 import click
 
-from converge_node import schema
 from converge_node.cli.client import connect
 from converge_node.cli.output import short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import UsageError
+from converge_p2p.client import schema
 
 _CHUNK = 1 << 20
 
@@ -53,9 +53,7 @@ def cite(
     body = schema.CiteEvidence(
         digest=digest, size=size or 0, value=value, supports=not against, media=media, summary=summary
     )
-    items = connect(invocation).post(
-        list[schema.EvidenceItem], "v1", "pools", pool, "tasks", reference, "evidence", body=body
-    )
+    items = connect(invocation).cite(pool, reference, body)
     _show(invocation, items)
 
 
@@ -68,7 +66,7 @@ def evidence(invocation: Invocation, pool: str, reference: str) -> None:
     """List what was cited for and against the results of TASK."""
     _show(
         invocation,
-        connect(invocation).get(list[schema.EvidenceItem], "v1", "pools", pool, "tasks", reference, "evidence"),
+        connect(invocation).evidence(pool, reference),
     )
 
 

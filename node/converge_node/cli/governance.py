@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from converge_node import schema
+from converge_p2p.client import schema
 
 MODELS: Final = ("democratic", "dictatorial", "bicameral", "veto", "empirical", "custom")
 

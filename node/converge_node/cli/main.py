@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from converge_node.cli.tree import Invocation, Lazy, LazyGroup, apply_shared
+from converge_node.cli.tree import DryRun, Invocation, Lazy, LazyGroup, apply_shared
 
 _COMMANDS = {
     "run": Lazy("converge_node.cli.run:run_command", "Run a node (the default command)."),
@@ -33,16 +33,21 @@ _COMMANDS = {
     "mesh": Lazy("converge_node.cli.mesh:mesh", "Make private networks, and invite others."),
     "topic": Lazy("converge_node.cli.mesh:topic", "Take part in topics, public or private."),
     "join": Lazy("converge_node.cli.mesh:join", "Follow an invitation."),
+    "api": Lazy("converge_node.cli.api:api", "Print the control interface's document, and manage its tokens."),
     "mcp": Lazy("converge_node.cli.mcp:mcp", "Serve the running node to an MCP client."),
     "config": Lazy("converge_node.cli.config:config", "Show and check the settings."),
     "demo": Lazy("converge_node.demo.cli:demo", "Run a mesh of processes on this machine doing real work."),
     "sim": Lazy("converge_node.sim.cli:sim", "Simulate many nodes in one process, and say what a pool costs."),
     "shutdown": Lazy("converge_node.cli.node:shutdown", "Stop the running node gracefully."),
+    "init": Lazy("converge_node.cli.identity:init", "Make the key and the settings file, without starting."),
+    "identity": Lazy("converge_node.cli.identity:identity", "Show, export, import and seal the node's key."),
+    "completion": Lazy("converge_node.cli.completion:completion", "Print what makes a shell complete commands."),
+    "errors": Lazy("converge_node.cli.errors:errors", "Explain an error code."),
     "version": Lazy("converge_node.cli.node:version", "Show the version."),
 }
 
-_TAKES_VALUE = ("--home",)
-_ROOT_FLAGS = ("--json", "-q", "--quiet", "-h", "--help", "--version")
+_TAKES_VALUE = ("--home", "--url")
+_ROOT_FLAGS = ("--json", "--dry-run", "-q", "--quiet", "-h", "--help", "--version")
 
 
 class Root(LazyGroup):
@@ -50,6 +55,9 @@ class Root(LazyGroup):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert `run` where a command should stand and none does."""
+        if ctx.resilient_parsing:
+            # a shell asks what could stand here
+            return super().parse_args(ctx, args)
         index = 0
         while index < len(args):
             word = args[index]
@@ -106,6 +114,12 @@ def invoke(arguments: list[str]) -> int:
     except BrokenPipeError:
         # whoever read the output has enough; the interpreter must not try to flush it again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except DryRun as ended:
+        from converge_node.cli.output import show
+
+        action = str(ended)
+        show(invocation, {"would": action}, ids=list, text=lambda: f"would {action}")
         return 0
     except Exception as error:  # noqa: BLE001 - the edge: an error becomes an exit code
         from converge_node.cli.output import print_error

@@ -12,11 +12,12 @@ from typing import Any
 
 import click
 
-from converge_node import mesh_schema as schema
-from converge_node.cli.client import connect
+from converge_node.cli.client import connect, url_of
 from converge_node.cli.output import clean, facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import NodeUnreachable, Refused, UsageError
+from converge_p2p.client import mesh_schema as schema
+from converge_p2p.client.queries import TopicQuery
 
 VALID_S = 7 * 24 * 3600.0
 """How long an invitation is good if nothing is said."""
@@ -35,6 +36,7 @@ def mesh_new(invocation: Invocation, file: Path) -> None:
     """Write the key of a new private network to FILE, as go-libp2p and js-libp2p read it (swarm.key)."""
     from converge_node.key_files import new_network_key, write_key_file
 
+    invocation.about_to(f"write the key of a new private network to {file}")
     key = new_network_key()
     write_key_file(file, key.to_file())
     data = {"file": str(file), "network": key.network.hex()}
@@ -47,7 +49,7 @@ def mesh_new(invocation: Invocation, file: Path) -> None:
 @pass_invocation
 def mesh_ls(invocation: Invocation) -> None:
     """Show the network the node is in, and its topics."""
-    item = connect(invocation).get(schema.MeshItem, "v1", "mesh")
+    item = connect(invocation).mesh()
     network = item.network or "public"
     show(
         invocation,
@@ -76,7 +78,7 @@ def mesh_invite(invocation: Invocation, /, *, uses: int, any_number: bool, valid
     """Print an invitation: one line for `converge-node join`. It holds secrets: hand it over in private."""
     what["topics"] = list(what["topics"])
     body = schema.WriteInvitation(uses=None if any_number else uses, valid_s=valid, **what)
-    item = connect(invocation).post(schema.InvitationText, "v1", "invitations", body=body)
+    item = connect(invocation).write_invitation(body)
     show(invocation, item, ids=lambda: [item.text], text=lambda: item.text)
 
 
@@ -99,17 +101,21 @@ def join(invocation: Invocation, line: str, *, capabilities: tuple[str, ...], ti
     text = sys.stdin.read() if line == "-" else line
     read = InvitationLine.from_text(text)
     body = schema.FollowInvitation(text=read.to_text(), capabilities=list(capabilities), timeout_s=timeout)
-    paths = invocation.paths()
+    paths, far = invocation.paths(), url_of(invocation) is not None
     try:
-        item = connect(invocation).post(schema.FollowedItem, "v1", "join", body=body, wait_s=2 * timeout)
+        item = connect(invocation).follow(body)
     except NodeUnreachable:
+        if far:
+            raise
         import time
 
         read.check_for(read.network_key, int(time.time() * 1000))
+        invocation.about_to(f"keep the invitation for the next start of the node in {paths.state_dir}")
         paths.create()
         enter_network(paths, read, load_settings(paths.config_file).config.network.psk_file)
         item = followed_item(read, running=False)
-    keep(paths, read)
+    if not far:
+        keep(paths, read)
     home = f" --home {invocation.home}" if invocation.home else ""
     pairs: list[tuple[str, object]] = [
         ("invited by", item.issuer),
@@ -134,6 +140,7 @@ def topic_new_key(invocation: Invocation, file: Path) -> None:
     """Write the key of a new private topic to FILE, for its members."""
     from converge_node.key_files import new_topic_key, write_key_file
 
+    invocation.about_to(f"write the key of a new topic to {file}")
     write_key_file(file, new_topic_key().to_file())
     show(invocation, {"file": str(file)}, ids=lambda: [str(file)], text=lambda: facts([("file", file)]))
 
@@ -143,7 +150,7 @@ def topic_new_key(invocation: Invocation, file: Path) -> None:
 @pass_invocation
 def topic_ls(invocation: Invocation) -> None:
     """List the topics that the node takes part in."""
-    items = connect(invocation).get(schema.MeshItem, "v1", "mesh").topics
+    items = connect(invocation).mesh().topics
     show(invocation, items, ids=lambda: [item.topic for item in items], text=lambda: _topics_text(items))
 
 
@@ -158,7 +165,7 @@ def topic_join(invocation: Invocation, name: str, key_file: Path | None) -> None
 
     key = "" if key_file is None else read_topic_key(key_file).secret.hex()
     body = schema.JoinTopic(topic=name, key=key)
-    item = connect(invocation).post(schema.TopicItem, "v1", "topics", body=body)
+    item = connect(invocation).join_topic(body)
     show(invocation, item, ids=lambda: [item.topic], text=lambda: _topics_text([item]))
 
 
@@ -169,7 +176,7 @@ def topic_join(invocation: Invocation, name: str, key_file: Path | None) -> None
 def topic_leave(invocation: Invocation, name: str) -> None:
     """Take part in TOPIC no more."""
     body = schema.LeaveTopic(topic=name)
-    items = connect(invocation).post(list[schema.TopicItem], "v1", "topics", "leave", body=body)
+    items = connect(invocation).leave_topic(body)
     show(invocation, items, ids=lambda: [item.topic for item in items], text=lambda: _topics_text(items))
 
 
@@ -185,7 +192,7 @@ def topic_pub(invocation: Invocation, name: str, payload: str) -> None:
     except ValueError as error:
         raise UsageError(f"the payload is not JSON: {error}", hint="write text as '\"text\"'") from error
     body = schema.PublishOnTopic(topic=name, payload=value)
-    said = connect(invocation).post(schema.PublishOnTopic, "v1", "topics", "publish", body=body)
+    said = connect(invocation).publish(body)
     show(invocation, said, ids=list, text=lambda: facts([("published on", said.topic)]))
 
 
@@ -196,9 +203,9 @@ def topic_pub(invocation: Invocation, name: str, payload: str) -> None:
 @pass_invocation
 def topic_sub(invocation: Invocation, name: str, timeout: float | None) -> None:
     """Show what is said on TOPIC from now on, one JSON value a line. The node must take part in it."""
-    query = {"topic": name, **({} if timeout is None else {"timeout_s": timeout})}
+    query = TopicQuery(topic=name, timeout_s=timeout)
     try:
-        for item in connect(invocation).stream(schema.HeardItem, "v1", "topics", "watch", query=query):
+        for item in connect(invocation).watch_topic(query):
             _print_heard(invocation, item)
     except Refused as ended:
         if ended.code != "timeout":

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import click
 
-from converge_node import schema
 from converge_node.cli.client import connect
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_p2p.client import schema
 
 
 @click.command
@@ -58,7 +58,7 @@ def propose(
         renew=renew,
         reason=reason,
     )
-    item = connect(invocation).post(schema.MotionItem, "v1", "pools", reference, "motions", body=body)
+    item = connect(invocation).move(reference, body)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _motion_text(item))
 
 
@@ -68,7 +68,7 @@ def propose(
 @pass_invocation
 def motions(invocation: Invocation, reference: str) -> None:
     """List what was put to the electors, and what became of it."""
-    items = connect(invocation).get(list[schema.MotionItem], "v1", "pools", reference, "motions")
+    items = connect(invocation).motions(reference)
     rows = [
         (short(item.id), item.state, str(item.epoch), "; ".join(item.asks), str(len(item.opinions))) for item in items
     ]
@@ -92,9 +92,7 @@ def vote(invocation: Invocation, reference: str, motion: str, choice: str) -> No
 
     Among rival results `by-evidence` chooses the one for which most evidence speaks, and names that evidence.
     """
-    item = connect(invocation).post(
-        schema.MotionItem, "v1", "pools", reference, "motions", motion, "say", body=schema.SayItem(choice=choice)
-    )
+    item = connect(invocation).say(reference, motion, schema.SayItem(choice=choice))
     show(invocation, item, ids=lambda: [item.id], text=lambda: _motion_text(item))
 
 
@@ -110,16 +108,7 @@ def dispute(invocation: Invocation, reference: str, task: str, rivals: tuple[str
 
     The task stays as it is settled.
     """
-    item = connect(invocation).post(
-        schema.MotionItem,
-        "v1",
-        "pools",
-        reference,
-        "tasks",
-        task,
-        "dispute",
-        body=schema.Dispute(reason=reason, rivals=list(rivals)),
-    )
+    item = connect(invocation).dispute(reference, task, schema.Dispute(reason=reason, rivals=list(rivals)))
     show(invocation, item, ids=lambda: [item.id], text=lambda: _motion_text(item))
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import click
 
-from converge_node import schema
 from converge_node.cli.client import connect
 from converge_node.cli.output import clean, facts, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode
+from converge_p2p.client import schema
 
 
 @click.command("id")
@@ -19,7 +19,7 @@ from converge_node.errors import ExitCode
 @pass_invocation
 def id_command(invocation: Invocation) -> None:
     """Show who the node is, where it listens, and how the next node finds it."""
-    node = connect(invocation).get(schema.NodeItem, "v1", "node")
+    node = connect(invocation).node()
     show(invocation, node, ids=lambda: [node.id], text=lambda: facts(_node_facts(node)))
 
 
@@ -28,7 +28,7 @@ def id_command(invocation: Invocation) -> None:
 @pass_invocation
 def status(invocation: Invocation) -> None:
     """Show the node at a glance."""
-    item = connect(invocation).get(schema.StatusItem, "v1", "status")
+    item = connect(invocation).status()
 
     def text() -> str:
         from converge_node.cli.pool import pool_table
@@ -56,7 +56,8 @@ def health(invocation: Invocation, ready: bool) -> int:
     \b
     Example: converge-node health --ready --json
     """
-    item = connect(invocation).get(schema.HealthItem, "readyz" if ready else "healthz")
+    client = connect(invocation)
+    item = client.ready() if ready else client.health()
     good = item.ready if ready else item.healthy
     word = "ready" if item.ready else "not ready"
     reasons = [
@@ -78,7 +79,7 @@ def peers() -> None:
 @pass_invocation
 def peers_list(invocation: Invocation) -> None:
     """List connected peers."""
-    items = connect(invocation).get(list[schema.PeerItem], "v1", "peers")
+    items = connect(invocation).peers()
     rows = [
         (peer.peer_id, peer.agent_id[:12], peer.direction, _path(peer), " ".join(peer.addresses[:1])) for peer in items
     ]
@@ -95,7 +96,7 @@ def peers_list(invocation: Invocation) -> None:
 @pass_invocation
 def shutdown(invocation: Invocation) -> None:
     """Stop the running node: it hands back claims, leaves its peers and flushes its stores."""
-    item = connect(invocation).post(schema.ShutdownItem, "v1", "shutdown")
+    item = connect(invocation).shutdown()
     show(invocation, item, ids=list, text=lambda: "stopping")
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import click
 import msgspec
 
-from converge_node import schema
 from converge_node.cli.tree import Invocation
 from converge_node.errors import ExitCode, UsageError, exit_code_of, known_error
+from converge_p2p.client import schema
 from converge_p2p.core.errors import ConvergeError
 
 

@@ -1,4 +1,4 @@
-"""Commands about pools: create, ls, show, join, invite, vouch, audit; and motions (see there).
+"""Commands about pools: create, ls, show, join, leave, invite, vouch, audit; and motions (see there).
 
 Knows: the client and the schema. Must not know: governance.
 """
@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from converge_node import schema
 from converge_node.cli.client import connect
 from converge_node.cli.governance import governance_options, governance_terms
 from converge_node.cli.motions import motions, propose, vote
 from converge_node.cli.output import facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_p2p.client import schema
 
 
 @click.group
@@ -92,7 +92,7 @@ def create(
         admission_need=admission_need,
         admission_custom=admission_custom,
     )
-    item = connect(invocation).post(schema.PoolDetail, "v1", "pools", body=body)
+    item = connect(invocation).create_pool(body)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
 
 
@@ -101,7 +101,7 @@ def create(
 @pass_invocation
 def pool_list(invocation: Invocation) -> None:
     """List joined pools, and those that other nodes announce."""
-    items = connect(invocation).get(list[schema.PoolItem], "v1", "pools")
+    items = connect(invocation).pools()
     show(invocation, items, ids=lambda: [item.id for item in items], text=lambda: pool_table(items))
 
 
@@ -111,7 +111,7 @@ def pool_list(invocation: Invocation) -> None:
 @pass_invocation
 def pool_show(invocation: Invocation, reference: str) -> None:
     """Show a joined pool and its members."""
-    item = connect(invocation).get(schema.PoolDetail, "v1", "pools", reference)
+    item = connect(invocation).pool(reference)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
 
 
@@ -136,8 +136,18 @@ def join(
     body = schema.JoinPool(
         capabilities=list(capabilities), timeout_s=timeout, invitation=invitation, vouches=list(vouches)
     )
-    item = connect(invocation).post(schema.PoolDetail, "v1", "pools", reference, "join", body=body, wait_s=timeout)
+    item = connect(invocation).join_pool(reference, body)
     show(invocation, item, ids=lambda: [item.id], text=lambda: _pool_text(item))
+
+
+@pool.command
+@click.argument("reference", metavar="POOL")
+@apply_shared
+@pass_invocation
+def leave(invocation: Invocation, reference: str) -> None:
+    """Leave POOL: its members are told, and this node works there no more."""
+    items = connect(invocation).leave_pool(reference)
+    show(invocation, items, ids=lambda: [item.id for item in items], text=lambda: pool_table(items))
 
 
 @pool.command
@@ -151,7 +161,7 @@ def join(
 def invite(invocation: Invocation, reference: str, *, agent: str, role: str, epochs: int, valid: float | None) -> None:
     """Print an invitation to POOL. Hand it over in private: without --for it lets in whoever holds it."""
     body = schema.InviteRequest(agent=agent, role=role, epochs=epochs, valid_s=valid)
-    item = connect(invocation).post(schema.AdmissionText, "v1", "pools", reference, "invite", body=body)
+    item = connect(invocation).invite(reference, body)
     show(invocation, item, ids=lambda: [item.text], text=lambda: item.text)
 
 
@@ -164,7 +174,7 @@ def invite(invocation: Invocation, reference: str, *, agent: str, role: str, epo
 def vouch(invocation: Invocation, reference: str, agent: str, *, epochs: int) -> None:
     """Answer for AGENT as an elector of POOL: print a vouch, which it shows when it joins."""
     body = schema.VouchRequest(agent=agent, epochs=epochs)
-    item = connect(invocation).post(schema.AdmissionText, "v1", "pools", reference, "vouch", body=body)
+    item = connect(invocation).vouch(reference, body)
     show(invocation, item, ids=lambda: [item.text], text=lambda: item.text)
 
 
@@ -174,7 +184,7 @@ def vouch(invocation: Invocation, reference: str, agent: str, *, epochs: int) ->
 @pass_invocation
 def audit(invocation: Invocation, reference: str) -> None:
     """Name electors that broke a rule, with the operations that prove it."""
-    items = connect(invocation).get(list[schema.FindingItem], "v1", "pools", reference, "audit")
+    items = connect(invocation).audit(reference)
     named = list(dict.fromkeys(item.agent_id for item in items))
     show(invocation, items, ids=lambda: named, text=lambda: _findings_text(items))
 

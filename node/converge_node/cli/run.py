@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.profiles import PROFILES
 
 
 @click.command("run")
@@ -37,6 +38,7 @@ from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 )
 @click.option("--agent", "agents", multiple=True, metavar="NAME=MODULE:CLASS", help="An agent to host. Repeatable.")
 @click.option("--record", is_flag=True, default=None, help="Record what hosted agents see and decide.")
+@click.option("--profile", type=click.Choice(tuple(PROFILES)), help="Defaults for a kind of node.")
 @click.option("--ephemeral", is_flag=True, help="A new identity, and nothing kept.")
 @apply_shared
 @pass_invocation
@@ -53,6 +55,7 @@ def run_command(
     handlers: tuple[str, ...],
     agents: tuple[str, ...],
     record: bool | None,
+    profile: str | None,
     ephemeral: bool,
 ) -> int:
     """Run a node until SIGTERM, SIGINT or `converge-node shutdown`.
@@ -78,6 +81,8 @@ def run_command(
         "node.handlers": handlers,
         "node.agents": agents,
         "node.record": record,
+        "node.profile": profile,
     }
     settings = load_settings(paths.config_file, flags=flags)
+    invocation.about_to(f"run a node in {paths.state_dir}")
     return run(RunOptions(settings, paths, ephemeral=ephemeral, json=invocation.json))

@@ -11,18 +11,18 @@ from typing import Any
 import click
 import msgspec
 
-from converge_node import schema
 from converge_node.cli.blob import file_inputs, write_value
-from converge_node.cli.client import ControlClient, connect
+from converge_node.cli.client import connect
 from converge_node.cli.evidence import cite, evidence
 from converge_node.cli.motions import dispute
 from converge_node.cli.output import clean, facts, print_json, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode, UsageError
+from converge_p2p.client import Client, schema
+from converge_p2p.client.queries import State, TaskQuery, WatchQuery
 from converge_p2p.core import limits
 
 HOME_POOL = "-"
-RESULT_WAIT_S = 600.0
 _SETTLED = ("completed", "failed", "cancelled")
 
 
@@ -90,8 +90,7 @@ def submit(
         evaluator=given["evaluator"],
         topic=given["topic"],
     )
-    where = ("home",) if pool == HOME_POOL else ("pools", pool)
-    item = client.post(schema.TaskDetail, "v1", *where, "tasks", body=body)
+    item = client.submit_home(body) if pool == HOME_POOL else client.submit(pool, body)
     if wait and item.state not in _SETTLED:
         item = _settled(client, item, timeout)
     show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
@@ -107,12 +106,11 @@ def submit(
 @apply_shared
 @pass_invocation
 def task_list(
-    invocation: Invocation, pool: str, *, state: str | None, objective: str | None, limit: int, offset: int
+    invocation: Invocation, pool: str, *, state: State | None, objective: str | None, limit: int, offset: int
 ) -> None:
     """List the tasks of POOL."""
-    wanted = {"state": state, "objective": objective, "limit": limit, "offset": offset}
-    query = {name: value for name, value in wanted.items() if value is not None}
-    found = connect(invocation).get(schema.TaskList, "v1", "pools", pool, "tasks", query=query)
+    query = TaskQuery(state=state, objective=objective, limit=limit, offset=offset)
+    found = connect(invocation).tasks(pool, query)
 
     def text() -> str:
         rows = [
@@ -133,7 +131,7 @@ def task_list(
 @pass_invocation
 def task_show(invocation: Invocation, pool: str, reference: str) -> None:
     """Show a task with its inputs and result."""
-    item = connect(invocation).get(schema.TaskDetail, "v1", "pools", pool, "tasks", reference)
+    item = connect(invocation).task(pool, reference)
     show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
 
 
@@ -147,12 +145,11 @@ def task_show(invocation: Invocation, pool: str, reference: str) -> None:
 def result(invocation: Invocation, pool: str, reference: str, *, output: str | None, timeout: float | None) -> int:
     """Wait until TASK is settled, and write its result: bytes and texts as they are, anything else as JSON."""
     client = connect(invocation)
-    item = client.get(schema.TaskDetail, "v1", "pools", pool, "tasks", reference)
+    item = client.task(pool, reference)
     if item.state not in _SETTLED:
         item = _settled(client, item, timeout)
     if item.state == "completed":
-        path = ("v1", "pools", item.pool, "tasks", item.id, "result")
-        item = client.get(schema.TaskDetail, *path, wait_s=RESULT_WAIT_S)
+        item = client.result(item.pool, item.id)
     if output is None and (invocation.json or invocation.quiet):
         show(invocation, item, ids=lambda: [item.id], text=lambda: "")
     elif item.state == "completed":
@@ -170,14 +167,14 @@ def result(invocation: Invocation, pool: str, reference: str, *, output: str | N
 @pass_invocation
 def watch(invocation: Invocation, pool: str, reference: str | None, *, timeout: float | None) -> int:
     """Print every change of a pool's tasks, or of one TASK until it is settled."""
-    query = {} if timeout is None else {"timeout_s": timeout}
+    query = WatchQuery(timeout_s=timeout)
     client = connect(invocation)
     if reference is None:
-        for item in client.stream(schema.TaskItem, "v1", "pools", pool, "watch", query=query):
+        for item in client.watch_pool(pool, query):
             _print_change(invocation, item)
         return ExitCode.OK
     last: schema.TaskDetail | None = None
-    for last in client.stream(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, "watch", query=query):
+    for last in client.watch_task(pool, reference, query):
         _print_change(invocation, last)
     return ExitCode.FAILURE if last is None else _outcome(last)
 
@@ -190,7 +187,7 @@ def watch(invocation: Invocation, pool: str, reference: str | None, *, timeout: 
 @pass_invocation
 def cancel(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
     """Cancel a task that this node submitted. It is settled when the pool's electors confirm it."""
-    _speak(invocation, pool, reference, "cancel", schema.CancelTask(reason=reason))
+    _show(invocation, connect(invocation).cancel(pool, reference, schema.CancelTask(reason=reason)))
 
 
 @task.command
@@ -201,7 +198,7 @@ def cancel(invocation: Invocation, pool: str, reference: str, *, reason: str) ->
 @pass_invocation
 def veto(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
     """Deny the result that a task was settled on, as a vetoer of the pool. It counts if electors hear it in time."""
-    _speak(invocation, pool, reference, "veto", schema.VetoTask(reason=reason))
+    _show(invocation, connect(invocation).veto(pool, reference, schema.VetoTask(reason=reason)))
 
 
 @task.command("pass")
@@ -212,7 +209,7 @@ def veto(invocation: Invocation, pool: str, reference: str, *, reason: str) -> N
 @pass_invocation
 def let_pass(invocation: Invocation, pool: str, reference: str, *, reason: str) -> None:
     """Let the result pass that a task was settled on, as a vetoer of the pool: nobody waits for this one any longer."""
-    _speak(invocation, pool, reference, "pass", schema.VetoTask(reason=reason))
+    _show(invocation, connect(invocation).let_pass(pool, reference, schema.VetoTask(reason=reason)))
 
 
 @task.command
@@ -226,17 +223,10 @@ def let_pass(invocation: Invocation, pool: str, reference: str, *, reason: str) 
 def judge(invocation: Invocation, pool: str, reference: str, verdict: str, *, reason: str, value: str) -> None:
     """Approve or deny the result that was reported, as the task's evaluator. An approval is never taken back."""
     body = schema.JudgeTask(approve=verdict == "approve", reason=reason, value=value)
-    _speak(invocation, pool, reference, "judge", body)
+    _show(invocation, connect(invocation).judge(pool, reference, body))
 
 
-def _speak(
-    invocation: Invocation,
-    pool: str,
-    reference: str,
-    word: str,
-    body: schema.CancelTask | schema.VetoTask | schema.JudgeTask,
-) -> None:
-    item = connect(invocation).post(schema.TaskDetail, "v1", "pools", pool, "tasks", reference, word, body=body)
+def _show(invocation: Invocation, item: schema.TaskDetail) -> None:
     show(invocation, item, ids=lambda: [item.id], text=lambda: task_text(item))
 
 
@@ -268,14 +258,14 @@ def task_text(item: schema.TaskDetail) -> str:
     return facts(pairs)
 
 
-def _settled(client: ControlClient, item: schema.TaskDetail, timeout: float | None) -> schema.TaskDetail:
+def _settled(client: Client, item: schema.TaskDetail, timeout: float | None) -> schema.TaskDetail:
     """Return the task once it is settled.
 
     Raises:
         Refused: with the code `timeout` after `timeout` seconds, or `not_ready` when the node stops.
     """
-    query = {} if timeout is None else {"timeout_s": timeout}
-    for change in client.stream(schema.TaskDetail, "v1", "pools", item.pool, "tasks", item.id, "watch", query=query):
+    query = WatchQuery(timeout_s=timeout)
+    for change in client.watch_task(item.pool, item.id, query):
         item = change
     return item
 

@@ -27,19 +27,32 @@ class Lazy(NamedTuple):
     summary: str
 
 
+class DryRun(Exception):
+    """What would be done, and was not."""
+
+
 @dataclass(slots=True)
 class Invocation:
     """What the shared options say, wherever on the command line they stand.
 
     Attributes:
         home: folder of the node, or None for the usual places.
+        url: of a node elsewhere, or None.
         json: print JSON in envelopes.
         quiet: print ids only.
+        dry_run: change nothing, and say what would be done.
     """
 
     home: str | None = None
+    url: str | None = None
     json: bool = False
     quiet: bool = False
+    dry_run: bool = False
+
+    def about_to(self, action: str) -> None:
+        """Say what is about to be changed. Raises `DryRun` if nothing may be."""
+        if self.dry_run:
+            raise DryRun(action)
 
     def paths(self) -> NodePaths:
         """Return the places of the node that is meant."""
@@ -67,6 +80,7 @@ class LazyGroup(click.Group):
         module, _, attribute = lazy.place.partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        _give_examples(command, cmd_name)
         return command
 
     def resolve_command(
@@ -94,13 +108,29 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
+def _give_examples(command: click.Command, path: str) -> None:
+    from converge_node.cli.examples import example_of
+
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            _give_examples(each, f"{path} {name}")
+    elif example := example_of(path):
+        command.epilog = f"\b\nExample:\n  {example}"
+
+
 def apply_shared(command: _F) -> _F:
     """Give a command the options that all commands share; they may stand before or after its name."""
     for option in (
         click.option(
             "-q", "--quiet", is_flag=True, expose_value=False, callback=_note("quiet"), help="Print ids only."
         ),
+        click.option(
+            "--dry-run", is_flag=True, expose_value=False, callback=_note("dry_run"), help="Say what would be changed."
+        ),
         click.option("--json", is_flag=True, expose_value=False, callback=_note("json"), help="Print JSON."),
+        click.option(
+            "--url", metavar="URL", expose_value=False, callback=_note("url"), help="A node elsewhere, asked by token."
+        ),
         click.option(
             "--home", metavar="DIR", expose_value=False, callback=_note("home"), help="Folder of the node's files."
         ),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import click
 import msgspec
 
-from converge_node import schema, watch_schema
 from converge_node.cli.client import connect
 from converge_node.cli.output import clean, print_json, show
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode, Refused, TimedOut
+from converge_p2p.client import schema, watch_schema
+from converge_p2p.client.queries import EventQuery, LogQuery
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -27,7 +28,7 @@ def metrics(invocation: Invocation) -> None:
     \b
     Example: converge-node metrics | grep converge_settlements
     """
-    text = connect(invocation).text("metrics")
+    text = connect(invocation).metrics()
     show(invocation, {"text": text}, ids=text.splitlines, text=lambda: text.rstrip("\n"))
 
 
@@ -44,9 +45,8 @@ def events(invocation: Invocation, kind: str, timeout_s: float | None) -> int:
     \b
     Example: converge-node events --kind task --json
     """
-    query = {key: value for key, value in (("kind", kind), ("timeout_s", timeout_s)) if value}
     try:
-        for event in connect(invocation).stream(watch_schema.EventItem, "v1", "events", query=query):
+        for event in connect(invocation).events(EventQuery(kind=kind, timeout_s=timeout_s)):
             if invocation.json:
                 print_json(schema.success(event))
             else:
@@ -79,16 +79,16 @@ def logs(invocation: Invocation, lines: int, follow: bool, level: str | None) ->
     client = connect(invocation)
     if level is not None:
         body = watch_schema.SetLogLevel(level=level)  # type: ignore[arg-type]
-        now = client.post(watch_schema.LogLevelItem, "v1", "logs", "level", body=body)
+        now = client.set_log_level(body)
         if not follow:
             show(invocation, now, ids=lambda: [now.level], text=lambda: f"the log shows {now.level} and above")
             return
     if not follow:
-        kept = client.get(list[watch_schema.LogLine], "v1", "logs", query={"lines": lines})
+        kept = client.logs(LogQuery(lines=lines))
         shown = [_text(item.line) for item in kept]
         show(invocation, kept, ids=lambda: shown, text=lambda: "\n".join(shown) or "nothing was logged yet")
         return
-    for item in client.stream(watch_schema.LogLine, "v1", "logs", query={"lines": lines, "follow": 1}):
+    for item in client.follow_logs(LogQuery(lines=lines)):
         if invocation.json:
             print_json(schema.success(item))
         else:

@@ -12,10 +12,10 @@ from typing import Final
 
 import trio
 
-from converge_node import agent_schema as schema
 from converge_node.control.ports import NodeLike
-from converge_node.schema import utc_time
-from converge_node.settings_check import parse_topic
+from converge_node.control.views import topic_of
+from converge_p2p.client import agent_schema as schema
+from converge_p2p.client.schema import utc_time
 from converge_p2p.core.errors import Conflict, LocalError, NotFound
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
@@ -106,7 +106,7 @@ async def find_agents(node: NodeLike, body: schema.FindAgents) -> list[schema.Ag
     """
     query = DiscoveryQuery(
         tuple(_need(text) for text in body.capabilities),
-        tuple(parse_topic(text) for text in body.topics),
+        tuple(topic_of(text) for text in body.topics),
         body.trust_threshold,
         body.trust_context,
         body.limit,
@@ -122,7 +122,7 @@ async def publish(node: NodeLike, body: schema.PublishAgent) -> schema.AgentItem
     """
     said = await node.discovery.register(
         [_capability(text) for text in body.capabilities],
-        [parse_topic(text) for text in body.topics],
+        [topic_of(text) for text in body.topics],
         body.name,
         keep=True,
     )

@@ -6,9 +6,9 @@ Source: docs/control.md.
 
 from __future__ import annotations
 
-from converge_node import schema
 from converge_node.control.ports import PoolLike
 from converge_node.control.views import value_hash
+from converge_p2p.client import schema
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.types import TaskId

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from converge_node import schema
+from converge_p2p.client import schema
 from converge_p2p.core import governance
 from converge_p2p.core.errors import ConvergeError, LocalError
 from converge_p2p.core.governance.formula import Threshold

@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-from converge_node import mesh_schema as schema
 from converge_node.control import views
 from converge_node.control.ports import NodeLike, PoolLike
-from converge_node.json_values import to_json_value
-from converge_node.schema import utc_time
-from converge_node.settings_check import parse_topic, topic_text
+from converge_node.settings_check import topic_text
+from converge_p2p.client import mesh_schema as schema
+from converge_p2p.client.json_values import to_json_value
+from converge_p2p.client.schema import utc_time
 from converge_p2p.core.errors import CodecError, NotFound
 from converge_p2p.core.governance.invitation_line import InvitationLine
 from converge_p2p.core.identity import fingerprint
@@ -54,7 +54,7 @@ class Meshes:
 
     async def join_topic(self, node: NodeLike, body: schema.JoinTopic) -> schema.TopicItem:
         """Take part in a topic. Raises as `Node.join`; CodecError: the key is not hexadecimal."""
-        topic = parse_topic(body.topic)
+        topic = views.topic_of(body.topic)
         try:
             key = TopicKey(bytes.fromhex(body.key)) if body.key else None
         except ValueError as error:
@@ -68,7 +68,7 @@ class Meshes:
         Raises:
             NotFound: the node takes no part in it, or not because of this interface.
         """
-        handle = self._handles.pop(parse_topic(body.topic), None)
+        handle = self._handles.pop(views.topic_of(body.topic), None)
         if handle is None:
             raise NotFound(f"the topic {body.topic} was not joined here", hint="`converge-node topic ls` shows topics")
         await handle.leave()
@@ -80,7 +80,7 @@ class Meshes:
         Raises:
             NotFound: the node takes no part in it. It is then said to nobody.
         """
-        handle = self._handles.get(parse_topic(body.topic))
+        handle = self._handles.get(views.topic_of(body.topic))
         if handle is None:
             raise NotFound(f"the node takes no part in topic {body.topic}", hint="join it first")
         await handle.publish(body.payload)
@@ -92,7 +92,7 @@ class Meshes:
         Raises:
             NotFound: the node takes no part in it.
         """
-        handle = self._handles.get(parse_topic(text))
+        handle = self._handles.get(views.topic_of(text))
         if handle is None:
             raise NotFound(f"the node takes no part in topic {text}", hint="join it first")
 
@@ -128,7 +128,7 @@ async def write_invitation(node: NodeLike, body: schema.WriteInvitation) -> sche
     """Invite others. Raises as `Invitations.write`."""
     text = await node.invitations.write(
         pool=views.find_pool(node, body.pool) if body.pool else None,
-        topics=[parse_topic(topic) for topic in body.topics],
+        topics=[views.topic_of(topic) for topic in body.topics],
         joiner=views.elector_keys(node, [body.agent])[0] if body.agent else None,
         uses=body.uses,
         role=body.role,

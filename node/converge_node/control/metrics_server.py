@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import msgspec
 import trio
@@ -20,18 +21,32 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from converge_node import schema
-from converge_node.control.observing import Observing
+from converge_node.control.observing import health_item, metrics_response
 from converge_node.control.server import CLOSE_GRACE_S, IDLE_S
-from converge_node.errors import http_status_of, known_error
+from converge_node.control.state import ControlState
+from converge_node.error_catalogue import http_status_of
+from converge_node.errors import known_error
+from converge_p2p.client import schema
 from converge_p2p.core.errors import ConfigError, ConvergeError
 
 _log = logging.getLogger("converge_node.control")
 
 
-def metrics_app(observing: Observing) -> Starlette:
+def metrics_app(state: ControlState) -> Starlette:
     """Return the application: `/metrics`, `/healthz`, `/readyz`."""
-    paths = {"/metrics": observing.metrics, "/healthz": observing.health, "/readyz": observing.ready}
+
+    async def metrics(_request: Request) -> Response:
+        return metrics_response(state)
+
+    async def health(_request: Request) -> Response:
+        item = await health_item(state)
+        return _json(schema.success(item), 200 if item.healthy else 503)
+
+    async def ready(_request: Request) -> Response:
+        item = await health_item(state)
+        return _json(schema.success(item), 200 if item.ready else 503)
+
+    paths = {"/metrics": metrics, "/healthz": health, "/readyz": ready}
     return Starlette(routes=[Route(path, _guarded(endpoint)) for path, endpoint in paths.items()])
 
 
@@ -44,10 +59,13 @@ def _guarded(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
             if known is None:
                 _log.exception("reading %s failed", request.url.path)
                 known = ConvergeError(f"internal error: {type(error).__name__}", hint="see the log of the node")
-            content = msgspec.json.encode(schema.failure(known))
-            return Response(content, status_code=http_status_of(known.code), media_type="application/json")
+            return _json(schema.failure(known), http_status_of(known.code))
 
     return answer
+
+
+def _json(envelope: dict[str, Any], status: int) -> Response:
+    return Response(msgspec.json.encode(envelope), status_code=status, media_type="application/json")
 
 
 @asynccontextmanager

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from converge_node import schema
 from converge_node.control.ports import PoolLike
 from converge_node.control.views import value_hash
+from converge_p2p.client import schema
 from converge_p2p.core.errors import Conflict, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import PoolSpec

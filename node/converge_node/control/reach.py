@@ -7,7 +7,7 @@ Source: docs/control.md.
 from __future__ import annotations
 
 from converge_node.control.ports import NodeLike
-from converge_node.reach_schema import ReachItem
+from converge_p2p.client.reach_schema import ReachItem
 
 
 def reach_item(node: NodeLike) -> ReachItem:

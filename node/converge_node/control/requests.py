@@ -7,15 +7,17 @@ Source: docs/control.md.
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from converge_node.errors import UsageError
 from converge_p2p.core import limits
-from converge_p2p.core.errors import LimitExceeded, LocalError
+from converge_p2p.core.errors import LimitExceeded
 
 _R = TypeVar("_R")
 
@@ -40,36 +42,42 @@ async def read(request: Request) -> bytes:
     return bytes(data)
 
 
-def body_of(request: Request, kind: type[_R]) -> _R:
+async def discard(chunks: AsyncGenerator[bytes, None], bytes_max: int = 8 * limits.CONTROL_REQUEST_BYTES_MAX) -> None:
+    """Read what is left of a request that is refused, keeping nothing; of one far too large only a part."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            bytes_max -= len(chunk)
+            if bytes_max < 0:
+                break
+
+
+def body_of(content: bytes, kind: type[_R]) -> _R:
     """Decode the body that was read.
 
     Raises:
         UsageError: not JSON, or not of that shape.
     """
     try:
-        return msgspec.json.decode(request.state.body or b"{}", type=kind)
+        return msgspec.json.decode(content or b"{}", type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         raise UsageError(f"the request is not as expected: {error}") from error
 
 
-def number(text: str, name: str, low: int, high: int) -> int:
-    """Read a number of a query. Raises `LocalError` if it is none, or not from `low` to `high`."""
-    if not text.isascii() or not text.isdigit() or len(text) > 16 or not low <= int(text) <= high:
-        raise LocalError(f"{name} is {text!r}; expected {low} to {high}")
-    return int(text)
+def query_of(given: QueryParams, kind: type[_R]) -> _R:
+    """Decode the query of a request. Of a name that is given twice the last one counts.
 
-
-def seconds(text: str) -> float:
-    """Read a time of a query. Raises `LocalError` if it is none, or not more than 0."""
+    Raises:
+        UsageError: not of that shape.
+    """
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value > 0:
-        raise LocalError(f"timeout_s is {text!r}; expected seconds, more than 0")
-    return value
+        query = msgspec.convert(dict(given), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the query is not as expected: {error}") from error
+    if math.isnan(getattr(query, "timeout_s", None) or 0.0):
+        raise UsageError("the query is not as expected: timeout_s is not a number")
+    return query
 
 
 def milliseconds(time_s: float) -> int:
-    """Return whole milliseconds, no more than the library takes."""
-    return min(round(time_s * 1000), 2**53)
+    """Return whole milliseconds."""
+    return round(time_s * 1000)

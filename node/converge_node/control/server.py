@@ -1,4 +1,4 @@
-"""Serves the control application on a Unix socket.
+"""Serves the control application on a Unix socket, and over TCP.
 
 Knows: hypercorn and the socket file. Must not know: the endpoints.
 Source: hypercorn's trio worker. The socket has mode 0600 from the moment it exists: who may open it is its owner.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -39,20 +40,38 @@ class _ContainedServer(TCPServer):
     """
 
     _open = 0
+    _open_tcp = 0
     _client_gone = False
 
     async def run(self) -> None:
         """Serve until the connection ends."""
+        if self.stream.socket.family != socket.AF_UNIX:
+            await self._run_tcp()
+            return
         if _ContainedServer._open >= limits.CONTROL_CONNECTIONS_MAX:
             await trio.aclose_forcefully(self.stream)
             return
         _ContainedServer._open += 1
         try:
+            await self._contained()
+        finally:
+            _ContainedServer._open -= 1
+
+    async def _run_tcp(self) -> None:
+        if _ContainedServer._open_tcp >= limits.CONTROL_TCP_CONNECTIONS_MAX:
+            await trio.aclose_forcefully(self.stream)
+            return
+        _ContainedServer._open_tcp += 1
+        try:
+            await self._contained()
+        finally:
+            _ContainedServer._open_tcp -= 1
+
+    async def _contained(self) -> None:
+        try:
             await super().run()
         except Exception as error:  # noqa: BLE001 - the edge: whatever a client provokes ends with its connection
             _log.info("a control connection failed: %r", error)
-        finally:
-            _ContainedServer._open -= 1
 
     async def _read_data(self) -> None:
         """Read until the client is gone. Stock, its connection then often waits for the next request until it is idle
@@ -69,14 +88,43 @@ class _ContainedServer(TCPServer):
 
 
 @asynccontextmanager
-async def open_control_server(app: ASGIApp, socket: Path) -> AsyncIterator[None]:
+async def open_control_server(app: ASGIApp, path: Path) -> AsyncIterator[None]:
     """Answer on the socket while the block runs. The caller holds the home's lock, so a socket found is a dead one.
 
     Raises:
         ConfigError: the socket cannot be made.
     """
+    hint = "choose another with --home DIR or [api] socket"
+    async with _serving(app, [f"unix:{path}"], f"the control socket {path}", hint):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+@asynccontextmanager
+async def open_tcp_server(app: ASGIApp, listen: Sequence[str]) -> AsyncIterator[list[str]]:
+    """Answer on addresses of the form `host:port` while the block runs; yields where it really listens, as URLs.
+
+    Args:
+        app: it has to ask for tokens.
+
+    Raises:
+        ConfigError: an address cannot be listened on.
+    """
+    if not listen:
+        yield []
+        return
+    hint = "choose another with [api] listen"
+    async with _serving(app, list(listen), f"the control addresses {', '.join(listen)}", hint) as places:
+        yield places
+
+
+@asynccontextmanager
+async def _serving(app: ASGIApp, binds: list[str], what: str, hint: str) -> AsyncIterator[list[str]]:
     config = Config()
-    config.bind = [f"unix:{socket}"]
+    config.bind = binds
     config.umask = 0o177
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
@@ -88,15 +136,22 @@ async def open_control_server(app: ASGIApp, socket: Path) -> AsyncIterator[None]
     closing = trio.Event()
     async with trio.open_nursery() as nursery:
         try:
-            await nursery.start(partial(serve, app, config, shutdown_trigger=closing.wait, mode="asgi"))  # type: ignore[arg-type]
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on the control socket {socket}: {error.strerror}",
-                hint="choose another with --home DIR or [api] socket",
-            ) from error
+            places: list[str] = await nursery.start(
+                partial(serve, app, config, shutdown_trigger=closing.wait, mode="asgi")  # type: ignore[arg-type]
+            )
+        except ExceptionGroup as group:
+            # the server opens its sockets inside nurseries of its own
+            known, others = group.split(OSError)
+            if known is None or others is not None:
+                raise
+            raise ConfigError(f"cannot listen on {what}: {_first(known)}", hint=hint) from group
         try:
-            yield
+            yield places
         finally:
             closing.set()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(socket)
+
+
+def _first(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return getattr(error, "strerror", None) or str(error)

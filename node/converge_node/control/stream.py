@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from converge_node.errors import NotReady, TimedOut
-from converge_node.schema import failure, success
+from converge_p2p.client.schema import failure, success
 
 KEEP_ALIVE_S: Final = 10.0
 
@@ -28,7 +28,7 @@ class EventStream(Response):
     """Sends each item of a source as one event, in the envelope of every answer."""
 
     def __init__(
-        self, source: Open, *, stopping: trio.Event, on_end: Callable[[], None], timeout_s: float = math.inf
+        self, source: Open, *, stopping: trio.Event, on_end: Callable[[], None], timeout_s: float | None = None
     ) -> None:
         """Prepare the response.
 
@@ -36,13 +36,13 @@ class EventStream(Response):
             source: opens the items. It is opened before the first byte is sent.
             stopping: when set, the stream says so and ends.
             on_end: called once, however the stream ends.
-            timeout_s: after this long the stream says so and ends.
+            timeout_s: after this long the stream says so and ends; None is never.
         """
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
         self._source = source
         self._stopping = stopping
         self._on_end = on_end
-        self._timeout_s = timeout_s
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the ASGI signature
         """Serve the stream. Cancellation: ends it without a last event."""

@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 from converge_node.control.governance import decided_by
 from converge_node.control.ports import AnnouncementLike, NodeLike, PeerLike, PoolLike
-from converge_node.schema import (
+from converge_node.settings_check import parse_topic
+from converge_p2p.client.schema import (
     CheckpointItem,
     FindingItem,
     FrozenItem,
@@ -27,11 +28,11 @@ from converge_node.schema import (
     from_json_value,
     to_json_value,
 )
-from converge_node.settings_check import parse_topic
 from converge_p2p.core.codec import decode_value
-from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NotFound
+from converge_p2p.core.errors import ConfigError, Conflict, ConvergeError, LocalError, NotFound
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.task import Outcome, Task, TaskValue, TaskView
+from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 
@@ -151,12 +152,24 @@ def task_of(body: SubmitTask) -> Task:
         body.objective,
         from_json_value(body.inputs),
         key=body.key,
-        topic=parse_topic(body.topic).to_bytes() if body.topic else b"",
+        topic=topic_of(body.topic).to_bytes() if body.topic else b"",
         required_capabilities=tuple(body.required_capabilities),
         priority=body.priority,
         evaluator=body.evaluator,
         constraints={name: number for name, number in numbers.items() if number is not None},
     )
+
+
+def topic_of(text: str) -> Topic:
+    """Return the topic that a request names, as `namespace` or `namespace@version`.
+
+    Raises:
+        LocalError: not of that form.
+    """
+    try:
+        return parse_topic(text)
+    except ConfigError as error:
+        raise LocalError(str(error), hint=error.hint) from error
 
 
 def value_hash(text: str) -> ValueHash | None:

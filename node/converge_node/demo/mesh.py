@@ -18,9 +18,9 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from converge_node import schema
-from converge_node.cli.client import ControlClient
 from converge_node.paths import resolve_paths
+from converge_p2p.client import Client, schema
+from converge_p2p.client.queries import TaskQuery
 from converge_p2p.core.errors import NetworkError
 
 _T = TypeVar("_T")
@@ -39,7 +39,7 @@ class DemoNode:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = home.parent / f"{name}.log"
         self._out = home.parent / f"{name}.out"
-        self.client = ControlClient(resolve_paths(home).socket)
+        self.client = Client(resolve_paths(home).socket)
         self.item: schema.NodeItem | None = None
 
     @property
@@ -95,33 +95,33 @@ class DemoNode:
 
     def peers(self) -> int:
         """How many peers are connected."""
-        return len(self.client.get(list[schema.PeerItem], "v1", "peers"))
+        return len(self.client.peers())
 
     def pools(self) -> list[schema.PoolItem]:
         """The pools this node is in or has heard of."""
-        return self.client.get(list[schema.PoolItem], "v1", "pools")
+        return self.client.pools()
 
     def pool(self, pool: str) -> schema.PoolDetail:
         """A pool as this node sees it."""
-        return self.client.get(schema.PoolDetail, "v1", "pools", pool)
+        return self.client.pool(pool)
 
     def tasks(self, pool: str) -> list[schema.TaskItem]:
         """Every task of a pool as this node sees it."""
         found: list[schema.TaskItem] = []
         while True:
-            query = {"limit": schema.TASK_LIST_MAX, "offset": len(found)}
-            part = self.client.get(schema.TaskList, "v1", "pools", pool, "tasks", query=query)
+            query = TaskQuery(limit=schema.TASK_LIST_MAX, offset=len(found))
+            part = self.client.tasks(pool, query)
             found.extend(part.tasks)
             if not part.tasks or len(found) >= part.total:
                 return found
 
     def task(self, pool: str, task: str) -> schema.TaskDetail:
         """One task with its result."""
-        return self.client.get(schema.TaskDetail, "v1", "pools", pool, "tasks", task)
+        return self.client.task(pool, task)
 
     def counters(self) -> dict[str, int]:
         """The node's counters."""
-        return self.client.get(schema.StatusItem, "v1", "status").counters
+        return self.client.status().counters
 
 
 class Mesh:

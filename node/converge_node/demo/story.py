@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from converge_node import schema
 from converge_node.demo.mesh import DemoNode, Mesh, wait_for
 from converge_node.demo.work import file_digest, index_file, library_modules, library_root, merge
+from converge_p2p.client import schema
 from converge_p2p.core.errors import ConvergeError, NetworkError
 
 SETTLED: Final = ("completed", "failed", "cancelled")
@@ -165,7 +165,7 @@ class Demonstration:
             task_types=[task_type],
             claim_ttl_s=CLAIM_TTL_S,
         )
-        pool = _Pool(self._office.client.post(schema.PoolDetail, "v1", "pools", body=body).id)
+        pool = _Pool(self._office.client.create_pool(body).id)
         workers = [self._anchor, *self._workers]
         for node in workers:
             wait_for(functools.partial(self._has_joined, node, pool.id), CONNECT_S, f"{node.name} to join pool {name}")
@@ -175,14 +175,12 @@ class Demonstration:
 
     def _has_joined(self, node: DemoNode, pool: str) -> bool:
         members = {member.agent_id for member in self._office.pool(pool).member_list}
-        joined = {
-            item.id for item in node.client.get(list[schema.PoolItem], "v1", "pools") if item.joined and item.ready
-        }
+        joined = {item.id for item in node.client.pools() if item.joined and item.ready}
         return node.id in members and pool in joined
 
     def _listen(self, pool: _Pool) -> None:
         try:
-            for item in self._office.client.stream(schema.TaskItem, "v1", "pools", pool.id, "watch"):
+            for item in self._office.client.watch_pool(pool.id):
                 self._changes.put((pool, item))
         except ConvergeError as error:
             self._changes.put(error)
@@ -191,9 +189,7 @@ class Demonstration:
 
     def _submit(self, pool: _Pool, objective: str, inputs: dict[str, Any], key: str) -> None:
         body = schema.SubmitTask(objective=objective, inputs=inputs, key=key)
-        pool.submitted.append(
-            self._office.client.post(schema.TaskDetail, "v1", "pools", pool.id, "tasks", body=body).id
-        )
+        pool.submitted.append(self._office.client.submit(pool.id, body).id)
         self._progress.total += 1
 
     def _submit_modules(self) -> None:

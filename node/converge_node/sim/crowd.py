@@ -7,7 +7,6 @@ says what is left out.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
 
@@ -26,6 +25,7 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, batches, encode_message
 from converge_p2p.core.types import PeerId, PublicKey, TaskId
+from converge_p2p.runtime.candidates import preference
 
 WALL_MS = 1_700_000_000_000
 FAR_MS = 60_000
@@ -281,7 +281,7 @@ class Crowd:
                 result = encode_value({"by": node.index, "data": self.rng.randbytes(self.plan.payload)})
                 self._feed_later(work_ms, node, ev.Report(task, Outcome.COMPLETED, result))
             case ev.ClaimLost(task):
-                node.open[task] = _order(task, node.key)
+                node.open[task] = preference(task, node.key)
                 self._free(node, task)
 
     def _feed_later(self, wait_ms: int, node: Node, event: ev.Event) -> None:
@@ -294,7 +294,7 @@ class Crowd:
         if not self.plan.electors <= node.index < self.plan.electors + self.plan.workers:
             return
         if state is TaskState.PENDING:
-            node.open[task] = _order(task, node.key)
+            node.open[task] = preference(task, node.key)
             self._claim_next(node)
         else:
             node.open.pop(task, None)
@@ -312,8 +312,3 @@ class Crowd:
             task = node.claimed = min(node.open, key=node.open.__getitem__)
             del node.open[task]
             self._feed_later(0, node, ev.Claim(task))
-
-
-def _order(task: TaskId, worker: PublicKey) -> bytes:
-    """Rendezvous hashing, as `runtime.candidates`: workers prefer different tasks."""
-    return hashlib.sha256(task + worker).digest()

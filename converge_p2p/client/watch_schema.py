@@ -6,14 +6,15 @@ Source: docs/observability.md.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from converge_node.config import LogLevel
-
 Count = Annotated[int, Meta(ge=0)]
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class EventItem(msgspec.Struct, frozen=True, kw_only=True):

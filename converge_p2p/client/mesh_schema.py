@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from converge_p2p.client.schema import Positive
 from converge_p2p.core import limits
 
 Uses = Annotated[int, Meta(ge=1, le=limits.INVITATION_USES_MAX)]
@@ -95,7 +96,7 @@ class WriteInvitation(_Request, frozen=True):
     uses: Uses | None = 1
     role: str = "worker"
     epochs: Annotated[int, Meta(ge=0)] = 0
-    valid_s: Annotated[float, Meta(gt=0)] | None = None
+    valid_s: Positive | None = None
 
 
 class InvitationText(_Answer, frozen=True):
@@ -109,7 +110,7 @@ class FollowInvitation(_Request, frozen=True):
 
     text: str
     capabilities: list[str] = []
-    timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    timeout_s: Positive = 30.0
 
 
 class FollowedItem(_Answer, frozen=True):

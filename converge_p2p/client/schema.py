@@ -13,14 +13,17 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from converge_node.json_values import from_json_value as from_json_value, to_json_value as to_json_value
+from converge_p2p.client.json_values import from_json_value as from_json_value, to_json_value as to_json_value
 from converge_p2p.core.errors import ConvergeError
 
 VERSION: Final = 1
 TASK_LIST_MAX: Final = 1000
 """Tasks in one answer."""
 
-Positive = Annotated[float, Meta(gt=0)]
+SECONDS_MAX: Final = 10_000_000_000
+"""Three hundred years; what is longer cannot be counted in milliseconds everywhere."""
+
+Positive = Annotated[float, Meta(gt=0, le=SECONDS_MAX)]
 Count = Annotated[int, Meta(ge=0)]
 
 

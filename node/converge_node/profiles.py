@@ -1,0 +1,22 @@
+"""Defaults for kinds of nodes.
+
+Knows: which settings they change. Must not know: how settings are read. The help of `run` imports it, so it imports
+nothing.
+Source: docs/operations.md, profiles.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+PROFILES: Final[dict[str, dict[str, Any]]] = {
+    "default": {},
+    # a machine with a public address that others find the network through
+    "server": {"network.listen": ("/ip4/0.0.0.0/tcp/4001",), "network.relay_service": True, "log.format": "json"},
+    # machines on one link, without any bootstrap peer
+    "lan": {"network.mdns": True, "network.relay_client": "off"},
+    # whoever has the key and nobody else; it does not start without one
+    "private": {"network.relay_client": "off", "network.hole_punch": False},
+    # on this machine only, for tests of applications
+    "test": {"network.listen": ("/ip4/127.0.0.1/tcp/0",), "network.relay_client": "off", "shutdown.timeout_s": 5.0},
+}
