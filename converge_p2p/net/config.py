@@ -128,6 +128,8 @@ class NetworkConfig:
         known: good addresses of an earlier run (`Network.good_addresses`), tried like addresses heard from peers.
         network_key: of a private network: only hosts with the same key are spoken to. None: a public network. One
             network is one host, so a node that is to be in two networks is two nodes.
+        accepted_key: a second key, of whoever dials this node, while the network changes from one key to another. This
+            node dials with `network_key` alone.
         peers_max: connections held at most.
         connections_per_host: of them, that one address opens: an IPv4 address, or the 64-bit prefix of an IPv6 host.
         connections_on_this_machine: that the processes of this machine open, together. As many as there are, because
@@ -159,6 +161,7 @@ class NetworkConfig:
     announce: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     network_key: NetworkKey | None = None
+    accepted_key: NetworkKey | None = None
     peers_max: int = limits.PEERS_MAX
     connections_per_host: int = limits.CONNECTIONS_PER_HOST_MAX
     connections_on_this_machine: int = limits.PEERS_MAX

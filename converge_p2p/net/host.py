@@ -90,7 +90,7 @@ def build_host(
         connection_config=connections,
         announce_addrs=announce,
     )
-    guard_network(host, config.network_key, counters)
+    guard_network(host, config.network_key, counters, accepted=config.accepted_key)
     contain_stream_failures(host, counters)
     bound_negotiation()
     if fast:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NewType
 
 import trio
@@ -101,15 +103,16 @@ class HostShares:
             return self._on_this_machine
         return limits.CIRCUITS_PER_RELAY_MAX if source.startswith(_RELAY) else self._per_host
 
-    def hold(self, source: Source) -> None:
-        """Count a connection whose handshake is done."""
+    @contextmanager
+    def held(self, source: Source) -> Iterator[None]:
+        """Count a connection whose handshake is done inside the block."""
         self._held[source] += 1
-
-    def give_back(self, source: Source) -> None:
-        """Count a connection no more."""
-        self._held[source] -= 1
-        if not self._held[source]:
-            del self._held[source]
+        try:
+            yield
+        finally:
+            self._held[source] -= 1
+            if not self._held[source]:
+                del self._held[source]
 
     def most(self, *, relays: bool) -> int:
         """How many connections the relay, or the address outside of this machine, that has most of them has."""

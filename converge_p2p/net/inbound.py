@@ -60,13 +60,10 @@ def free_inbound_slots(
                 await muxed.close()
                 return
             held.add(raw)
-            shares.hold(source)
-            try:
+            with shares.held(source), swarm.psk.counted(raw):
                 for connection in swarm.get_connections(muxed.peer_id):
                     if connection.muxed_conn is muxed:
                         await connection.event_closed.wait()
-            finally:
-                shares.give_back(source)
         except Exception as error:  # noqa: BLE001 - the edge: a failed handshake concerns nobody else
             counters["inbound_connection_failed"] += 1
             log.debug("inbound connection failed: %r", error)

@@ -246,6 +246,16 @@ class Network:
         return self._reach.status()
 
     @property
+    def accepted_network(self) -> bytes | None:
+        """The name of the network whose key is accepted besides the own one."""
+        return None if self._config.accepted_key is None else self._config.accepted_key.network
+
+    @property
+    def by_accepted_key(self) -> int:
+        """Connections of others that came with `NetworkConfig.accepted_key`."""
+        return int(self._host.get_network().psk.by_accepted_key)
+
+    @property
     def listens(self) -> bool:
         """Whether it listens where it was to; true as well where nothing was to be listened on."""
         return not missing_listeners(self._host, self._listen)

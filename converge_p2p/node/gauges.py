@@ -108,6 +108,7 @@ def _reach(parts: NodeParts) -> Iterator[Reading]:
     yield "relay_reservations", reach.relay_reservations or 0, ""
     yield "relay_circuits", reach.relay_circuits, ""
     yield "link_peers", reach.link_peers or 0, ""
+    yield "accepted_key_connections", parts.network.by_accepted_key, ""
     yield "reachable", {Reachable.YES: 1, Reachable.NO: 0}.get(reach.reachable, -1), ""
 
 

@@ -74,6 +74,7 @@ GAUGES: Final = _named("gauge", {
     "relays": ("Relays that this node is reached through.",),
     "relay_reservations": ("Places kept for others as a relay.",),
     "relay_circuits": ("Connections passed on as a relay.",),
+    "accepted_key_connections": ("Connections of others with the second key of a private network.",),
     "reachable": ("1 if others say they can dial this node, 0 if not, -1 unknown.",),
     "link_peers": ("Nodes found on the same link.",),
     "agents": ("Agents that this node hosts.",),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import statistics
@@ -28,9 +29,10 @@ from typing import TextIO
 
 from soak_agents import TOPIC
 
-from converge_node import schema
 from converge_node.demo.mesh import DemoNode, Mesh, wait_for
-from converge_node.mesh_schema import PublishOnTopic
+from converge_p2p.client import schema
+from converge_p2p.client.mesh_schema import PublishOnTopic
+from converge_p2p.client.queries import WatchQuery
 from converge_p2p.core.errors import ConvergeError, NetworkError
 from converge_p2p.store.keyfile import load_or_create_identity
 
@@ -46,15 +48,36 @@ LATENCY = (2.0, 0.5)
 """The same for the time of a task, in seconds: the machine is shared."""
 SUBMITTERS = 4
 DOWN_S = 5.0
+UP_S = 600.0
+"""How long a node may take to start: no measure of speed, the machine is shared."""
+FAILURES_TOLD = 8
 SETTLE_S = 120.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+Readings = Sequence[tuple[float, float]]
+"""Values, each with its time."""
+
+
+class Stepper:
+    """Waits so that steps come at even times, and leaves out those that were missed."""
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+        self._next = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait for the next step."""
+        now = time.monotonic()
+        self._next = max(self._next + self._step_s, now)
+        time.sleep(self._next - now)
 
 
 @dataclass(slots=True)
 class Record:
     """What was seen: by node and measure the readings in turn, each with its time, and the times of probe tasks.
 
-    Times are seconds since the load began.
+    Times are seconds of a monotonic clock; what counts is what was read from `begin` on, for `length_s`.
     """
 
     readings: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
@@ -65,57 +88,64 @@ class Record:
     refused: int = 0
     failed: list[str] = field(default_factory=list)
     file: TextIO | None = None
+    begin: float = 0.0
+    length_s: float = 0.0
 
     def note(self, node: str, at_s: float, values: Mapping[str, float]) -> None:
         """Add a reading, and write it down, for the case that this is ended."""
         if self.file is not None:
-            self.file.write(json.dumps({"node": node, "at_s": at_s, **values}) + "\n")
+            self.file.write(json.dumps({"node": node, "at_s": round(at_s - self.begin, 1), **values}) + "\n")
             self.file.flush()
         for measure, value in values.items():
             self.readings.setdefault((node, measure), []).append((at_s, value))
 
 
-def quarter(readings: Sequence[tuple[float, float]], number: int, length_s: float) -> float:
-    """Return the median of a quarter, 0 to 3, of a run that took `length_s`; NaN without readings."""
-    first, last = length_s * number / 4, length_s * (number + 1) / 4
-    values = [value for at_s, value in readings if first <= at_s <= last]
-    return statistics.median(values) if values else float("nan")
+def quarters(readings: Readings, record: Record) -> tuple[float, float, float, float]:
+    """Return the median of each quarter of a run; NaN for one without readings."""
+    parts: tuple[list[float], ...] = ([], [], [], [])
+    for at_s, value in readings:
+        part = math.floor(4 * (at_s - record.begin) / record.length_s)
+        if 0 <= part <= 4:
+            parts[min(part, 3)].append(value)
+    first, second, third, last = (statistics.median(part) if part else math.nan for part in parts)
+    return first, second, third, last
 
 
-def grown(readings: Sequence[tuple[float, float]], length_s: float, allowance: tuple[float, float]) -> bool:
+def grown(medians: tuple[float, float, float, float], allowance: tuple[float, float]) -> bool:
     """Whether the last quarter is above the second by more than is allowed: a factor, and a number on top.
 
     The first quarter is left out, in which caches and tables fill. A run without readings proves nothing: it has grown.
     """
     factor, more = allowance
     # not ">": NaN compares false with everything
-    return not quarter(readings, 3, length_s) <= quarter(readings, 1, length_s) * factor + more
+    return not medians[3] <= medians[1] * factor + more
 
 
-def faults(record: Record, length_s: float) -> list[str]:
+def faults(record: Record) -> list[str]:
     """Return what grew, in words."""
-    found = [*record.failed[:8]]
-    found += [
-        f"{measure} of {node} grew: {quarter(readings, 1, length_s):.1f} in the second quarter, "
-        f"{quarter(readings, 3, length_s):.1f} in the last"
-        for (node, measure), readings in record.readings.items()
-        if measure in MEASURES and grown(readings, length_s, MEASURES[measure])
-    ]
-    if grown(record.latencies, length_s, LATENCY):
-        found.append("tasks took longer in the last quarter than in the second")
+    found = [*record.failed[:FAILURES_TOLD]]
+    for (node, measure), readings in record.readings.items():
+        medians = quarters(readings, record)
+        if measure in MEASURES and grown(medians, MEASURES[measure]):
+            found.append(
+                f"{measure} of {node} grew: {medians[1]:.1f} in the second quarter, {medians[3]:.1f} in the last"
+            )
+    medians = quarters(record.latencies, record)
+    if grown(medians, LATENCY):
+        found.append(f"tasks took longer: {medians[1]:.2f} s in the second quarter, {medians[3]:.2f} s in the last")
     return found
 
 
-def table(record: Record, length_s: float) -> Iterator[str]:
+def table(record: Record) -> Iterator[str]:
     """Yield the lines of a table in Markdown."""
     yield "| Node | Kills | What | 1st quarter | 2nd | 3rd | 4th | most |"
     yield "|---|---|---|---|---|---|---|---|"
     for (node, measure), readings in record.readings.items():
-        medians = " | ".join(f"{quarter(readings, number, length_s):.0f}" for number in range(4))
+        medians = " | ".join(f"{median:.0f}" for median in quarters(readings, record))
         most = max(value for _, value in readings)
         yield f"| {node} | {record.kills.get(node, 0)} | {measure} | {medians} | {most:.0f} |"
-    medians = " | ".join(f"{1000 * quarter(record.latencies, number, length_s):.0f}" for number in range(4))
-    most = max((value for _, value in record.latencies), default=float("nan"))
+    medians = " | ".join(f"{1000 * median:.0f}" for median in quarters(record.latencies, record))
+    most = max((value for _, value in record.latencies), default=math.nan)
     yield f"| first | | a task, submit to result, ms | {medians} | {1000 * most:.0f} |"
 
 
@@ -133,7 +163,7 @@ def read(node: DemoNode) -> dict[str, float]:
     threads = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("Threads:"))
     links = list(_links(proc / "fd"))
     # asked after it was looked at: the question is a socket, a file and two tasks of its own
-    gauges = dict(line.rsplit(" ", 1) for line in node.client.text("metrics").splitlines() if line[:1] not in ("#", ""))
+    gauges = dict(line.rsplit(" ", 1) for line in node.client.metrics().splitlines() if line[:1] not in ("#", ""))
     if "converge_event_loop_tasks" not in gauges:
         raise NetworkError(f"{node.name} is just starting")
     pools = [float(value) for name, value in gauges.items() if name.startswith("converge_pool_operations{")]
@@ -186,38 +216,42 @@ class Soak:
         wait_for(lambda: all(node.peers() >= len(self.nodes) - 1 for node in self.nodes), 60, "all links")
         electors = [node.id for node in self.nodes]
         body = schema.CreatePool(name="soak", governance="democratic", electors=electors, task_types=["echo"])
-        self.pool = first.client.post(schema.PoolDetail, "v1", "pools", body=body, wait_s=30).id
+        self.pool = first.client.create_pool(body).id
         for node in self.nodes:
             join = schema.JoinPool(capabilities=["echo"])
-            node.client.post(schema.PoolDetail, "v1", "pools", self.pool, "join", body=join, wait_s=60)
+            node.client.join_pool(self.pool, join)
 
     def _start(self, node: DemoNode) -> None:
         known = [str(other.item.addresses[0]) for other in self.steady if other.item is not None and other is not node]
         node.start(*itertools.chain.from_iterable(("--bootstrap", address) for address in known))
-        node.wait_up()
+        node.wait_up(UP_S)
 
-    def run(self, *, minutes: float, rate: float, kill_s: float, sample_s: float, say: Callable[[str], None]) -> float:
-        """Keep the nodes busy, and return for how many seconds.
+    def run(self, asked: argparse.Namespace, say: Callable[[str], None]) -> None:
+        """Keep the nodes busy: until the pool's first checkpoint is in force, and then for some minutes.
+
+        Until then the log that each node holds grows, as it is meant to.
 
         Raises:
             ConvergeError: a node did not come back, or the nodes did not agree in the end.
         """
-        began = time.monotonic()
-        until = began + 60 * minutes
-        with self._busy(began, rate, kill_s):
-            while time.monotonic() < until and not self._failed:
-                time.sleep(sample_s)
-                self._sample(began)
-                record = self.record
-                kills = sum(record.kills.values())
-                say(
-                    f"{time.monotonic() - began:.0f} s: {record.submitted} tasks, {record.said} messages, {kills} kills"
-                )
+        record, steps = self.record, Stepper(asked.sample_s)
+        with self._busy(asked.rate, asked.kill_s):
+            while self._well() and not asked.at_once and self.nodes[0].pool(self.pool).checkpoint.number in (None, 0):
+                say(f"before the first checkpoint: {record.submitted} tasks")
+                steps.wait()
+            record.begin = time.monotonic()
+            while self._well() and time.monotonic() < record.begin + 60 * asked.minutes:
+                steps.wait()
+                self._sample()
+                took_s, kills = time.monotonic() - record.begin, sum(record.kills.values())
+                say(f"{took_s:.0f} s: {record.submitted} tasks, {record.said} messages, {kills} kills")
+            record.length_s = time.monotonic() - record.begin
         if self._failed:
             raise self._failed[0]
-        length_s = time.monotonic() - began
         wait_for(self._agree, SETTLE_S, "all nodes to hold the same, and all tasks to be settled")
-        return length_s
+
+    def _well(self) -> bool:
+        return not self._failed
 
     def _kill(self, pause_s: float) -> None:
         for node in itertools.cycle(self.victims):
@@ -228,10 +262,10 @@ class Soak:
             time.sleep(DOWN_S)
             self._start(node)
 
-    def _sample(self, began: float) -> None:
+    def _sample(self) -> None:
         for node in self.nodes:
             try:
-                self.record.note(node.name, time.monotonic() - began, read(node))
+                self.record.note(node.name, time.monotonic(), read(node))
             except (OSError, ConvergeError):
                 # one that was just killed, or starts
                 if node in self.steady:
@@ -243,11 +277,11 @@ class Soak:
         return settled and len({pool.frontier for pool in pools}) == 1
 
     @contextmanager
-    def _busy(self, began: float, rate: float, kill_s: float) -> Iterator[None]:
+    def _busy(self, rate: float, kill_s: float) -> Iterator[None]:
         works = (
             *(lambda: self._submit(rate / SUBMITTERS),) * SUBMITTERS,
             lambda: self._talk(rate),
-            lambda: self._probe(began),
+            self._probe,
             lambda: self._kill(kill_s),
         )
         threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in works]
@@ -272,18 +306,15 @@ class Soak:
             if self._stop.wait(self._random.expovariate(rate)):
                 return
             body = schema.SubmitTask(objective="echo", inputs={"number": number, "text": "x" * 256})
-            if self._ask(lambda node, body=body: self._post_task(node, body)):
+            if self._ask(lambda node, body=body: node.client.submit(self.pool, body)):
                 self.record.submitted += 1
-
-    def _post_task(self, node: DemoNode, body: schema.SubmitTask) -> None:
-        node.client.post(schema.TaskDetail, "v1", "pools", self.pool, "tasks", body=body)
 
     def _talk(self, rate: float) -> None:
         for number in itertools.count():
             if self._stop.wait(self._random.expovariate(rate)):
                 return
             body = PublishOnTopic(topic=TOPIC, payload={"number": number, "text": "x" * 256})
-            if self._ask(lambda node, body=body: node.client.post(PublishOnTopic, *_PUBLISH, body=body)):
+            if self._ask(lambda node, body=body: node.client.publish(body)):
                 self.record.said += 1
 
     def _ask(self, what: Callable[[DemoNode], object]) -> bool:
@@ -298,22 +329,20 @@ class Soak:
             return False
         return True
 
-    def _probe(self, began: float) -> None:
+    def _probe(self) -> None:
         """Time a task now and then, through a node that nobody kills."""
         first = self.nodes[0]
         while not self._stop.wait(2.0):
             asked = time.monotonic()
             body = schema.SubmitTask(objective="echo", inputs={"probe": asked})
-            task = first.client.post(schema.TaskDetail, "v1", "pools", self.pool, "tasks", body=body).id
-            path = ("v1", "pools", self.pool, "tasks", task, "watch")
-            for view in first.client.stream(schema.TaskDetail, *path, query={"timeout_s": SETTLE_S}):
+            task = first.client.submit(self.pool, body).id
+            for view in first.client.watch_task(self.pool, task, WatchQuery(timeout_s=SETTLE_S)):
                 if view.state in _DONE:
                     break
-            self.record.latencies.append((asked - began, time.monotonic() - asked))
+            self.record.latencies.append((asked, time.monotonic() - asked))
 
 
 _DONE = ("completed", "failed", "cancelled")
-_PUBLISH = ("v1", "topics", "publish")
 
 
 def main() -> None:
@@ -324,6 +353,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=6.0, help="tasks a second, and as many messages")
     parser.add_argument("--kill-s", type=float, default=45.0, help="seconds between two kills")
     parser.add_argument("--sample-s", type=float, default=5.0, help="seconds between two readings")
+    parser.add_argument("--at-once", action="store_true", help="measure from the start, to see that this works")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file for the table")
     parser.add_argument("--keep", type=Path, help="folder for homes, logs and readings; default: a temporary one")
@@ -338,23 +368,18 @@ def main() -> None:
             soak.record.file = stack.enter_context(open(asked.keep / "readings.jsonl", "w", encoding="utf-8"))
         soak.set_up()
         load = os.getloadavg()[0]
-        length_s = soak.run(
-            minutes=asked.minutes,
-            rate=asked.rate,
-            kill_s=asked.kill_s,
-            sample_s=asked.sample_s,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+        soak.run(asked, lambda line: print(line, file=sys.stderr, flush=True))
         counters = {node.name: node.counters() for node in soak.nodes}
     record = soak.record
-    lines = list(table(record, length_s))
+    lines = list(table(record))
+    kills = sum(record.kills.values())
     lines += [
         "",
-        f"{length_s:.0f} s, {record.submitted} tasks, {record.said} messages, each with {asked.nodes - 1} letters, "
-        f"{sum(record.kills.values())} kills; {record.refused} requests met a killed node; "
-        f"load {load:.1f} at the beginning, {os.getloadavg()[0]:.1f} in the end",
+        f"{record.length_s:.0f} s. In all {record.submitted} tasks, {record.said} messages, each with "
+        f"{asked.nodes - 1} letters, {kills} kills; {record.refused} requests met a killed node. "
+        f"Load {load:.1f} at the beginning, {os.getloadavg()[0]:.1f} in the end.",
     ]
-    found = faults(record, length_s)
+    found = faults(record)
     conflicts = {
         name: each["conflicting_settlements"] for name, each in counters.items() if each.get("conflicting_settlements")
     }

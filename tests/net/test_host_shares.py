@@ -72,25 +72,28 @@ async def test_a_process_of_this_machine_may_use_any_of_its_addresses(monkeypatc
 
 def test_one_address_gets_its_share_and_others_still_get_theirs():
     shares, counters = _shares()
-    for _ in range(3):
+    with ExitStack() as most:
+        for _ in range(2):
+            assert not shares.full(OUTSIDE)
+            most.enter_context(shares.held(OUTSIDE))
+        with shares.held(OUTSIDE):
+            assert shares.full(OUTSIDE)
+            assert not shares.full(OTHER)
+            assert counters["connections_over_share"] == 1
         assert not shares.full(OUTSIDE)
-        shares.hold(OUTSIDE)
-    assert shares.full(OUTSIDE)
-    assert not shares.full(OTHER)
-    assert counters["connections_over_share"] == 1
-    shares.give_back(OUTSIDE)
-    assert not shares.full(OUTSIDE)
-    assert shares.most(relays=False) == 2
+        assert shares.most(relays=False) == 2
+    assert shares.most(relays=False) == 0
 
 
 def test_what_comes_through_one_relay_is_bounded_whatever_addresses_get():
     shares, _ = _shares(per_host=1000)
     source = Source(f"relay {RELAY}")
-    for _ in range(limits.CIRCUITS_PER_RELAY_MAX):
-        assert not shares.full(source)
-        shares.hold(source)
-    assert shares.full(source)
-    assert (shares.most(relays=True), shares.most(relays=False)) == (limits.CIRCUITS_PER_RELAY_MAX, 0)
+    with ExitStack() as circuits:
+        for _ in range(limits.CIRCUITS_PER_RELAY_MAX):
+            assert not shares.full(source)
+            circuits.enter_context(shares.held(source))
+        assert shares.full(source)
+        assert (shares.most(relays=True), shares.most(relays=False)) == (limits.CIRCUITS_PER_RELAY_MAX, 0)
 
 
 async def test_an_address_that_connects_again_and_again_has_to_wait(autojump_clock):
