@@ -47,7 +47,10 @@ MEASURES: Mapping[str, tuple[float, float]] = {
 LATENCY = (2.0, 0.5)
 """The same for the time of a task, in seconds: the machine is shared."""
 SUBMITTERS = 4
+FILLERS, FILL_RATE = 12, 100.0
+"""Until the first checkpoint: threads that submit, and tasks a second of each."""
 DOWN_S = 5.0
+PROBE_S = 2.0
 UP_S = 600.0
 """How long a node may take to start: no measure of speed, the machine is shared."""
 FAILURES_TOLD = 8
@@ -235,10 +238,14 @@ class Soak:
             ConvergeError: a node did not come back, or the nodes did not agree in the end.
         """
         record, steps = self.record, Stepper(asked.sample_s)
-        with self._busy(asked.rate, asked.kill_s):
-            while self._well() and not asked.at_once and self.nodes[0].pool(self.pool).checkpoint.number in (None, 0):
-                say(f"before the first checkpoint: {record.submitted} tasks")
-                steps.wait()
+        if not asked.at_once:
+            with self._busy((lambda: self._submit(FILL_RATE),) * FILLERS):
+                while self._well() and self.nodes[0].pool(self.pool).checkpoint.number in (None, 0):
+                    say(f"before the first checkpoint: {record.submitted} tasks")
+                    steps.wait()
+        part = asked.rate / SUBMITTERS
+        works = [*(lambda: self._submit(part),) * SUBMITTERS, lambda: self._talk(asked.rate), self._probe]
+        with self._busy((*works, lambda: self._kill(asked.kill_s))):
             record.begin = time.monotonic()
             while self._well() and time.monotonic() < record.begin + 60 * asked.minutes:
                 steps.wait()
@@ -246,12 +253,14 @@ class Soak:
                 took_s, kills = time.monotonic() - record.begin, sum(record.kills.values())
                 say(f"{took_s:.0f} s: {record.submitted} tasks, {record.said} messages, {kills} kills")
             record.length_s = time.monotonic() - record.begin
-        if self._failed:
-            raise self._failed[0]
+        self._well()
         wait_for(self._agree, SETTLE_S, "all nodes to hold the same, and all tasks to be settled")
 
     def _well(self) -> bool:
-        return not self._failed
+        """Whether no thread failed. Raises what it failed with."""
+        if self._failed:
+            raise self._failed[0]
+        return True
 
     def _kill(self, pause_s: float) -> None:
         for node in itertools.cycle(self.victims):
@@ -277,13 +286,8 @@ class Soak:
         return settled and len({pool.frontier for pool in pools}) == 1
 
     @contextmanager
-    def _busy(self, rate: float, kill_s: float) -> Iterator[None]:
-        works = (
-            *(lambda: self._submit(rate / SUBMITTERS),) * SUBMITTERS,
-            lambda: self._talk(rate),
-            self._probe,
-            lambda: self._kill(kill_s),
-        )
+    def _busy(self, works: Sequence[Callable[[], None]]) -> Iterator[None]:
+        self._stop.clear()
         threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in works]
         for thread in threads:
             thread.start()
@@ -332,11 +336,11 @@ class Soak:
     def _probe(self) -> None:
         """Time a task now and then, through a node that nobody kills."""
         first = self.nodes[0]
-        while not self._stop.wait(2.0):
+        while not self._stop.wait(PROBE_S):
             asked = time.monotonic()
             body = schema.SubmitTask(objective="echo", inputs={"probe": asked})
             task = first.client.submit(self.pool, body).id
-            for view in first.client.watch_task(self.pool, task, WatchQuery(timeout_s=SETTLE_S)):
+            for view in first.client.watch_task(self.pool, task, WatchQuery(timeout_s=UP_S)):
                 if view.state in _DONE:
                     break
             self.record.latencies.append((asked, time.monotonic() - asked))
