@@ -61,8 +61,10 @@ INVITATIONS_FOLLOWED_MAX: Final = 64
 AUDIT_FINDINGS_MAX: Final = 64
 AUDIT_COUNTED_OPERATIONS_MAX: Final = 10_000
 
-# receipts: epochs in one, each with a certificate
+# receipts: epochs in one, each with a certificate; and what is told of one task when it is explained
 RECEIPT_EPOCHS_MAX: Final = 4096
+RECEIPT_BYTES_MAX: Final = 256 * 1024 * 1024
+EXPLAINED_STEPS_MAX: Final = 4096
 
 # governance
 FORMULA_DEPTH_MAX: Final = 4
@@ -186,6 +188,7 @@ TOPIC_BYTES_MAX: Final = TEXT_BYTES_MAX
 STORE_KEY_BYTES_MAX: Final = 1024
 STORE_VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
 STORE_BUSY_MS: Final = 10_000
+STORE_CHECKPOINT_BUSY_MS: Final = 500
 STORE_WAL_BYTES_MAX: Final = 8 * 1024 * 1024
 KEY_FILE_BYTES_MAX: Final = 4096
 

@@ -20,9 +20,9 @@ import trio
 from converge_p2p.core import limits
 from converge_p2p.core.types import PoolId
 from converge_p2p.net import Network, Reachable
-from converge_p2p.node.home import DATABASE_FILE
 from converge_p2p.runtime.metrics import OTHER
 from converge_p2p.runtime.tracing import JsonLinesExporter, MemoryExporter
+from converge_p2p.store.home import DATABASE_FILE
 
 if TYPE_CHECKING:
     from converge_p2p.node.agents import Agents
@@ -134,7 +134,7 @@ def _used(parts: NodeParts) -> Mapping[str, float]:
         "CIRCUITS_PER_RELAY_MAX": net.relay_connections_most,
         "CONNECTIONS_PER_HOST_MAX": net.host_connections_most,
         "AGENTS_PER_NODE_MAX": len(parts.hosting),
-        "DESCRIPTORS_HELD_MAX": parts.discovery.agents_known,
+        "DESCRIPTORS_HELD_MAX": parts.discovery.size,
         "KNOWN_PEERS_MAX": net.known_peers,
         "PEERS_MAX": len(parts.network.peers()),
         "PENDING_TASKS_PER_AUTHOR_MAX": max((pool.open_count for pool in pools), default=0),

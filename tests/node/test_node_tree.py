@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 import pytest
 import trio
-from control_kit import served
+from control_kit import served, some_receipt
+from converge_p2p.core.model.blob_text import reference_text
 
 from converge_node.cli.client import TOKEN_VARIABLE
 from converge_node.cli.main import invoke, root
@@ -30,6 +31,8 @@ from converge_p2p.client.routes import Scope
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.store.home import DATABASE_FILE
+from converge_p2p.store.sqlite import SqliteStore
 
 OTHER = Identity.from_seed(b"\1" * 32)
 READ, WRITE, LOCAL = "read", "write", "local"
@@ -40,6 +43,9 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "status": (READ, [], 0),
     "health": (READ, [], 0),
     "peers ls": (READ, [], 0),
+    "metrics": (READ, [], 0),
+    "events": (READ, ["--timeout", "0.01"], 0),
+    "logs": (READ, [], 0),
     "shutdown": (WRITE, [], 0),
     "pool ls": (READ, [], 0),
     "pool show": (READ, ["demo"], 0),
@@ -56,14 +62,19 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "agent find": (READ, [], 0),
     "agent show": (READ, ["{agent}"], 0),
     "agent hosted": (READ, [], 0),
+    "agent checkpoints": (READ, [], 0),
     "agent publish": (WRITE, ["--capability", "index"], 0),
     "agent revoke": (WRITE, [], 0),
     "agent record": (READ, ["a", "--out", "{folder}/turns"], 0),
     "agent replay": (LOCAL, ["{folder}/empty"], 0),
     "task ls": (READ, ["demo"], 0),
     "task show": (READ, ["demo", "{task}"], 0),
+    "task result": (READ, ["demo", "{task}", "--timeout", "0.01"], ExitCode.TIMEOUT),
     "task watch": (READ, ["demo", "{task}", "--timeout", "0.01"], ExitCode.TIMEOUT),
     "task evidence": (READ, ["demo", "{task}"], 0),
+    "task explain": (READ, ["demo", "{task}"], 0),
+    "task receipt": (READ, ["demo", "{task}", "-o", "{folder}/again.receipt"], 0),
+    "receipt verify": (LOCAL, ["{folder}/a.receipt"], 0),
     "task submit": (WRITE, ["demo", "index", "--input", "n:=2"], 0),
     "task cancel": (WRITE, ["demo", "{task}"], 0),
     "task veto": (WRITE, ["demo", "{task}"], 0),
@@ -71,6 +82,10 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "task judge": (WRITE, ["demo", "{task}", "approve"], ExitCode.CONFLICT),
     "task dispute": (WRITE, ["demo", "{task}"], 0),
     "task cite": (WRITE, ["demo", "{task}", "--digest", "00" * 32, "--value", "00" * 32], 0),
+    "blob ls": (READ, [], 0),
+    "blob put": (WRITE, ["{folder}/empty"], 0),
+    "blob get": (READ, ["{blob}", "--output", "{folder}/got"], 0),
+    "blob rm": (WRITE, ["{blob}"], 0),
     "mesh ls": (READ, [], 0),
     "mesh invite": (WRITE, [], 0),
     "mesh new": (LOCAL, ["{folder}/swarm.key"], 0),
@@ -91,6 +106,11 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "config schema": (LOCAL, [], 0),
     "config paths": (LOCAL, [], 0),
     "config validate": (LOCAL, [], 0),
+    "store info": (LOCAL, [], 0),
+    "store verify": (LOCAL, [], 0),
+    "store backup": (LOCAL, ["{folder}/backup"], 0),
+    "store restore": (LOCAL, ["{folder}/backup"], ExitCode.CONFLICT),  # the home has a database
+    "store compact": (LOCAL, [], 0),
     "init": (LOCAL, [], 0),
     "identity show": (LOCAL, [], 0),
     "identity export": (LOCAL, ["{folder}/copy.key"], 0),
@@ -176,13 +196,17 @@ def place(tmp_path: Path) -> Iterator[Place]:
         home = tmp_path / "home"
         home.mkdir()
         (tmp_path / "empty").touch()
+        (tmp_path / "a.receipt").write_bytes(some_receipt().to_bytes())
         async with served(home) as (known, _, url, made):
             known.state.meshes = Meshes()
             await known.state.meshes.join(known.node, Topic("acme/kept"), None)
+            known.pool.receipts[known.task] = some_receipt()
             agent = known.node.discovery.know(OTHER).agent_id
             line = await known.node.invitations.write(role="worker")
             motion = (await known.pool.council.move(expel=[OTHER.public_key])).hex()
-            fitting = {"task": known.task.hex(), "agent": agent, "line": line, "motion": motion}
+            held = await known.node.blobs.put(b"a content")
+            fitting = {"blob": reference_text(held)}
+            fitting |= {"task": known.task.hex(), "agent": agent, "line": line, "motion": motion}
             places.append(Place(home, url, made, fitting | {"folder": str(tmp_path)}))
             tokens.append(trio.lowlevel.current_trio_token())
             ready.set()
@@ -192,6 +216,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     thread.start()
     assert ready.wait(30)
     assert invoke(["--home", str(places[0].home), "init", "-q"]) == 0
+    SqliteStore(places[0].home / DATABASE_FILE).close()
     try:
         yield places[0]
     finally:
@@ -203,7 +228,7 @@ def test_every_command_succeeds_against_a_node_and_prints_one_envelope(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # what removes something for others comes last
-    last = {"pool leave": 1, "shutdown": 2}
+    last = {"blob rm": 1, "pool leave": 1, "shutdown": 2}
     for path in sorted(TREE, key=lambda path: last.get(path, 0)):
         _, words, code = TREE[path]
         capsys.readouterr()
@@ -211,7 +236,7 @@ def test_every_command_succeeds_against_a_node_and_prints_one_envelope(
         got = invoke(["--home", str(place.home), *path.split(), *given, "--json"])
         captured = capsys.readouterr()
         assert got == code, (path, captured)
-        if path in ("api openapi", "task watch", "topic sub"):
+        if path in ("api openapi", "task watch", "topic sub", "events", "blob get"):
             continue
         (line,) = captured.out.splitlines()
         envelope = json.loads(line)
@@ -254,6 +279,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(place: Place, capsys: 
     before = state()
     changes = [path for path, (kind, _, _) in TREE.items() if kind == WRITE]
     changes += ["init", "identity export", "identity seal", "config set", "mesh new", "topic new-key", "api token new"]
+    changes += ["store backup", "store compact"]
     for path in changes:
         given = [word.format(**place.fitting) for word in TREE[path][1]]
         capsys.readouterr()
@@ -268,7 +294,8 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(place: Place, capsys: 
 def test_without_a_node_a_command_ends_with_4_and_says_how_to_start_one(
     path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitting = dict.fromkeys(("task", "agent", "motion"), "ab" * 32) | {"folder": str(tmp_path), "line": ""}
+    (tmp_path / "empty").touch()
+    fitting = dict.fromkeys(("task", "agent", "motion", "blob"), "ab" * 32) | {"folder": str(tmp_path), "line": ""}
     words = [word.format(**fitting) for word in TREE[path][1]]
     assert invoke(["--home", str(tmp_path / "none"), *path.split(), *words]) == ExitCode.UNREACHABLE
     captured = capsys.readouterr()
