@@ -15,12 +15,13 @@ ALLOWED = (1.1, 5.0)
     [
         ((50.0, 100.0, 100.0, 100.0), False),  # what fills first is no growth
         ((100.0, 100.0, 200.0, 115.0), False),
+        ((300.0, 136.0, 152.0, 238.0), False),  # started again in the second
         ((100.0, 100.0, 100.0, 116.0), True),
         ((100.0, math.nan, 100.0, 100.0), True),  # without readings nothing is shown
         ((100.0, 100.0, 100.0, math.nan), True),
     ],
 )
-def test_the_last_quarter_is_compared_with_the_second(medians, verdict):
+def test_the_last_quarter_is_compared_with_the_first_half(medians, verdict):
     assert grown(medians, ALLOWED) is verdict
 
 
