@@ -18,7 +18,6 @@ import click
 import pytest
 import trio
 from control_kit import served, some_receipt
-from converge_p2p.core.model.blob_text import reference_text
 
 from converge_node.cli.client import TOKEN_VARIABLE
 from converge_node.cli.main import invoke, root
@@ -30,6 +29,7 @@ from converge_node.profiles import PROFILES
 from converge_p2p.client.routes import Scope
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.store.home import DATABASE_FILE
 from converge_p2p.store.sqlite import SqliteStore
