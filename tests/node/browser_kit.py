@@ -24,6 +24,7 @@ PATIENCE_S = 30.0
 ARGUMENTS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+    "--hide-scrollbars",
 )  # fmt: skip
 _PORT = re.compile(r"started successfully on port (\d+)")
 
@@ -58,7 +59,11 @@ class Browser:
         return found
 
     def text(self, where: str = "body") -> str:
-        return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", where))
+        """What a part shows; nothing if it is hidden."""
+        script = (
+            "const part = document.querySelector(arguments[0]); return part?.checkVisibility() ? part.innerText : ''"
+        )
+        return str(self.run(script, where))
 
     def said(self) -> list[str]:
         """What the page has written to its console since the last call, warnings and errors alone."""
@@ -69,10 +74,12 @@ class Browser:
         ]
 
     def requests(self) -> list[str]:
-        """What the page has asked for since the last call, as URLs."""
+        """What the page has asked of any host since the last call, as URLs."""
         entries = [json.loads(entry["message"]) for entry in self._ask("POST", "se/log", {"type": "performance"})]
         sent = [each["message"] for each in entries if each["message"]["method"] == "Network.requestWillBeSent"]
-        return [str(each["params"]["request"]["url"]) for each in sent]
+        urls = [str(each["params"]["request"]["url"]) for each in sent]
+        # the browser's own first window comes from chrome://
+        return [url for url in urls if url.partition(":")[0] in ("http", "https", "ws", "wss")]
 
     def dress(self, *, dark: bool, calm: bool = False) -> None:
         """Say what the user likes."""
@@ -100,7 +107,8 @@ def open_browser() -> Iterator[Browser]:
     """Start a browser with an empty profile; it ends with the block."""
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
         driver = subprocess.Popen(
-            [str(DRIVER), "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+            [str(DRIVER), "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            start_new_session=True,
         )  # fmt: skip
         try:
             assert driver.stdout is not None

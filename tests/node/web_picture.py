@@ -23,13 +23,13 @@ from converge_p2p.core.errors import ConvergeError
 
 ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "docs" / "images" / "web.png"
-SIZE = (1440, 1010)
+SIZE = (1440, 1590)
 START_S = 40.0
-WORK = '''
+WORK = """
 import random, time
 
 def translate(task, ctx):
-    time.sleep(random.uniform(0.4, 1.2))
+    time.sleep(random.uniform(1.0, 3.0))
     return {"text": task.inputs["text"].upper()}
 
 def render(task, ctx):
@@ -41,9 +41,9 @@ def render(task, ctx):
 def train(task, ctx):
     for part in range(100):
         time.sleep(1.5)
-        ctx.progress((part + 20 * task.inputs["fold"]) / 120, "epoch %d of 100" % part)
+        ctx.set_progress((part + 20 * task.inputs["fold"]) / 120, "epoch %d of 100" % part)
     return {}
-'''
+"""
 
 
 def mesh(folder: Path) -> tuple[Mesh, DemoNode, list[DemoNode]]:
@@ -81,7 +81,7 @@ def play(office: DemoNode, workers: list[DemoNode]) -> None:
     wait_for(lambda: office.task(translate, first).state == "completed", START_S, "a result")
     wait_for(lambda: office.pool(render).tasks.get("completed", 0) >= 9, START_S, "the pages")
     motions(office, workers, translate, first)
-    for number in range(40):
+    for number in range(60):
         submit(office, translate, "translate", {"text": f"sentence {number}"}, f"sentence-{number}")
 
 
@@ -119,9 +119,11 @@ def take(office: DemoNode, target: Path, *, dark: bool) -> None:
     (url,) = office.client.node().api_urls
     with open_browser() as browser:
         browser.size(*SIZE)
-        browser.dress(dark=dark)
+        browser.dress(dark=dark, calm=True)
         browser.go(f"{url}/#token={token}")
-        browser.wait("return document.querySelectorAll('.node').length === 3 && document.querySelectorAll('.pool').length === 3")
+        browser.wait(
+            "return document.querySelectorAll('.node').length + document.querySelectorAll('.pool').length === 6"
+        )
         time.sleep(9)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(browser.picture())

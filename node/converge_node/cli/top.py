@@ -34,8 +34,8 @@ _PASSING: Final = frozenset({"node_unreachable", "not_ready", "timeout", "busy"}
 
 @click.command
 @click.option(
-    "--interval", type=click.FloatRange(min=INTERVAL_S_MIN), default=2.0, show_default=True, help="Seconds between looks."
-)  # fmt: skip
+    "--interval", type=click.FloatRange(min=INTERVAL_S_MIN), default=2.0, show_default=True, help="Seconds between."
+)
 @click.option("--once", is_flag=True, help="Print one frame and end, which is also what happens in a pipe.")
 @apply_shared
 @pass_invocation

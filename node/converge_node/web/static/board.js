@@ -3,7 +3,7 @@
 import { calm, el, keyed, replace, setText } from "./dom.js";
 import { count, plural, short } from "./words.js";
 
-const CARDS_MAX = 8;
+const CARDS_MAX = 5;
 const MOVE_MS = 520;
 const COLUMNS = [
   { id: "pending", title: "Pending", empty: "nothing waits", states: ["pending"] },
@@ -95,17 +95,17 @@ function drawCard(card, { task, pool }, model) {
   card.dataset.pool = pool.item.id;
   card.dataset.state = task.state;
   card.className = `task hue-${pool.hue}`;
-  const worker = task.settled_by ?? task.assigned_to;
+  const ended = task.state === "failed" || task.state === "cancelled";
+  const worker = ended ? null : (task.settled_by ?? task.assigned_to);
   const tags = [
     task.awaits_veto && el("span.tag.question", null, "awaits vetoers"),
     task.awaits_verdict && el("span.tag.question", null, "awaits verdict"),
     task.state === "cancelled" && el("span.tag", null, "cancelled"),
     task.attempts > 1 && el("span.tag", null, `attempt ${task.attempts}`),
-    task.certified && task.state !== "pending" && el("span.tag.sure", { title: "A quorum of the electors signed for it" }, "certified"),
   ];
   replace(
     card,
-    el("span.task-line", null, el("span.task-name", null, task.objective), el("span.mono.muted.small", null, short(task.id))),
+    el("span.task-line", null, el("span.task-name", null, task.objective), task.certified ? el("span.sure", { title: "certified: a quorum of the electors signed for it", role: "img", "aria-label": "certified" }, "✓") : null, el("span.mono.muted.small", null, short(task.id))),
     el(
       "span.task-line.small.muted",
       null,

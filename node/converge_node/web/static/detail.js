@@ -18,12 +18,14 @@ export class Detail {
     this.#model = model;
     document.getElementById("detail-close").addEventListener("click", () => this.#dialog.close());
     this.#dialog.addEventListener("click", (event) => event.target === this.#dialog && this.#dialog.close());
-    this.#dialog.addEventListener("close", () => (this.#shown = null));
+    // the event comes later than the closing: another one may be open by then
+    this.#dialog.addEventListener("close", () => this.#dialog.open || (this.#shown = null));
   }
 
   open(kind, pool, id) {
     this.#shown = { kind, pool, id };
     replace(this.#body);
+    this.#body.className = `detail-body hue-${this.#model.pool(pool)?.hue ?? "none"}`;
     setText(this.#title, kind === "task" ? "Task" : "Motion");
     if (!this.#dialog.open) this.#dialog.showModal();
     this.refresh();

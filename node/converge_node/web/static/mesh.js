@@ -5,6 +5,8 @@ import { plural, short } from "./words.js";
 
 const WIDTH = 720;
 const HEIGHT = 440;
+const TOP = 76;
+const BOTTOM = HEIGHT - 58;
 const CENTRE = { x: WIDTH / 2, y: HEIGHT / 2 };
 const NODES_MAX = 20;
 const HUBS_MAX = 6;
@@ -124,10 +126,19 @@ function nodesOf(model) {
 
 function placed(nodes) {
   const step = (2 * Math.PI) / nodes.length;
-  return nodes.map((node, index) => {
+  const ring = nodes.map((node, index) => {
     const angle = -Math.PI / 2 + index * step;
-    return { ...node, angle, x: CENTRE.x + 262 * Math.cos(angle), y: CENTRE.y + 150 * Math.sin(angle) };
+    return { ...node, angle, x: Math.cos(angle), y: Math.sin(angle) };
   });
+  // a ring of few nodes is not as high as it is wide; it should fill the picture all the same
+  const low = Math.min(...ring.map(({ y }) => y));
+  const high = Math.max(...ring.map(({ y }) => y));
+  const wide = Math.max(0.5, ...ring.map(({ x }) => Math.abs(x)));
+  for (const node of ring) {
+    node.x = CENTRE.x + (Math.min(265 / wide, 300) * node.x);
+    node.y = high > low ? TOP + ((BOTTOM - TOP) * (node.y - low)) / (high - low) : CENTRE.y;
+  }
+  return ring;
 }
 
 function hubsOf(model, nodes) {

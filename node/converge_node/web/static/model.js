@@ -86,6 +86,7 @@ export class Model {
       api.getText("/metrics"),
     ]);
     const lags = lagsOf(metrics);
+    for (const { id } of status.pools) this.#hue(id);
     const pools = await Promise.all(
       status.pools.map((item, index) => this.#pool(item, lags.get(item.id.slice(0, 16)), index < POOLS_MAX)),
     );

@@ -6,7 +6,7 @@ import { clock, count, duration, plural, short, titled } from "./words.js";
 const MOTIONS_MAX = 8;
 const POOLS_MAX = 12;
 const ELECTORS_MAX = 12;
-const FEED_MAX = 14;
+const FEED_MAX = 11;
 const AGENTS_MAX = 8;
 const BARS = [["completed", "good"], ["assigned", "busy"], ["pending", "wait"], ["failed", "bad"], ["cancelled", "off"]];
 
@@ -93,6 +93,7 @@ function drawPool(card, { item, detail, lag }, model) {
     detail?.unsure && el("span.tag.question", { title: detail.unsure }, "signs nothing yet"),
     detail?.culprits > 0 && el("span.tag.bad", null, `${plural(detail.culprits, "elector")} broke a rule`),
     detail?.frozen.length > 0 && el("span.tag.bad", null, `${detail.frozen.length} frozen`),
+    detail?.checkpoint.number > 0 && el("span.tag", { title: `${count(detail.checkpoint.tasks)} settled tasks stand in it` }, `checkpoint ${detail.checkpoint.number}`),
     lag.operations_behind > 0 && el("span.tag.question", null, `${count(lag.operations_behind)} behind`),
   ];
   replace(
@@ -112,9 +113,9 @@ function drawPool(card, { item, detail, lag }, model) {
       ),
       electors.length > ELECTORS_MAX && el("span.small.muted", null, `+${electors.length - ELECTORS_MAX}`),
       el("span.small.muted", null, ` ${plural(item.electors, "elector")}${workers ? `, ${plural(workers, "other member")}` : ""}`),
+      el("span.small.muted.far", null, plural(total, "task")),
     ),
     bar(item.tasks, total),
-    el("span.small.muted.between", null, el("span", null, plural(total, "task")), detail?.checkpoint.number ? el("span", null, `checkpoint ${detail.checkpoint.number}`) : null),
   );
 }
 
@@ -173,7 +174,7 @@ export function said(motion, { detail, item }) {
   const counts = new Map();
   for (const { choice } of motion.opinions) counts.set(choice, (counts.get(choice) ?? 0) + 1);
   const words = [...counts].map(([choice, number]) => `${number} ${choiceText(choice)}`).join(", ") || "nobody has answered";
-  const need = detail?.quorum ? `, ${detail.quorum} of ${item.electors} decide` : `, of ${plural(item.electors, "elector")}`;
+  const need = detail?.quorum ? `; ${detail.quorum} of ${item.electors} electors decide` : ` of ${plural(item.electors, "elector")}`;
   return words + need + (motion.decided ? ` → ${choiceText(motion.decided)}` : "");
 }
 
@@ -196,8 +197,13 @@ export function renderFeed(parent, model) {
   parent.querySelector(":scope > .nothing")?.remove();
   keyed(parent, model.events.slice(0, FEED_MAX), (event) => event.number, (event) => {
     const { pool, ...about } = event.about;
-    const words = Object.entries(about).map(([name, value]) => (name === "state" ? value : name === "task" || name === "motion" ? short(value) : `${name} ${model.names.in(value)}`));
     const known = model.pool(pool);
+    const objective = known?.tasks.find((task) => task.id === about.task)?.objective;
+    const words = Object.entries(about).map(([name, value]) => {
+      if (name === "state") return value;
+      if (name === "task") return objective ? `${objective} ${short(value)}` : short(value);
+      return name === "motion" ? short(value) : `${name} ${model.names.in(value)}`;
+    });
     return el(
       `li.hue-${known?.hue ?? "none"}`,
       { "data-tone": event.about.state ?? EVENT_TONES[event.kind] ?? "" },
