@@ -102,7 +102,7 @@ def _look(client: Client, item: schema.PoolItem, lag: Lag) -> PoolLook:
             continue
         # a node lists what it heard of first first: of settled tasks the last ones are asked for
         offset = 0 if state in OPEN_STATES else max(0, count - TASKS_OF_STATE_MAX)
-        query = TaskQuery(state=state, limit=TASKS_OF_STATE_MAX, offset=offset)  # type: ignore[arg-type]
+        query = TaskQuery(state=state, limit=TASKS_OF_STATE_MAX, offset=offset)
         listed = client.tasks(item.id, query).tasks
         tasks += listed if state in OPEN_STATES else reversed(listed)
     return PoolLook(detail=client.pool(item.id), lag=lag, motions=client.motions(item.id), tasks=tasks)

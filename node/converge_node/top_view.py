@@ -267,7 +267,8 @@ _SECTIONS: Final[tuple[Callable[[Snapshot], Section], ...]] = (_pools, _tasks, _
 
 def duration(seconds: float) -> str:
     """Return a time as people read it, to two parts: `3 d 4 h`."""
-    left, parts = int(seconds), []
+    left = int(seconds)
+    parts: list[str] = []
     for name, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (name == "s" and not parts):

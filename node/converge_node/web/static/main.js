@@ -74,7 +74,10 @@ function show() {
     detail.refresh();
   }
 
-  model.run();
+  model.run().catch((error) => {
+    link("bad", "this page failed; load it again");
+    throw error;
+  });
 }
 
 // A submit runs to the pool, a claim from it to the worker, and a result back.

@@ -14,6 +14,16 @@ const PULSES_MAX = 40;
 const PULSE_MS = 900;
 const NAME_CHARACTERS_MAX = 18;
 
+// Where pools stand, from the centre, by how many there are.
+const SLOTS = [
+  [[0, 0]],
+  [[-105, 0], [105, 0]],
+  [[-105, -42], [105, -42], [0, 56]],
+  [[-105, -45], [105, -45], [-105, 45], [105, 45]],
+  [[-105, -62], [105, -62], [0, 0], [-105, 62], [105, 62]],
+  [[-105, -64], [105, -64], [-105, 0], [105, 0], [-105, 64], [105, 64]],
+];
+
 const cut = (text) => (text.length > NAME_CHARACTERS_MAX ? `${text.slice(0, NAME_CHARACTERS_MAX - 1)}…` : text);
 
 export class Mesh {
@@ -28,7 +38,7 @@ export class Mesh {
     this.#onPool = onPool;
     const picture = svg(
       "svg",
-      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": "This node, the nodes it knows, and their pools" },
+      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "This node, the nodes it knows, and their pools" },
       this.#edges,
       this.#pulses,
       this.#hubs,
@@ -136,36 +146,26 @@ function placed(nodes) {
   const wide = Math.max(0.5, ...ring.map(({ x }) => Math.abs(x)));
   for (const node of ring) {
     node.x = CENTRE.x + (Math.min(265 / wide, 300) * node.x);
-    node.y = high > low ? TOP + ((BOTTOM - TOP) * (node.y - low)) / (high - low) : CENTRE.y;
+    node.y = high > low ? TOP + ((BOTTOM - TOP) * (node.y - low)) / (high - low) : TOP;
   }
   return ring;
 }
 
 function hubsOf(model, nodes) {
-  const at = new Map(nodes.map((node) => [node.id, node]));
+  const drawn = new Set(nodes.map((node) => node.id));
   const shown = model.pools.filter((pool) => pool.detail).slice(0, HUBS_MAX);
+  const slots = SLOTS[shown.length - 1];
   return shown.map(({ item, detail, hue }, index) => {
-    const members = detail.member_list.filter((member) => at.has(member.agent_id));
-    const angle = -Math.PI / 2 + ((index + 0.5) * 2 * Math.PI) / shown.length;
-    const spread = shown.length === 1 ? 0 : shown.length === 2 ? 1 : 1.1;
-    const middle = members.reduce(
-      (sum, member) => ({
-        x: sum.x + at.get(member.agent_id).x / members.length,
-        y: sum.y + at.get(member.agent_id).y / members.length,
-      }),
-      members.length ? { x: 0, y: 0 } : CENTRE,
-    );
     return {
       id: item.id,
       hue,
-      members,
+      members: detail.member_list.filter((member) => drawn.has(member.agent_id)),
       name: cut(item.name),
       note: `epoch ${detail.epoch} · ${plural(item.electors, "elector")}`,
       full: item.name,
       quorum: item.has_quorum,
-      // a little towards its members, and apart from the others
-      x: CENTRE.x + 118 * spread * Math.cos(angle) + 0.2 * (middle.x - CENTRE.x),
-      y: CENTRE.y + 66 * spread * Math.sin(angle) + 0.2 * (middle.y - CENTRE.y),
+      x: CENTRE.x + slots[index][0],
+      y: CENTRE.y + slots[index][1],
     };
   });
 }
@@ -207,7 +207,7 @@ function drawNode(group, node) {
   const above = Math.sin(node.angle) < 0;
   const lines = node.note ? 2 : 1;
   const y = side ? (lines === 2 ? -2 : 4) : above ? -radius - (lines === 2 ? 23 : 9) : radius + 18;
-  const anchor = side ? (side > 0 ? "start" : "end") : "middle";
+  const anchor = side ? (side > 0 ? "start" : "end") : "";
   setAttributes(group, {
     class: ["node", node.self && "self", !node.connected && "away"].filter(Boolean).join(" "),
     transform: `translate(${node.x.toFixed(1)} ${node.y.toFixed(1)})`,
@@ -215,8 +215,8 @@ function drawNode(group, node) {
   setAttributes(halo, { r: radius + 7 });
   setAttributes(body, { r: radius });
   setAttributes(digits, { y: 4 });
-  setAttributes(name, { x: side * (radius + 10), y, "text-anchor": anchor });
-  setAttributes(note, { x: side * (radius + 10), y: y + 15, "text-anchor": anchor });
+  setAttributes(name, { class: `node-name ${anchor}`, x: side * (radius + 10), y });
+  setAttributes(note, { class: `node-note ${anchor}`, x: side * (radius + 10), y: y + 15 });
   setText(digits, short(node.id).slice(0, 4));
   setText(name, cut(node.name));
   setText(note, node.note);

@@ -33,7 +33,7 @@ export function renderTiles(parent, model) {
   const tiles = [
     { id: "peers", title: "Peers", value: count(model.peers.length), note: model.peers.some((peer) => peer.relayed) ? `${model.peers.filter((peer) => peer.relayed).length} through relays` : "all direct" },
     { id: "pools", title: "Pools", value: count(model.pools.length), note: `elector in ${count(electing)}` },
-    { id: "open", title: "Open tasks", value: count(counts.pending + counts.assigned), note: oldest ? `the oldest for ${duration(oldest)}` : "nothing waits" },
+    { id: "open", title: "Open tasks", value: count(counts.pending + counts.assigned), note: oldest ? `the oldest for ${duration(oldest)}` : counts.pending + counts.assigned ? "submitted just now" : "nothing waits" },
     { id: "settled", title: "Settled", value: count(settled), note: `${count(perMinute(model.samples))} a minute`, spark: model.samples },
     { id: "disputes", title: "Open motions", value: count(open), note: culprits ? `${plural(culprits, "elector")} broke a rule` : plural(motions.length, "motion") + " in all", tone: culprits ? "bad" : open ? "wait" : "" },
     { id: "behind", title: "Convergence", value: behind ? count(behind) : "in step", note: behind ? "operations are still to come" : "nothing is missing here", tone: behind ? "wait" : "good" },

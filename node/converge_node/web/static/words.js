@@ -1,6 +1,7 @@
 // How ids, numbers and times are written.
 
-const ID = /\b[0-9a-f]{64}\b/g;
+const ID = /\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b/g;
+const PREFIX_DIGITS = 12; // as the node itself writes ids in its sentences
 
 export const short = (id) => String(id ?? "").slice(0, 8);
 
@@ -27,9 +28,14 @@ export function clock(text) {
 // Names of agents as they call themselves: anybody can take any name, so the id always stands beside it somewhere.
 export class Names {
   #names = new Map();
+  #prefixes = new Map();
 
   learn(agents) {
-    for (const agent of agents) if (agent.name) this.#names.set(agent.id, agent.name);
+    for (const { id, name } of agents) {
+      if (!name) continue;
+      this.#names.set(id, name);
+      this.#prefixes.set(id.slice(0, PREFIX_DIGITS), name);
+    }
   }
 
   of(id) {
@@ -42,7 +48,7 @@ export class Names {
 
   // Text of the node, with ids in it made short, and with names where they are known.
   in(text) {
-    return String(text ?? "").replace(ID, (id) => this.of(id));
+    return String(text ?? "").replace(ID, (id) => (id.length === PREFIX_DIGITS ? (this.#prefixes.get(id) ?? id) : this.of(id)));
   }
 }
 
