@@ -46,7 +46,7 @@ def top(invocation: Invocation, interval: float, once: bool) -> int:
     one document on a line.
 
     \b
-    Example: converge-node top --interval 1
+    converge-node top --interval 1
     """
     from converge_node.snapshot import take_snapshot
 
