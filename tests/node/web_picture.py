@@ -23,7 +23,7 @@ from converge_p2p.core.errors import ConvergeError
 
 ROOT = Path(__file__).parents[2]
 TARGET = ROOT / "docs" / "images" / "web.png"
-SIZE = (1440, 1590)
+SIZE = (1440, 1400)
 START_S = 40.0
 WORK = """
 import random, time
@@ -125,6 +125,9 @@ def take(office: DemoNode, target: Path, *, dark: bool) -> None:
             "return document.querySelectorAll('.node').length + document.querySelectorAll('.pool').length === 6"
         )
         time.sleep(9)
+        browser.size(
+            SIZE[0], browser.run("return document.querySelector('main#page').getBoundingClientRect().bottom - 20 | 0")
+        )
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(browser.picture())
         assert not browser.said()

@@ -39,6 +39,8 @@ QUESTIONS: Final = (
     "events", "explain",
 )  # fmt: skip
 """What the page asks, by the names of the routes; nothing else is passed on."""
+DOCUMENT: Final = "/openapi.json"
+"""Which routes the node has: it can be older than the page."""
 PASSED_ON_MAX: Final = 64
 """Questions and streams that are passed on at a time."""
 CONNECT_S: Final = 5.0
@@ -79,7 +81,7 @@ def gateway_app(socket: Path, token: str) -> Starlette:
             target += b"?" + request.scope["query_string"]
         return _Passed(socket, target, count)
 
-    routes = [Route(route.path, pass_on, methods=["GET"]) for route in passed]
+    routes = [Route(path, pass_on, methods=["GET"]) for path in [*(route.path for route in passed), DOCUMENT]]
     return Starlette(routes=[*page_routes(), *routes], exception_handlers={HTTPException: _http_error})
 
 

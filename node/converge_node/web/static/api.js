@@ -70,6 +70,14 @@ export const get = (path) => whole(path, async (response) => dataOf(await respon
 export const getText = (path) =>
   whole(path, async (response) => (response.ok ? response.text() : dataOf(await response.json())));
 
+let paths = null;
+
+// Whether the node has such a route: behind a gateway it can be older than this page.
+export async function answers(route) {
+  paths ??= whole("/openapi.json", async (response) => (response.ok ? (await response.json()).paths : {})).catch(() => ({}));
+  return route in (await paths);
+}
+
 // Reads server-sent events until the stream ends; `EventSource` could send no token.
 export async function listen(path, onEvent, onOpen) {
   const response = await ask(path);

@@ -3,9 +3,13 @@
 import * as api from "./api.js";
 import { el, replace, setText } from "./dom.js";
 import { asks, choiceText, choiceTone, initials, said } from "./panels.js";
-import { count, short } from "./words.js";
+import { clock, count, short } from "./words.js";
 
 const TEXT_CHARACTERS_MAX = 20_000;
+const CERTIFICATES_MAX = 6;
+const STEPS_MAX = 40;
+const NOTES_MAX = 4;
+const EXPLAIN = "/v1/pools/{pool}/tasks/{task}/explain";
 
 export class Detail {
   #dialog = document.getElementById("detail");
@@ -13,6 +17,7 @@ export class Detail {
   #body = document.getElementById("detail-body");
   #model;
   #shown = null; // {kind, pool, id}
+  #told = { key: "", record: null }; // what the node told of the task that is shown, which is costly to ask again
 
   constructor(model) {
     this.#model = model;
@@ -51,6 +56,8 @@ export class Detail {
       api.get(`${api.taskPath(poolId, id)}/evidence`).catch(() => []),
     ]);
     setText(this.#title, task.objective);
+    this.#read(poolId, task);
+    const record = this.#told.record;
     const names = this.#model.names;
     const motions = (pool?.motions ?? []).filter((motion) => motion.task === task.id);
     const round = `epoch ${task.epoch}, round ${task.round}`;
@@ -84,10 +91,69 @@ export class Detail {
       task.reason && fact("Reason", task.reason),
       task.note && fact("Note of the worker", task.note),
       task.required_capabilities.length > 0 && fact("Takes", task.required_capabilities.join(", ")),
+      record?.tentative.slice(0, NOTES_MAX).map((each) => el("p.notice.small", { "data-tone": "wait" }, names.in(each.text))),
+      record && votes(record).map((each) => this.#votes(each)),
       motions.map((motion) => this.#certificate(motion, pool)),
       evidence.length > 0 && section("Evidence", evidence.map((item) => this.#evidence(item))),
       block("Inputs", task.inputs),
       task.state === "completed" ? block("Result", task.result) : null,
+      record && this.#signed(record),
+    );
+  }
+
+  // Ask for the record of a task when it is opened, and when it has changed.
+  async #read(pool, task) {
+    const key = [task.id, task.state, task.certified, task.epoch, task.round, task.attempts, task.awaits_veto].join(" ");
+    if (this.#told.key === key) return;
+    const before = this.#told.key.startsWith(task.id) ? this.#told.record : null;
+    const told = (this.#told = { key, record: before });
+    if (!(await api.answers(EXPLAIN))) return;
+    const record = await api.get(`${api.taskPath(pool, task.id)}/explain`).catch(() => null);
+    if (this.#told !== told || !record) return;
+    told.record = record;
+    this.refresh();
+  }
+
+  // Votes of electors for one claim or one result.
+  #votes(each) {
+    const about = each.decision === "claim" ? (each.holder ? ["to ", this.#agent(each.holder)] : ["for several at once"]) : [`for result ${short(each.value)}`];
+    return el(
+      "section.certificate",
+      { "data-state": each.decides ? "carried" : "" },
+      el("h3", null, `Certificate: ${each.decision}${each.on_veto ? " on the veto" : ""} `, about, ` · epoch ${each.epoch}, round ${each.round}`),
+      el("p.small.muted", null, this.#model.names.in(each.rule), each.decides ? "; these votes settled it" : ""),
+      el(
+        "ul",
+        null,
+        each.signatures.map((signature) =>
+          el(
+            "li",
+            null,
+            el("span.seal.mono", null, initials(signature.agent_id)),
+            this.#agent(signature.agent_id),
+            el("span.small.far", { "data-tone": signature.verified ? "good" : "" }, signature.verified ? "✓ signature checked" : "not kept here"),
+          ),
+        ),
+      ),
+      each.missing.length > 0 && el("p.small.muted", null, `not signed by ${each.missing.map((id) => this.#model.names.of(id)).join(", ")}`),
+    );
+  }
+
+  #signed(record) {
+    const steps = record.steps.slice(-STEPS_MAX);
+    const left = record.left_out + record.steps.length - steps.length;
+    return el(
+      "details",
+      null,
+      el("summary", null, `Everything that was signed about it (${count(record.steps.length + record.left_out)})`),
+      left > 0 && el("p.small.muted", null, `the first ${count(left)} are left out`),
+      el(
+        "ol.signed",
+        null,
+        steps.map((each) =>
+          el("li.small", null, el("time.mono.muted", { datetime: each.at }, clock(each.at)), el("span", null, this.#model.names.in(each.text)), el("span.mono.muted", { title: each.operation }, short(each.operation))),
+        ),
+      ),
     );
   }
 
@@ -146,6 +212,12 @@ export class Detail {
     const names = this.#model.names;
     return el("span.agent-name", { title: id }, names.of(id), names.known(id) ? el("span.mono.muted.small", null, ` ${short(id)}`) : null);
   }
+}
+
+// What settled it comes first, and what nobody has finished is left out.
+function votes(record) {
+  const complete = record.certificates.filter((each) => each.complete || each.decides);
+  return complete.sort((one, other) => Number(other.decides) - Number(one.decides)).slice(0, CERTIFICATES_MAX);
 }
 
 function step(tone, title, words) {

@@ -199,7 +199,9 @@ export function renderFeed(parent, model) {
     const { pool, ...about } = event.about;
     const known = model.pool(pool);
     const objective = known?.tasks.find((task) => task.id === about.task)?.objective;
-    const words = Object.entries(about).map(([name, value]) => {
+    // of a task its state is news; epoch and round stand behind a click
+    const told = Object.entries(about).filter(([name]) => event.kind !== "task" || (name !== "epoch" && name !== "round"));
+    const words = told.map(([name, value]) => {
       if (name === "state") return value;
       if (name === "task") return objective ? `${objective} ${short(value)}` : short(value);
       return name === "motion" ? short(value) : `${name} ${model.names.in(value)}`;
