@@ -119,6 +119,8 @@ async def test_the_gateway_passes_the_questions_of_the_page_on_and_nothing_else(
                     refused = await http.get(target.format(**places), headers=wrong)
                     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "not_authenticated")
             assert (await http.get("/v1/pools/none/tasks", headers=bearer)).json()["error"]["code"] == "not_found"
+            assert "/v1/status" in (await http.get("/openapi.json", headers=bearer)).json()["paths"]
+            assert (await http.get("/openapi.json")).status_code == 401
             assert (await http.get("/metrics", headers=bearer)).text.startswith("#")
             for method, target in (
                 ("GET", "/v1/logs"),

@@ -47,7 +47,10 @@ export class Detail {
       content = el("p.notice", { "data-tone": "bad" }, error.message);
     }
     // another one may have been opened meanwhile
-    if (this.#shown === shown) replace(this.#body, content);
+    if (this.#shown !== shown) return;
+    const unfolded = this.#body.querySelector("details")?.open;
+    replace(this.#body, content);
+    if (unfolded) this.#body.querySelector("details")?.setAttribute("open", "");
   }
 
   async #task(pool, { pool: poolId, id }) {
