@@ -95,6 +95,8 @@ async def test_the_page_shows_pools_and_tasks_and_moves_what_changes(tmp_path: P
             browser.wait("return document.querySelector('#detail-body pre')")
             assert browser.text("#detail-title") == HOSTILE
             assert "onerror" in browser.text("#detail-body pre")
+            # the record of what was signed comes a moment later
+            browser.wait("return document.querySelector('#detail-body details')")
             browser.run("document.getElementById('detail-close').click(); document.querySelector('.motion').click()")
             browser.wait("return document.querySelector('#detail-body .certificate')")
             assert HOSTILE in browser.text("#detail-body")
