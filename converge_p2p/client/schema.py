@@ -44,7 +44,7 @@ class ErrorItem(_Answer, frozen=True):
 
 
 class NodeItem(_Answer, frozen=True):
-    """Who the node is and where it can be found."""
+    """Who the node is and where it can be found. `api_urls`: where the control interface answers over TCP."""
 
     id: str
     public_key: str
@@ -54,6 +54,7 @@ class NodeItem(_Answer, frozen=True):
     home: str
     socket: str
     next_command: str
+    api_urls: list[str] = []
 
 
 class TroubleItem(_Answer, frozen=True):
@@ -138,6 +139,8 @@ class PoolDetail(PoolItem, frozen=True):
     Attributes:
         culprits: how many electors an audit names; None if the log is too large for a mere count, or not known yet.
         unsure: why this node signs nothing here, as its store may be an old copy; empty if all is well.
+        quorum: how many electors decide together, as the terms in force say; 0 is the smallest safe number.
+        faults: how many electors may lie.
     """
 
     member_list: list[MemberItem] = []
@@ -149,6 +152,8 @@ class PoolDetail(PoolItem, frozen=True):
     culprits: Count | None = None
     epoch: Count = 0
     admission: str = ""
+    quorum: Count = 0
+    faults: Count = 0
 
 
 class AdmissionText(_Answer, frozen=True):

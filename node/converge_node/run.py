@@ -233,6 +233,7 @@ class _Run:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(open_control_server(api.app(), self._paths.socket))
             places = await stack.enter_async_context(open_tcp_server(api.app(Tokens(tokens)), section.listen))
+            self._state.api_urls = tuple(places)
             if places:
                 # what goes over a network is in clear: docs/control.md says what to put in front
                 _log.info("control interface over TCP", extra={"places": places, "tokens": str(tokens)})

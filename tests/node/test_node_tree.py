@@ -41,6 +41,7 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     # command: what it needs, its arguments for a success, and the exit code of that
     "id": (READ, [], 0),
     "status": (READ, [], 0),
+    "top": (READ, ["--once"], 0),
     "health": (READ, [], 0),
     "peers ls": (READ, [], 0),
     "metrics": (READ, [], 0),
@@ -120,7 +121,7 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "errors": (LOCAL, ["busy"], 0),
     "version": (LOCAL, [], 0),
 }
-ELSEWHERE = {"run", "demo", "sim", "mcp", "doctor"}
+ELSEWHERE = {"run", "demo", "sim", "mcp", "doctor", "web"}
 """Commands that run for long or look at the whole machine; they have tests of their own."""
 
 

@@ -38,6 +38,7 @@ class ControlState:
         next_command: returns the command that starts a node which finds this one at its addresses.
         meshes: topics that were joined.
         log_book: the newest lines of the log.
+        api_urls: where this interface answers over TCP.
     """
 
     home: str
@@ -51,6 +52,7 @@ class ControlState:
     next_command: Callable[[Sequence[str]], str] = lambda _addresses: ""
     meshes: Meshes = field(default_factory=Meshes)
     log_book: LogBook | None = None
+    api_urls: Sequence[str] = ()
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
     streams: int = 0
@@ -120,4 +122,5 @@ def node_item(state: ControlState) -> schema.NodeItem:
         home=state.home,
         socket=state.socket,
         next_command=state.next_command(node.addresses),
+        api_urls=list(state.api_urls),
     )
