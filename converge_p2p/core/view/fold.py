@@ -389,7 +389,7 @@ class View:
         return ()
 
     def void(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
-        """Take back what an author that forked at `seq` wrote from there on, if it was applied (`voided`). Votes stay."""
+        """Take back what an author that forked at `seq` wrote from there on and was applied (`voided`). Votes stay."""
         touched = self._take_back(author, seq, voided)
         self.members.freeze(author, seq)
         self.epochs.frozen.add(author)

@@ -2,7 +2,7 @@
 to the node's Unix socket.
 
 Knows: which questions the page asks, and how they reach the socket. Must not know: what the answers mean.
-Source: docs/web.md; docs/decisions/0027-web-page.md for why this and not a listener that the node opens when it is
+Source: docs/web.md; docs/decisions/0028-web-page.md for why this and not a listener that the node opens when it is
 asked to; RFC 9112 for HTTP/1.0, whose answers end with the connection.
 """
 
