@@ -256,6 +256,11 @@ class Invitations(Facade[invitations.Invitations]):
     accept = giving(_accepted, invitations.Invitations.accept)
     take_part = giving(_handles, invitations.Invitations.take_part)
 
+    @property
+    def accepted_network(self) -> tuple[bytes, int] | None:
+        """During a change of the network's key: the other key's network, and how many connections came with it."""
+        return self.inner.accepted_network
+
 
 class DiscoveryService(Facade[discovery.DiscoveryService]):
     """Finding agents, and being found. See `converge_p2p.DiscoveryService`."""

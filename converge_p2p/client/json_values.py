@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from converge_p2p.core import limits
@@ -63,3 +64,8 @@ def from_json_value(value: Any, depth: int = 2 * limits.CBOR_DEPTH_MAX) -> Any:
     if set(value) == {_ESCAPE} and isinstance(value[_ESCAPE], dict):
         return {name: from_json_value(item, depth - 1) for name, item in value[_ESCAPE].items()}
     return {name: from_json_value(item, depth - 1) for name, item in value.items()}
+
+
+def utc_time(unix_s: float) -> str:
+    """Return a Unix time as RFC 3339 in UTC, to the second."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

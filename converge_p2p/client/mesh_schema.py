@@ -37,10 +37,14 @@ class MeshItem(_Answer, frozen=True):
 
     Attributes:
         network: the name of a private network, 16 digits that follow from its key; empty in a public one.
+        accepts: during a change of the network's key, the name that follows from the other key.
+        accepted_connections: connections that others made to this node with that key, and that live.
     """
 
     network: str
     topics: list[TopicItem]
+    accepts: str = ""
+    accepted_connections: int = 0
 
 
 class JoinTopic(_Request, frozen=True):

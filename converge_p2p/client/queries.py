@@ -78,7 +78,7 @@ class PutQuery(_Query, frozen=True):
     """How a content is kept: encrypted under a key of its own or not, as what it is read, and until when."""
 
     sealed: bool = False
-    form: Literal["handle", "bytes", "text"] = "handle"
+    form: Literal["handle", "bytes", "value"] = "handle"
     hold: Literal["pinned", "kept"] = "pinned"
 
 

@@ -7,19 +7,21 @@ Source: docs/control.md. Every answer stands in an envelope `{v, ok, data}` or
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
-from converge_p2p.client.json_values import from_json_value as from_json_value, to_json_value as to_json_value
+from converge_p2p.client.json_values import (
+    from_json_value as from_json_value,
+    to_json_value as to_json_value,
+    utc_time as utc_time,
+)
 from converge_p2p.core.errors import ConvergeError
 
 VERSION: Final = 1
 TASK_LIST_MAX: Final = 1000
 """Tasks in one answer."""
-
 SECONDS_MAX: Final = 10_000_000_000
 """Three hundred years; what is longer cannot be counted in milliseconds everywhere."""
 
@@ -44,7 +46,7 @@ class ErrorItem(_Answer, frozen=True):
 
 
 class NodeItem(_Answer, frozen=True):
-    """Who the node is and where it can be found."""
+    """Who the node is and where it can be found. `api_urls`: where the control interface answers over TCP."""
 
     id: str
     public_key: str
@@ -54,6 +56,7 @@ class NodeItem(_Answer, frozen=True):
     home: str
     socket: str
     next_command: str
+    api_urls: list[str] = []
 
 
 class TroubleItem(_Answer, frozen=True):
@@ -138,6 +141,8 @@ class PoolDetail(PoolItem, frozen=True):
     Attributes:
         culprits: how many electors an audit names; None if the log is too large for a mere count, or not known yet.
         unsure: why this node signs nothing here, as its store may be an old copy; empty if all is well.
+        quorum: how many electors decide together, as the terms in force say; 0 is the smallest safe number.
+        faults: how many electors may lie.
     """
 
     member_list: list[MemberItem] = []
@@ -149,6 +154,8 @@ class PoolDetail(PoolItem, frozen=True):
     culprits: Count | None = None
     epoch: Count = 0
     admission: str = ""
+    quorum: Count = 0
+    faults: Count = 0
 
 
 class AdmissionText(_Answer, frozen=True):
@@ -491,8 +498,3 @@ def success(data: Any) -> dict[str, Any]:
 def failure(error: ConvergeError) -> dict[str, Any]:
     """Return the envelope of an error."""
     return {"v": VERSION, "ok": False, "error": ErrorItem(code=error.code, message=str(error), hint=error.hint)}
-
-
-def utc_time(unix_s: float) -> str:
-    """Return a Unix time as RFC 3339 in UTC, to the second."""
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

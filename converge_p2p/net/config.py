@@ -69,6 +69,8 @@ class NetQueues:
         gossip_frames: of gossip, to all peers.
         gossip_frames_most: to the peer for whom most wait.
         known_peers: whose addresses are known.
+        host_connections_most: that the address has which opened most, this machine aside.
+        relay_connections_most: that came through the relay which passed on most.
     """
 
     sync_frames: int
@@ -76,6 +78,8 @@ class NetQueues:
     gossip_frames: int
     gossip_frames_most: int
     known_peers: int
+    host_connections_most: int
+    relay_connections_most: int
 
 
 class NetworkHandler(Protocol):
@@ -124,7 +128,13 @@ class NetworkConfig:
         known: good addresses of an earlier run (`Network.good_addresses`), tried like addresses heard from peers.
         network_key: of a private network: only hosts with the same key are spoken to. None: a public network. One
             network is one host, so a node that is to be in two networks is two nodes.
+        accepted_key: a second key, of whoever dials this node, while the network changes from one key to another. This
+            node dials with `network_key` alone.
         peers_max: connections held at most.
+        connections_per_host: of them, that one address opens: an IPv4 address, or the 64-bit prefix of an IPv6 host.
+        connections_on_this_machine: that the processes of this machine open, together. As many as there are, because
+            they share all addresses, and whoever runs there can do worse; but a tunnel or proxy that ends on this
+            machine makes strangers look like that.
         peers_wanted: below this number, addresses heard from peers are dialled.
         validators: record validators of the hash table, by namespace without slashes.
         transport: whose code carries the connections.
@@ -151,7 +161,10 @@ class NetworkConfig:
     announce: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     network_key: NetworkKey | None = None
+    accepted_key: NetworkKey | None = None
     peers_max: int = limits.PEERS_MAX
+    connections_per_host: int = limits.CONNECTIONS_PER_HOST_MAX
+    connections_on_this_machine: int = limits.PEERS_MAX
     peers_wanted: int = 8
     validators: Mapping[str, RecordValidator] = field(default_factory=dict)
     transport: Transport = Transport.FAST

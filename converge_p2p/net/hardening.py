@@ -3,22 +3,20 @@
 Knows: private names of libp2p 0.8.1, which is therefore pinned. Must not know: what travels over the connections.
 Source: measurements on libp2p 0.8.1 (docs/decisions, "The transport library and its faults"); each fault has a test in
 `tests/net` that shows it. Faults of gossip are repaired in `gossip`, those of the hash table in `dht`, those of
-listening, dialling and shutting down in `host` and `bootstrap`.
+listening, dialling and shutting down in `host` and `bootstrap`, that of slots for connections in `inbound`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.network.config import RetryConfig
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
@@ -63,63 +61,6 @@ def contain_stream_failures(host: Any, counters: Counters) -> None:
                 del open_streams[peer]
 
     host.get_network().set_stream_handler(handle)
-
-
-def free_inbound_slots(
-    host: Any, counters: Counters, inbound_max: int, handshake: Callable[[], AbstractContextManager[Any]]
-) -> None:
-    """B3: an inbound slot is given back only when the swarm stops.
-
-    Stock, the handler of an inbound connection waits for the end of the swarm in place of the end of the connection,
-    so that after as many inbound connections *ever* as there are slots, all further ones are refused. This handler
-    waits for the end of its connection.
-
-    Args:
-        host: the host.
-        counters: where refusals are counted.
-        inbound_max: how many connections may be held.
-        handshake: gives a block that a handshake runs in; it may cancel the block. Handshakes take no slots.
-    """
-    swarm = host.get_network()
-    swarm._inbound_limiter = trio.CapacityLimiter(inbound_max + limits.HANDSHAKES_MAX + 1)
-    held: set[RawConnection] = set()
-
-    async def handle(channel: Any, listener: Multiaddr, _failure: Any) -> None:
-        remote = swarm._build_remote_multiaddr(channel)
-        # one that comes through a relay is a connection already, and takes a slot as any other
-        raw = channel if isinstance(channel, RawConnection) else RawConnection(channel, False)
-        try:
-            denied = remote is not None and not await swarm.connection_gate.is_allowed(remote)
-            if denied or len(held) >= inbound_max:
-                counters["inbound_connection_denied"] += 1
-                return
-            muxed = None
-            with handshake():
-                muxed = await swarm.upgrade_inbound_raw_conn(raw, listener)
-            if muxed is None:
-                return
-            if len(held) >= inbound_max:
-                # several handshakes ended at once, for the last free place
-                counters["inbound_connection_denied"] += 1
-                await muxed.close()
-                return
-            held.add(raw)
-            for connection in swarm.get_connections(muxed.peer_id):
-                if connection.muxed_conn is muxed:
-                    await connection.event_closed.wait()
-        except Exception as error:  # noqa: BLE001 - the edge: a failed handshake concerns nobody else
-            counters["inbound_connection_failed"] += 1
-            log.debug("inbound connection failed: %r", error)
-        finally:
-            held.discard(raw)
-            # also on cancellation, or the socket stays open until the process ends
-            with shielded(1):
-                try:
-                    await raw.close()
-                except Exception as error:  # noqa: BLE001 - closing a broken connection may fail in any way
-                    log.debug("closing an inbound connection failed: %r", error)
-
-    swarm._do_handle_inbound_connection = handle
 
 
 def own_the_dialling(host: Any, dialling: frozenset[TProtocol]) -> None:

@@ -31,10 +31,11 @@ from converge_p2p.net.hardening import (
     close_only_what_is_there,
     contain_stream_failures,
     forget_closed_listeners,
-    free_inbound_slots,
     log,
     own_the_dialling,
 )
+from converge_p2p.net.host_shares import HostShares
+from converge_p2p.net.inbound import free_inbound_slots
 from converge_p2p.net.intake import Handshakes, bound_negotiation, enforce_windows
 from converge_p2p.net.private_network import guard_network
 
@@ -47,6 +48,8 @@ def build_host(
     listen: Sequence[Multiaddr],
     counters: Counters,
     blame: Callable[[PeerId], None] = lambda _peer: None,
+    *,
+    shares: HostShares | None = None,
 ) -> Any:
     """Build a host with every repair applied. Opens nothing yet.
 
@@ -87,18 +90,25 @@ def build_host(
         connection_config=connections,
         announce_addrs=announce,
     )
-    guard_network(host, config.network_key, counters)
+    guard_network(host, config.network_key, counters, accepted=config.accepted_key)
     contain_stream_failures(host, counters)
     bound_negotiation()
     if fast:
         host.get_network().upgrader = FastUpgrader(noise, counters, blame)
     else:
         enforce_windows(host, counters)
-    free_inbound_slots(host, counters, config.peers_max, Handshakes(counters).one)
+    free_inbound_slots(host, counters, config.peers_max, Handshakes(counters), shares or host_shares(config, counters))
     own_the_dialling(host, frozenset({DHT_PROTOCOL}))
     close_only_what_is_there(host)
     forget_closed_listeners(host)
     return host
+
+
+def host_shares(config: NetworkConfig, counters: Counters) -> HostShares:
+    """Return the counts of what each address has, for `build_host`, to look at them later."""
+    return HostShares(
+        counters, per_host=config.connections_per_host, on_this_machine=config.connections_on_this_machine
+    )
 
 
 def check_ports_free(listen: Sequence[Multiaddr]) -> None:

@@ -22,6 +22,7 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from converge_p2p.core import limits
 from converge_p2p.net.framing import TokenBucket
 from converge_p2p.net.hardening import Counters, log, shielded
+from converge_p2p.net.host_shares import THIS_MACHINE, Source
 
 
 def bound_negotiation() -> None:
@@ -113,32 +114,38 @@ class Handshakes:
     """B14: connections whose handshake is under way. The library lets them take every place, for ten seconds each.
 
     Here they have places of their own, and when these are taken the one that has been at it the longest is given up: an
-    honest handshake takes milliseconds, so that it comes through as long as the flood is slower than that.
+    honest handshake takes milliseconds, so that it comes through as long as the flood is slower than that. And one
+    address has a part of the places, so that its flood gives up its own.
     """
 
     def __init__(self, counters: Counters) -> None:
         """Begin with none."""
         self._counters = counters
-        self._running: dict[trio.CancelScope, None] = {}
+        self._running: dict[trio.CancelScope, Source] = {}
 
     def __len__(self) -> int:
         """Return how many are under way."""
         return len(self._running)
 
     @contextmanager
-    def one(self) -> Iterator[trio.CancelScope]:
-        """Run one handshake inside this block; it may be cancelled to make room."""
-        if len(self._running) >= limits.HANDSHAKES_MAX:
-            oldest = next(iter(self._running))
-            del self._running[oldest]
-            oldest.cancel()
-            self._counters["handshakes_given_up"] += 1
+    def one(self, source: Source) -> Iterator[trio.CancelScope]:
+        """Run one handshake with a source inside this block; it may be cancelled to make room."""
+        of_source = [scope for scope, other in self._running.items() if other == source]
+        if source != THIS_MACHINE and len(of_source) >= limits.HANDSHAKES_PER_HOST_MAX:
+            self._give_up(of_source[0])
+        elif len(self._running) >= limits.HANDSHAKES_MAX:
+            self._give_up(next(iter(self._running)))
         with trio.CancelScope() as scope:
-            self._running[scope] = None
+            self._running[scope] = source
             try:
                 yield scope
             finally:
                 self._running.pop(scope, None)
+
+    def _give_up(self, scope: trio.CancelScope) -> None:
+        del self._running[scope]
+        scope.cancel()
+        self._counters["handshakes_given_up"] += 1
 
 
 class WorkBudget:

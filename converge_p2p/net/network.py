@@ -37,7 +37,7 @@ from converge_p2p.net.exchange import PeerExchange
 from converge_p2p.net.fast.pubsub import FAST_MESH_PROTOCOLS, FastGossipSub
 from converge_p2p.net.gossip import MESH_PROTOCOLS, Gossip, HardenedGossipSub, OnMessage, Validate
 from converge_p2p.net.hardening import ConnectionWatcher, disconnect_quietly, log
-from converge_p2p.net.host import build_host, check_ports_free, close_host, missing_listeners
+from converge_p2p.net.host import build_host, check_ports_free, close_host, host_shares, missing_listeners
 from converge_p2p.net.names import is_ed25519, peer_name, public_key_of, raw_peer_id
 from converge_p2p.net.private_network import check_private_addresses
 from converge_p2p.net.reach.circuit import is_relayed
@@ -100,7 +100,8 @@ class Network:
         self._listen = [parse_listen(text) for text in config.listen]
         self._stop = trio.Event()
         self._conduct = Conduct()
-        host = self._host = build_host(config, seed, self._listen, self.counters, self.blame)
+        self._shares = host_shares(config, self.counters)
+        host = self._host = build_host(config, seed, self._listen, self.counters, self.blame, shares=self._shares)
         self.peer_id: PeerId = peer_name(host.get_id())
         self._book = AddressBook()
         self._connector = Connector(host, self._book, config, self.counters, self._is_banned)
@@ -248,6 +249,16 @@ class Network:
         return self._reach.status()
 
     @property
+    def accepted_network(self) -> bytes | None:
+        """The name of the network whose key is accepted besides the own one."""
+        return None if self._config.accepted_key is None else self._config.accepted_key.network
+
+    @property
+    def by_accepted_key(self) -> int:
+        """Connections of others that came with `NetworkConfig.accepted_key`."""
+        return int(self._host.get_network().psk.by_accepted_key)
+
+    @property
     def listens(self) -> bool:
         """Whether it listens where it was to; true as well where nothing was to be listened on."""
         return not missing_listeners(self._host, self._listen)
@@ -255,7 +266,8 @@ class Network:
     def queues(self) -> NetQueues:
         """Return what waits to be written to peers."""
         frames, bytes_most = self._sync.waiting()
-        return NetQueues(frames, bytes_most, *self._gossip.waiting(), len(self._book))
+        of_host, of_relay = self._shares.most(relays=False), self._shares.most(relays=True)
+        return NetQueues(frames, bytes_most, *self._gossip.waiting(), len(self._book), of_host, of_relay)
 
     def good_addresses(self) -> tuple[str, ...]:
         """Return full multiaddrs of peers that live or lived, to be passed on as `NetworkConfig.known`."""

@@ -9,14 +9,17 @@ And a stranger is noticed late: decrypted with a wrong key, the first length of 
 waits for bytes that never come, and half a minute passes until the negotiation gives up. But what comes first on every
 connection is known: the greeting of multistream. So it is compared here, as soon as it is there, and whoever greets
 differently is refused at once, with the reason. The same goes for a host without a key that meets a private network.
+
+The same known beginning lets one listener take two keys while a network changes its key (docs/decisions, "Changing the
+key of a private network"): whoever dials speaks first, and only its key decrypts to the greeting.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, NoReturn
@@ -62,17 +65,76 @@ def noted_refusals() -> Iterator[list[str]]:
         _noting.reset(token)
 
 
-def guard_network(host: Any, key: NetworkKey | None, counters: Counters) -> None:
+def guard_network(
+    host: Any, key: NetworkKey | None, counters: Counters, *, accepted: NetworkKey | None = None
+) -> NetworkGuard:
     """Let a host speak to its own network alone.
 
     Args:
         host: the host; the swarm wraps each of its raw connections, in both directions, before anything is sent.
         key: the network's key, or None for a public network.
         counters: where strangers are counted, as `strangers_refused`.
+        accepted: another key, of whoever dials this host.
+
+    Raises:
+        ConfigError: another key, and none of the own network, or the same.
     """
+    guard = NetworkGuard(key, accepted, counters)
     swarm_module.new_protected_conn = _wrap
     # the swarm hands this back with each raw connection, and asks only whether it is there
-    host.get_network().psk = functools.partial(_guarded, key, counters)
+    host.get_network().psk = guard
+    return guard
+
+
+class NetworkGuard:
+    """Wraps connections of one host, and knows how many live that came with the other key."""
+
+    def __init__(self, key: NetworkKey | None, accepted: NetworkKey | None, counters: Counters) -> None:
+        """Take the keys. Raises as `guard_network`."""
+        if accepted is not None and (key is None or key == accepted):
+            wrong = "no key of the network is set" if key is None else "it is the key of the network itself"
+            raise ConfigError(
+                f"another network key is to be accepted, and {wrong}",
+                hint="network_key is the key that the node dials with, accepted_key the other one during a change",
+            )
+        self._key = key
+        self._accepted = accepted
+        self._counters = counters
+        self._by_accepted: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.by_accepted_key = 0
+        """Connections of others that live and came with the accepted key."""
+
+    def __call__(self, connection: Any) -> Any:
+        """Wrap a raw connection; called by the swarm before anything is sent.
+
+        Raises:
+            StrangerRefused: the connection cannot be wrapped, as it is encrypted already.
+        """
+        if isinstance(connection, IMuxedConn):
+            # it comes encrypted and multiplexed already, so that the key cannot be applied to it
+            if self._key is not None:
+                _refuse(self._counters, "this transport cannot be used in a private network")
+            return connection
+        if self._key is None:
+            return GreetedConnection(connection, self._counters)
+        # whoever dials speaks first, with the key that the network is going to have or has
+        both = self._accepted is not None and not getattr(connection, "is_initiator", False)
+        keys = (self._key, self._accepted) if both and self._accepted is not None else (self._key,)
+        return ProtectedConnection(connection, keys, self._counters, self._met_with)
+
+    def _met_with(self, connection: Any, key: NetworkKey) -> None:
+        if key == self._accepted:
+            self._by_accepted.add(connection)
+
+    @contextmanager
+    def counted(self, connection: Any) -> Iterator[None]:
+        """Count a raw connection inside the block, if it came with the accepted key."""
+        one = connection in self._by_accepted
+        self.by_accepted_key += one
+        try:
+            yield
+        finally:
+            self.by_accepted_key -= one
 
 
 def check_private_addresses(addresses: tuple[str, ...], key: NetworkKey | None) -> None:
@@ -93,15 +155,6 @@ def check_private_addresses(addresses: tuple[str, ...], key: NetworkKey | None) 
 def _wrap(connection: Any, psk: str | Callable[[Any], Any]) -> Any:
     # a host that was not built by this room may be in the same process, and has a key as the library wants it
     return _stock_protection(connection, psk) if isinstance(psk, str) else psk(connection)
-
-
-def _guarded(key: NetworkKey | None, counters: Counters, connection: Any) -> Any:
-    if isinstance(connection, IMuxedConn):
-        # it comes encrypted and multiplexed already, so that the key cannot be applied to it
-        if key is not None:
-            _refuse(counters, "this transport cannot be used in a private network")
-        return connection
-    return GreetedConnection(connection, counters) if key is None else ProtectedConnection(connection, key, counters)
 
 
 class GreetedConnection(RawConnection):  # type: ignore[misc]
@@ -175,26 +228,41 @@ class GreetedConnection(RawConnection):  # type: ignore[misc]
 class ProtectedConnection(GreetedConnection):
     """A connection of a private network."""
 
-    def __init__(self, inner: Any, key: NetworkKey, counters: Counters) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        keys: Sequence[NetworkKey],
+        counters: Counters,
+        met: Callable[[Any, NetworkKey], None] = lambda _inner, _key: None,
+    ) -> None:
+        """Args:
+        inner: the raw connection.
+        keys: those that it may have; the first is the network's own. Several only where the other side speaks first.
+        counters: where strangers are counted.
+        met: told the raw connection and its key, once that is known.
+        """
         super().__init__(inner, counters)
-        self._key = key
+        self._keys = tuple(keys)
+        self._met = met
+        self._key: NetworkKey | None = self._keys[0] if len(self._keys) == 1 else None
         self._nonce = b""
+        self._own_nonce = b""
+        # of the greeting, decrypted while the key was looked for
+        self._found = b""
         self._reads: Any = None
         self._writes: Any = None
 
     async def read_more(self, n: int | None) -> bytes:
-        """Read and decrypt up to `n` bytes."""
-        while self._reads is None:
-            more = await self.inner.read(NONCE_BYTES - len(self._nonce))
-            if not more:
-                return b""
-            self._nonce += more
-            # a nonce is random; this one is the greeting of a host without a key, which waits for an answer now
-            if self._nonce[: len(GREETING)] == GREETING:
-                _refuse(self.counters, "the peer is not in a private network, and this node is")
-            if len(self._nonce) == NONCE_BYTES:
-                self._reads = xsalsa20(self._key.secret, self._nonce)
+        """Read and decrypt up to `n` bytes, of which the first call wants as many as the greeting has."""
+        if self._reads is None and not await self._meet():
+            return b""
+        if self._found:
+            found, self._found = self._found, b""
+            return found
         data = await self.inner.read(n)
+        if not data and not self._greeted:
+            # a node that takes two keys knows none to greet a stranger with
+            _note("the peer ended the connection before it greeted: it may belong to another private network")
         plain: bytes = self._reads.decrypt(data) if data else b""
         return plain
 
@@ -212,21 +280,61 @@ class ProtectedConnection(GreetedConnection):
         """Raises `StrangerRefused`, always."""
         _refuse(self.counters, "the peer belongs to another private network: its network key is another one")
 
+    async def _meet(self) -> bool:
+        """Read the other side's nonce, and as much of its greeting as tells its key. False: it ended the connection."""
+        if self._key is None and not self._own_nonce:
+            # tells nothing of a key, and there are implementations that say nothing before they have it
+            self._own_nonce = os.urandom(NONCE_BYTES)
+            await self.inner.write(self._own_nonce)
+        while len(self._nonce) < NONCE_BYTES:
+            more = await self.inner.read(NONCE_BYTES - len(self._nonce))
+            if not more:
+                return False
+            self._nonce += more
+            # a nonce is random; this one is the greeting of a host without a key, which waits for an answer now
+            if self._nonce[: len(GREETING)] == GREETING:
+                _refuse(self.counters, "the peer is not in a private network, and this node is")
+        tries = [(key, xsalsa20(key.secret, self._nonce), b"") for key in self._keys]
+        while len(tries) > 1:
+            more = await self.inner.read(len(GREETING) - len(tries[0][2]))
+            if not more:
+                return False
+            read = [(key, cipher, plain + cipher.decrypt(more)) for key, cipher, plain in tries]
+            tries = [each for each in read if GREETING.startswith(each[2])]
+            if not tries:
+                self.refuse()
+        ((self._key, self._reads, self._found),) = tries
+        self._met(self.inner, self._key)
+        return True
+
     async def write(self, data: bytes) -> None:
-        """Encrypt and write all of `data`."""
+        """Encrypt and write all of `data`.
+
+        Raises:
+            RawConnError: the other side ended the connection before it told its key.
+            StrangerRefused: it belongs to another network.
+        """
         if self._writes is not None:
             await self.inner.write(self._writes.encrypt(data))
             return
-        nonce = os.urandom(NONCE_BYTES)
+        if self._key is None and not await self._meet():
+            raise RawConnError("the peer ended the connection before it greeted")
+        assert self._key is not None, "meeting finds a key, or raises"
+        nonce = self._own_nonce or os.urandom(NONCE_BYTES)
         self._writes = xsalsa20(self._key.secret, nonce)
-        await self.inner.write(nonce + self._writes.encrypt(data))
+        sealed = self._writes.encrypt(data)
+        await self.inner.write(sealed if self._own_nonce else nonce + sealed)
+
+
+def _note(reason: str) -> None:
+    reasons = _noting.get()
+    if reasons is not None:
+        reasons.append(reason)
 
 
 def _refuse(counters: Counters, reason: str) -> NoReturn:
     counters["strangers_refused"] += 1
-    reasons = _noting.get()
-    if reasons is not None:
-        reasons.append(reason)
+    _note(reason)
     raise StrangerRefused(reason)
 
 

@@ -30,8 +30,9 @@ _logger = logging.getLogger(__name__)
 
 SEQUENCE_KEY = "agents/own/sequence/"
 DECLARED_KEY = "agents/own/declared/"
-DESCRIPTOR_TTL_MS = 6 * 3600 * 1000
-"""How long a descriptor is good for; it is renewed about every hour."""
+DESCRIPTOR_TTL_MS = 2 * 3600 * 1000
+"""How long a descriptor is good for; it is renewed about every hour. So one renewal may be lost, which comparing makes
+good within minutes, and who was killed is found for two hours at most."""
 KEPT = "kept"
 """Who declares what was declared for good, and is declared again after a restart."""
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import trio
+
 from converge_p2p.core import limits
 from converge_p2p.core.types import PoolId
 from converge_p2p.net import Network, Reachable
@@ -85,6 +87,7 @@ def read_counters(parts: NodeParts, observation: Observation) -> Counter[str]:
 def read_gauges(parts: NodeParts, observation: Observation) -> Iterator[Reading]:
     """Yield every gauge that is not among the counters."""
     yield "up_seconds", parts.up_s, ""
+    yield "event_loop_tasks", trio.lowlevel.current_statistics().tasks_living, ""
     yield from _reach(parts)
     for queue, (used, bound) in _queues(parts).items():
         yield "queue_used", used, queue
@@ -105,6 +108,7 @@ def _reach(parts: NodeParts) -> Iterator[Reading]:
     yield "relay_reservations", reach.relay_reservations or 0, ""
     yield "relay_circuits", reach.relay_circuits, ""
     yield "link_peers", reach.link_peers or 0, ""
+    yield "accepted_key_connections", parts.network.by_accepted_key, ""
     yield "reachable", {Reachable.YES: 1, Reachable.NO: 0}.get(reach.reachable, -1), ""
 
 
@@ -125,11 +129,13 @@ def _queues(parts: NodeParts) -> Mapping[str, tuple[float, float]]:
 
 def _used(parts: NodeParts) -> Mapping[str, float]:
     """How much of a limit is used, by its name in `core.limits`."""
-    pools = parts.pools.all().values()
+    pools, net = parts.pools.all().values(), parts.network.queues()
     return {
+        "CIRCUITS_PER_RELAY_MAX": net.relay_connections_most,
+        "CONNECTIONS_PER_HOST_MAX": net.host_connections_most,
         "AGENTS_PER_NODE_MAX": len(parts.hosting),
         "DESCRIPTORS_HELD_MAX": parts.discovery.size,
-        "KNOWN_PEERS_MAX": parts.network.queues().known_peers,
+        "KNOWN_PEERS_MAX": net.known_peers,
         "PEERS_MAX": len(parts.network.peers()),
         "PENDING_TASKS_PER_AUTHOR_MAX": max((pool.open_count for pool in pools), default=0),
         "POOLS_PER_NODE_MAX": len(pools),

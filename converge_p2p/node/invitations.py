@@ -92,6 +92,13 @@ class Invitations:
         self._network = network
         self._counting = trio.Lock()
 
+    @property
+    def accepted_network(self) -> tuple[bytes, int] | None:
+        """During a change of the network's key: the other key's network, and how many connections came with it."""
+        network = self._network()
+        name = network.accepted_network
+        return None if name is None else (name, network.by_accepted_key)
+
     # ------------------------------------------------------------ inviting
 
     async def write(

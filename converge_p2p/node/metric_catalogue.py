@@ -69,10 +69,12 @@ SPREADS: Final = _named("histogram", {
 
 GAUGES: Final = _named("gauge", {
     "up_seconds": ("Time since the node started.", "seconds"),
+    "event_loop_tasks": ("Tasks that live in the event loop; of an idle node, a few for each peer.",),
     "peers": ("Connected peers: direct, or relayed.", "", "path"),
     "relays": ("Relays that this node is reached through.",),
     "relay_reservations": ("Places kept for others as a relay.",),
     "relay_circuits": ("Connections passed on as a relay.",),
+    "accepted_key_connections": ("Connections of others with the second key of a private network.",),
     "reachable": ("1 if others say they can dial this node, 0 if not, -1 unknown.",),
     "link_peers": ("Nodes found on the same link.",),
     "agents": ("Agents that this node hosts.",),
@@ -174,6 +176,8 @@ COUNTERS: Final[Mapping[str, str]] = {
     "handler_errors": "Errors of this node's own code while it handled what a peer sent.",
     "handshakes_given_up": "Handshakes of others that took too long or were too many.",
     "inbound_connection_denied": "Connections of others that were not let in.",
+    "connections_over_share": "Of these, because their address, or their relay, has as many as it gets.",
+    "connections_too_fast": "Of these, because their address, or their relay, made too many in a short time.",
     "inbound_connection_failed": "Connections of others whose handshake failed.",
     "inbound_stream_refused": "Streams of others refused because there were too many.",
     "outbound_stream_refused": "Own streams that the peer or a bound refused.",

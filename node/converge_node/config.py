@@ -45,7 +45,7 @@ SHUTDOWN_TIMEOUT_S_MAX: Final = 30.0
 
 TransportName = Literal["fast", "stock"]
 RelayClientName = Literal["auto", "on", "off"]
-ProfileName = Literal["default", "server", "lan", "private", "test"]
+ProfileName = Literal["default", "server", "desktop", "lan", "private", "test"]
 LogFormat = Literal["auto", "console", "json"]
 
 
@@ -97,6 +97,26 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     psk_file: Annotated[
         str, Meta(description="Key file (swarm.key) of the private network to be in; empty is a public network.")
     ] = ""
+    psk_accept_file: Annotated[
+        str,
+        Meta(description="Second key file, of nodes that dial this one, while the network changes its key."),
+    ] = ""
+    connections_per_address: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.PEERS_MAX,
+            description="Connections that one address may open; more where many nodes share one.",
+        ),
+    ] = limits.CONNECTIONS_PER_HOST_MAX
+    connections_on_this_machine: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.PEERS_MAX,
+            description="Connections that this machine's processes may open; fewer if a tunnel ends here.",
+        ),
+    ] = limits.PEERS_MAX
     transport: Annotated[
         TransportName,
         Meta(description="Whose code carries connections: fast is this project's, stock the library's; they mix."),

@@ -22,7 +22,7 @@ from typing import Final
 
 from converge_node.config import Config, load_settings
 from converge_node.errors import NodeUnreachable
-from converge_node.key_files import network_key_of
+from converge_node.key_files import accepted_key_of, network_key_of
 from converge_node.paths import NodePaths, checked_socket
 from converge_p2p.client import Client, schema
 from converge_p2p.client.reach_schema import CheckItem, DoctorItem, ReachItem, Verdict
@@ -113,14 +113,21 @@ def _key(paths: NodePaths, config: Config) -> CheckItem:
 def _network_key(paths: NodePaths, config: Config) -> CheckItem:
     try:
         key = network_key_of(config.network.psk_file, paths)
+        accepted = accepted_key_of(config.network.psk_accept_file, key)
     except ConfigError as error:
         return CheckItem(name="network key", verdict="fail", text=str(error), hint=error.hint)
     if key is None:
         return CheckItem(name="network key", verdict="skip", text="the node is in the public network")
-    path = Path(config.network.psk_file).expanduser()
-    if config.network.psk_file and path.stat().st_mode & 0o077:
-        text = f"others may read {path}, and so get into the network"
-        return CheckItem(name="network key", verdict="warn", text=text, hint=f"chmod 600 {path}")
+    for path in (Path(text).expanduser() for text in (config.network.psk_file, config.network.psk_accept_file) if text):
+        if path.stat().st_mode & 0o077:
+            text = f"others may read {path}, and so get into the network"
+            return CheckItem(name="network key", verdict="warn", text=text, hint=f"chmod 600 {path}")
+    if accepted is not None:
+        text = (
+            f"private network {key.network.hex()}; nodes that dial with the key of {accepted.network.hex()} get in, too"
+        )
+        hint = "this is for a change of the key: once every node has the new one, take network.psk_accept_file away"
+        return CheckItem(name="network key", verdict="warn", text=text, hint=hint)
     return CheckItem(name="network key", verdict="pass", text=f"private network {key.network.hex()}")
 
 

@@ -86,6 +86,24 @@ def passphrase_of(file: str) -> str | None:
     return lines[0]
 
 
+def accepted_key_of(psk_accept_file: str, key: NetworkKey | None) -> NetworkKey | None:
+    """Return the second key that a node takes while its network changes from one to another.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no key file; or the node has no key, or the same.
+    """
+    if not psk_accept_file:
+        return None
+    accepted = read_network_key(Path(psk_accept_file).expanduser())
+    if key is None or key == accepted:
+        wrong = "the node is in no private network" if key is None else "it is the same as that of the network"
+        raise ConfigError(
+            f"a second network key is to be accepted ({psk_accept_file}), but {wrong}",
+            hint="network.psk_file is the key that the node dials with, network.psk_accept_file the other one",
+        )
+    return accepted
+
+
 def _content(what: str, path: Path) -> bytes:
     try:
         with path.open("rb") as file:

@@ -34,7 +34,7 @@ from converge_node.errors import ExitCode, known_error
 from converge_node.followed import read_followed
 from converge_node.handlers import Handlers, load_handlers
 from converge_node.hosted import load_agents
-from converge_node.key_files import network_key_of, passphrase_of, read_topic_key
+from converge_node.key_files import accepted_key_of, network_key_of, passphrase_of, read_topic_key
 from converge_node.log_book import LogBook
 from converge_node.logs import adopt_library_logs, configure_logs
 from converge_node.paths import NodePaths, checked_socket, resolve_paths, single_instance, token_file_of
@@ -70,6 +70,7 @@ class NodeArguments:
     Attributes:
         home: folder of its stores; None keeps everything in memory.
         network_key: of the private network it is in.
+        accepted_key: a second one, of nodes that dial it.
         transport: whose code carries connections.
         mdns: whether it looks for nodes on the same link.
         relay_client: when it is reached through relays.
@@ -85,6 +86,7 @@ class NodeArguments:
     bootstrap: Sequence[str]
     transport: TransportName
     network_key: NetworkKey | None = None
+    accepted_key: NetworkKey | None = None
     mdns: bool = False
     relay_client: RelayClientName = "auto"
     hole_punch: bool = True
@@ -129,6 +131,9 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
         config=NodeConfig(
             network=NetworkConfig(
                 listen=(),
+                accepted_key=arguments.accepted_key,
+                connections_per_host=arguments.config.network.connections_per_address,
+                connections_on_this_machine=arguments.config.network.connections_on_this_machine,
                 transport=Transport(arguments.transport),
                 mdns=arguments.mdns,
                 relay_client=RelayUse(arguments.relay_client),
@@ -233,6 +238,7 @@ class _Run:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(open_control_server(api.app(), self._paths.socket))
             places = await stack.enter_async_context(open_tcp_server(api.app(Tokens(tokens)), section.listen))
+            self._state.api_urls = tuple(places)
             if places:
                 # what goes over a network is in clear: docs/control.md says what to put in front
                 _log.info("control interface over TCP", extra={"places": places, "tokens": str(tokens)})
@@ -259,6 +265,7 @@ class _Run:
             announce=self._config.network.announce,
             bootstrap=(*self._config.network.bootstrap, *_named(followed)),
             network_key=network_key,
+            accepted_key=accepted_key_of(self._config.network.psk_accept_file, network_key),
             transport=self._config.network.transport,
             mdns=self._config.network.mdns,
             relay_client=self._config.network.relay_client,

@@ -20,7 +20,7 @@ from converge_p2p.core.model.topic import Topic
 _ADDRESS: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6|dnsaddr)/[^/\s]+(/[^/\s]+)*")
 _TCP: Final = re.compile(r"/tcp/(\d{1,5})(/|$)")
 _PEER: Final = re.compile(r"/p2p/[1-9A-HJ-NP-Za-km-z]{20,}$")
-_HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
+_HOST_PORT: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 _POOL_ID: Final = re.compile(r"[0-9a-f]{64}")
 _AGENT = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64})=(?P<module>[\w.]+):(?P<kind>[\w.]+)", re.ASCII)
 _HANDLER: Final = re.compile(

@@ -313,6 +313,16 @@ def test_what_a_forked_author_did_from_there_on_is_taken_back(case: Case) -> Non
     check(case)
 
 
+def test_nothing_follows_from_a_change_that_something_named_as_a_task_before_it_was_taken_back(case: Case) -> None:
+    change, elector = case.replica().view.next_change.id, case.pool.electors[0]
+    case.tell(*(report(elector, change, 1, value_of(elector, number), []) for number in range(2)))
+    before = case.worker.branch()
+    case.tell(release(case.worker, change, 0))
+    check(case)
+    case.tell(before.sign(dispute_result(TaskId(b"x" * 32))))
+    check(case)
+
+
 class Story(Case):
     """Random attempts, reports, votes, disputes and opinions, with forks."""
 

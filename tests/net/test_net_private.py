@@ -15,7 +15,7 @@ from net_rig import Recorder, linked, start, until
 from converge_p2p.core.errors import ConfigError, NetworkError
 from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.net.addresses import split_peer_address, tcp_port
-from converge_p2p.net.private_network import GREETING
+from converge_p2p.net.private_network import GREETING, NONCE_BYTES, xsalsa20
 
 pytestmark = pytest.mark.network
 
@@ -94,6 +94,64 @@ async def test_b17_a_stock_host_of_the_library_speaks_another_cipher():
             await host.close()
 
 
+BEFORE, READY, SWITCHED, AFTER = (
+    {"network_key": OTHER_KEY},
+    {"network_key": OTHER_KEY, "accepted_key": KEY},
+    {"network_key": KEY, "accepted_key": OTHER_KEY},
+    {"network_key": KEY},
+)
+"""What a node has at each step of a change from the other key to the key."""
+
+
+@pytest.mark.parametrize(
+    "step", [(BEFORE, READY), (READY, READY), (READY, SWITCHED), (SWITCHED, SWITCHED), (SWITCHED, AFTER)]
+)
+async def test_nodes_that_are_one_step_apart_in_a_change_of_the_key_dial_each_other(step):
+    here, there = step
+    for dialling, listening in ((here, there), (there, here)):
+        async with start(1, **listening) as node, start(2, **dialling) as visitor:
+            await visitor.connect(node.addresses[0])
+            await linked(visitor, node)
+            assert await visitor.request(node.peer_id, b"abc" * 50_000) == b"cba" * 50_000
+            other = dialling["network_key"] != listening["network_key"]
+            assert node.by_accepted_key == other
+            assert visitor.by_accepted_key == 0
+            await visitor.disconnect(node.peer_id)
+            await until(lambda node=node: node.by_accepted_key == 0, "it is counted no more")
+
+
+async def test_a_change_of_the_key_ends_for_who_did_not_take_part():
+    async with start(1, **AFTER) as node, start(2, **READY) as late, start(3, **SWITCHED) as other:
+        with pytest.raises(NetworkError, match="another private network"):
+            await late.connect(node.addresses[0])
+        # a node that is not ready for the new key is not reached with it, and a stranger has neither
+        async with start(4, **BEFORE) as asleep, start(5, network_key=NetworkKey(bytes(32))) as stranger:
+            for dialling, listening in ((other, asleep), (stranger, other)):
+                with trio.fail_after(FAST_S), pytest.raises(NetworkError, match="another private network"):
+                    await dialling.connect(listening.addresses[0])
+
+
+async def test_who_waits_for_a_nonce_before_it_speaks_is_met_with_its_key():
+    """js-libp2p does so: a listener that waited for the greeting in silence would wait for ever."""
+    async with start(1, **SWITCHED) as node:
+        port = tcp_port(split_peer_address(node.addresses[0])[1])
+        for key in (KEY, OTHER_KEY):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                with trio.fail_after(FAST_S):
+                    reads = xsalsa20(key.secret, await _exactly(stream, NONCE_BYTES))
+                    nonce = b"\x05" * NONCE_BYTES
+                    for byte in nonce + xsalsa20(key.secret, nonce).encrypt(GREETING):
+                        await stream.send_all(bytes([byte]))
+                    assert reads.decrypt(await _exactly(stream, len(GREETING))) == GREETING
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+async def test_a_second_key_needs_a_first_one_that_is_another(key):
+    with pytest.raises(ConfigError, match="another network key is to be accepted"):
+        async with start(1, network_key=key, accepted_key=KEY):
+            raise AssertionError("not reached")
+
+
 async def test_what_goes_around_the_key_is_refused_before_anything_is_opened():
     quic = "/ip4/127.0.0.1/udp/0/quic-v1"
     for setting in ("listen", "bootstrap", "announce"):
@@ -109,6 +167,15 @@ async def test_a_node_behind_a_stranger_goes_on_with_its_own_network():
         async with start(3, Recorder(), network_key=KEY, bootstrap=both) as node:
             await linked(node, own)
             assert [peer.peer_id for peer in node.peers()] == [own.peer_id]
+
+
+async def _exactly(stream, count):
+    data = b""
+    while len(data) < count:
+        more = await stream.receive_some(count - len(data))
+        assert more, "the other side ended the connection"
+        data += more
+    return data
 
 
 async def _dial(host, address):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from js_peer import FOLDER, install
+from processes import WAIT_S
+
+from converge_node.demo.mesh import wait_for
 
 pytestmark = pytest.mark.network
 
@@ -28,6 +32,12 @@ def clean() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def ask(folder: Path, *words: str) -> tuple[int, Any]:
     done = subprocess.run(command(folder, *words), capture_output=True, text=True, timeout=60, check=False, env=clean())
     assert done.stdout, done.stderr
@@ -39,7 +49,7 @@ def ask(folder: Path, *words: str) -> tuple[int, Any]:
 def node(folder: Path, *words: str) -> Iterator[Any]:
     """Run a node in a process; gives what it says at its start."""
     process = subprocess.Popen(
-        command(folder, "run", "--listen", "/ip4/127.0.0.1/tcp/0", *words),
+        command(folder, "run", *(() if "--listen" in words else ("--listen", "/ip4/127.0.0.1/tcp/0")), *words),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean(),
     )  # fmt: skip
     try:
@@ -100,6 +110,40 @@ def test_a_wrong_key_file_ends_the_start_with_what_is_wrong(tmp_path: Path) -> N
     assert "2 bytes; expected 32" in error["message"]
 
 
+def test_a_network_changes_its_key_node_by_node_and_is_whole_all_the_time(tmp_path: Path) -> None:
+    old, new = str(tmp_path / "old.key"), str(tmp_path / "new.key")
+    names = [ask(tmp_path / "x", "mesh", "new", file)[1]["network"] for file in (old, new)]
+    port = free_port()
+    steps = [
+        ("--mesh", old),
+        ("--mesh", old, "--mesh-accept", new),
+        ("--mesh", new, "--mesh-accept", old),
+        ("--mesh", new),
+    ]
+    first, second = tmp_path / "n1", tmp_path / "n2"
+    # none of the two ever runs alone: while one is started again, it finds the other one step behind it
+    with ExitStack() as running:
+        one, two = ExitStack(), ExitStack()
+        running.push(one)
+        running.push(two)
+        for step in steps:
+            one.close()
+            address = one.enter_context(node(first, "--listen", f"/ip4/127.0.0.1/tcp/{port}", *step))["addresses"][0]
+            if step != steps[0]:
+                wait_for(lambda: len(ask(second, "peers", "ls")[1]) == 1, WAIT_S, "the second node to come back")
+            two.close()
+            two.enter_context(node(second, "--bootstrap", address, *step))
+            wait_for(lambda: len(ask(first, "peers", "ls")[1]) == 1, WAIT_S, "the nodes to find each other")
+            said = ask(first, "mesh", "ls")[1]
+            assert said["network"] == names[step[1] == new]
+            assert said["accepts"] == ("" if len(step) == 2 else names[step[1] == old])
+            assert said["accepted_connections"] == 0
+        stranger = tmp_path / "n3"
+        with node(stranger, "--mesh", old, "--bootstrap", address):
+            wait_for(lambda: ask(first, "status")[1]["counters"].get("strangers_refused"), WAIT_S, "a refusal")
+            assert len(ask(first, "peers", "ls")[1]) == 1
+
+
 @pytest.fixture(scope="module")
 def program() -> Path:
     if why := install():
@@ -122,6 +166,23 @@ def test_js_libp2p_joins_with_the_same_key_file_and_not_with_another(tmp_path: P
             for key in keys
         ]  # fmt: skip
     assert [words[0] for words in said] == ["pong", "refused"]
+
+
+def test_js_libp2p_gets_in_with_either_key_while_the_key_changes(tmp_path: Path, program: Path) -> None:
+    keys = [tmp_path / name for name in ("new.key", "old.key", "other.key")]
+    for key in keys:
+        assert ask(tmp_path / "x", "mesh", "new", str(key))[0] == 0
+    runtime = shutil.which("node")
+    assert runtime is not None
+    with node(tmp_path / "n1", "--mesh", str(keys[0]), "--mesh-accept", str(keys[1])) as started:
+        said = [
+            subprocess.run(
+                [runtime, str(program), str(key), started["addresses"][0]],
+                capture_output=True, text=True, timeout=60, check=True, cwd=FOLDER,
+            ).stdout.split()
+            for key in keys
+        ]  # fmt: skip
+    assert [words[0] for words in said] == ["pong", "pong", "refused"]
 
 
 def test_a_node_finds_js_libp2p_in_its_private_network(tmp_path: Path, program: Path) -> None:

@@ -622,6 +622,7 @@ class FakeInvitations:
 
     def __init__(self, node: FakeNode) -> None:
         self.network_key: Any = None
+        self.accepted_network: Any = None
         self.asked: list[dict[str, Any]] = []
         self._node = node
 

@@ -189,7 +189,8 @@ async def test_topics_are_joined_listed_spoken_on_and_left(served: Callable[[], 
 async def test_an_invitation_is_written_and_followed_by_running_nodes(served: Callable[[], Any]) -> None:
     async with served() as desk:
         desk.node.invitations.network_key = NETWORK
-        assert (await desk.ask("mesh", "ls"))[1] == {"network": NETWORK.network.hex(), "topics": []}
+        plain = {"network": NETWORK.network.hex(), "topics": [], "accepts": "", "accepted_connections": 0}
+        assert (await desk.ask("mesh", "ls"))[1] == plain
         await desk.ask("topic", "join", "acme/open")
         await desk.ask("pool", "create", "demo")
         words = ("--pool", "demo", "--topic", "acme/open", "--uses", "3", "--role", "tester", "--valid", "60")

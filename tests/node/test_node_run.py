@@ -98,6 +98,7 @@ def test_with_addresses_in_the_settings_the_control_interface_is_served_to_token
         assert process.stderr is not None
         (url,) = json.loads(process.stderr.readline())["places"]
         assert Client(url=url, token=token).health().ready
+        assert Client(url=url, token=token).node().api_urls == [url]
         with pytest.raises(Refused) as refused:
             Client(url=url).health()
         process.terminate()

@@ -22,6 +22,7 @@ from peer_fakes import peer_of
 
 from converge_node.cli.client import TOKEN_VARIABLE
 from converge_node.cli.main import invoke, root
+from converge_node.config import load_settings
 from converge_node.control.mesh import Meshes
 from converge_node.error_catalogue import CATALOGUE
 from converge_node.errors import ExitCode
@@ -41,6 +42,7 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     # command: what it needs, its arguments for a success, and the exit code of that
     "id": (READ, [], 0),
     "status": (READ, [], 0),
+    "top": (READ, ["--once"], 0),
     "health": (READ, [], 0),
     "peers ls": (READ, [], 0),
     "peers info": (READ, ["{peer}"], 0),
@@ -150,7 +152,7 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "errors": (LOCAL, ["busy"], 0),
     "version": (LOCAL, [], 0),
 }
-ELSEWHERE = {"run", "demo", "sim", "mcp", "doctor", "bootstrap test"}
+ELSEWHERE = {"run", "demo", "sim", "mcp", "doctor", "bootstrap test", "web"}
 """Commands that run for long or look at the whole machine; they have tests of their own."""
 
 
@@ -404,6 +406,20 @@ def test_a_profile_changes_defaults_and_nothing_that_was_said(
         section, name = path.split(".")
         if path != "network.listen":
             assert (shown["settings"][section][name], shown["sources"][path]) == (value, "profile")
+
+
+@pytest.mark.parametrize(
+    ("profile", "found_on_the_link"),
+    [("default", False), ("server", False), ("desktop", True), ("lan", True), ("private", False), ("test", False)],
+)
+def test_a_node_says_on_its_link_that_it_is_there_only_where_its_profile_is_for_that(
+    profile: str, found_on_the_link: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'[node]\nprofile = "{profile}"\n')
+    assert load_settings(file, environment={}).config.network.mdns is found_on_the_link
+    file.write_text(f'[node]\nprofile = "{profile}"\n[network]\nmdns = {str(not found_on_the_link).lower()}\n')
+    assert load_settings(file, environment={}).config.network.mdns is not found_on_the_link
 
 
 def test_settings_are_changed_one_at_a_time_and_comments_stay(

@@ -278,7 +278,8 @@ class View:
                 token = Token(operation.epoch, body.round)
                 about = self._voted_on(task, operation.epoch)
                 about.add_report(token, operation.id, author, body)
-                self.trust.add_report(operation, body)
+                if not isinstance(about, EpochRegister):
+                    self.trust.add_report(operation, body)
                 self.vetoes.follow(about)
                 return task
             case VerdictBody(task):
@@ -326,7 +327,8 @@ class View:
                     # the reference is a claim operation; a grant of an unknown claim counts once the claim is known
                     grant = Grant(elector, OperationId(ref), lock, expired, vote.seq, held)
                     register.add_grant(token, vote.operation, grant)
-                    self.trust.add_grant(task, token, grant)
+                    if not isinstance(register, EpochRegister):
+                        self.trust.add_grant(task, token, grant)
                 case Phase.ENDORSE:
                     register.add_endorsement(token, elector, ValueHash(ref))
                 case Phase.ACCEPT:
@@ -387,11 +389,7 @@ class View:
         return ()
 
     def void(self, author: PublicKey, seq: int, voided: list[Operation]) -> set[TaskId]:
-        """Take back the data operations of an author that forked at `seq`. Votes stay.
-
-        Args:
-            voided: its operations from `seq` on that were applied.
-        """
+        """Take back what an author that forked at `seq` wrote from there on and was applied (`voided`). Votes stay."""
         touched = self._take_back(author, seq, voided)
         self.members.freeze(author, seq)
         self.epochs.frozen.add(author)

@@ -57,7 +57,11 @@ class TrustFold:
     # ------------------------------------------------------------ adding
 
     def add_grant(self, task: TaskId, token: Token, grant: Grant) -> None:
-        """Note the promise of an elector of the epoch it names, of a frozen one as well."""
+        """Note the promise of an elector of the epoch it names, of a frozen one as well, about what is no change.
+
+        Something may name a change as if it were a task, and be taken back, or not be read at all because its author
+        forked. Whether there is a register for it then depends on the order, so that nothing may follow from it.
+        """
         evidence = self._evidence(task)
         claims = evidence.granted.get(token)
         if claims is None:
@@ -71,7 +75,7 @@ class TrustFold:
         self.touch(task)
 
     def add_report(self, operation: Operation, report: ReportBody) -> None:
-        """Note a report of a member that stands in its chain."""
+        """Note a report of a member that stands in its chain, about what is no change."""
         key = (Token(operation.epoch, report.round), operation.author)
         evidence = self._evidence(report.task)
         evidence.reported.setdefault(key, {})[operation.id] = report.value.hash

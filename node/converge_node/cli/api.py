@@ -65,8 +65,8 @@ def token_new(invocation: Invocation, name: str, scope: str) -> None:
     from converge_node.control.tokens import add_token
     from converge_p2p.client.routes import Scope
 
-    invocation.about_to(f"add the token {name} to {_file(invocation)}")
-    made = add_token(_file(invocation), name, Scope[scope.upper()])
+    invocation.about_to(f"add the token {name} to {chosen_token_file(invocation)}")
+    made = add_token(chosen_token_file(invocation), name, Scope[scope.upper()])
     data = {"name": name, "scope": scope, "token": made}
     show(invocation, data, ids=lambda: [made], text=lambda: facts(data.items()))
 
@@ -78,7 +78,7 @@ def token_ls(invocation: Invocation) -> None:
     """List tokens by name."""
     from converge_node.control.tokens import read_tokens
 
-    rows = [(each.name, each.scope.name.lower()) for each in read_tokens(_file(invocation))]
+    rows = [(each.name, each.scope.name.lower()) for each in read_tokens(chosen_token_file(invocation))]
     data = [{"name": name, "scope": scope} for name, scope in rows]
     show(
         invocation,
@@ -96,12 +96,13 @@ def token_rm(invocation: Invocation, name: str) -> None:
     """Remove the token called NAME. A running node refuses it from then on."""
     from converge_node.control.tokens import remove_token
 
-    invocation.about_to(f"remove the token {name} from {_file(invocation)}")
-    remove_token(_file(invocation), name)
+    invocation.about_to(f"remove the token {name} from {chosen_token_file(invocation)}")
+    remove_token(chosen_token_file(invocation), name)
     show(invocation, {"name": name, "removed": True}, ids=lambda: [name], text=lambda: f"removed {name}")
 
 
-def _file(invocation: Invocation) -> Path:
+def chosen_token_file(invocation: Invocation) -> Path:
+    """Return the file of the tokens. Raises ConfigError: the settings are wrong, which also say where it is."""
     from converge_node.config import load_settings
     from converge_node.paths import token_file_of
 

@@ -21,6 +21,8 @@ _COMMANDS = {
     "id": Lazy("converge_node.cli.node:id_command", "Show who the node is and where it listens."),
     "status": Lazy("converge_node.cli.node:status", "Show the node at a glance."),
     "health": Lazy("converge_node.cli.node:health", "Say whether the node lives, or is ready."),
+    "top": Lazy("converge_node.cli.top:top", "Show the node live in the terminal."),
+    "web": Lazy("converge_node.cli.web:web", "Show the node live in a browser."),
     "metrics": Lazy("converge_node.cli.watch:metrics", "Print the metrics of the running node."),
     "events": Lazy("converge_node.cli.watch:events", "Print what happens in the node, as it happens."),
     "logs": Lazy("converge_node.cli.watch:logs", "Show the log of the running node, and change its level."),

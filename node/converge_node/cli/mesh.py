@@ -50,12 +50,14 @@ def mesh_new(invocation: Invocation, file: Path) -> None:
 def mesh_ls(invocation: Invocation) -> None:
     """Show the network the node is in, and its topics."""
     item = connect(invocation).mesh()
-    network = item.network or "public"
+    pairs = [("network", item.network or "public")]
+    if item.accepts:
+        pairs.append(("accepts", f"{item.accepts}, {item.accepted_connections} connections came with that key"))
     show(
         invocation,
         item,
         ids=lambda: [item.network] if item.network else [],
-        text=lambda: facts([("network", network)]) + "\n\n" + _topics_text(item.topics),
+        text=lambda: facts(pairs) + "\n\n" + _topics_text(item.topics),
     )
 
 

@@ -19,6 +19,12 @@ from converge_node.profiles import PROFILES
 @click.option("--announce", multiple=True, metavar="MA", help="An address to tell others. Repeatable.")
 @click.option("--mesh", "psk_file", metavar="KEYFILE", help="The key of the private network to be in (swarm.key).")
 @click.option(
+    "--mesh-accept",
+    "psk_accept_file",
+    metavar="KEYFILE",
+    help="A second key, of nodes that dial this one, while the network changes its key.",
+)
+@click.option(
     "--transport",
     type=click.Choice(["fast", "stock"]),
     help="Whose code carries connections: this project's, or the transport library's. They understand each other.",
@@ -51,6 +57,7 @@ def run_command(
     listen: tuple[str, ...],
     announce: tuple[str, ...],
     psk_file: str | None,
+    psk_accept_file: str | None,
     transport: str | None,
     topics: tuple[str, ...],
     pools: tuple[str, ...],
@@ -77,6 +84,7 @@ def run_command(
         "network.listen": listen,
         "network.announce": announce,
         "network.psk_file": psk_file,
+        "network.psk_accept_file": psk_accept_file,
         "network.transport": transport,
         "node.topics": topics,
         "node.pools": pools,

@@ -33,6 +33,7 @@ from converge_node.errors import (
     UsageError,
     known_error,
 )
+from converge_node.web.pages import page_routes
 from converge_p2p.client import schema
 from converge_p2p.client.api import all_routes
 from converge_p2p.client.routes import Form, Route, Scope
@@ -66,6 +67,9 @@ class ControlApi:
             HttpRoute(route.path, self._serves(route, ENDPOINTS[route.name], tokens), methods=[route.method])
             for route in all_routes().values()
         ]
+        if tokens is not None:
+            # only a browser wants the page, and no browser opens a Unix socket
+            routes += page_routes()
         routes.append(HttpRoute("/openapi.json", self._permitted(Scope.READ, self._openapi, tokens), methods=["GET"]))
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 

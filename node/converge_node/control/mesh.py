@@ -142,7 +142,13 @@ async def write_invitation(node: NodeLike, body: schema.WriteInvitation) -> sche
 def mesh_item(node: NodeLike) -> schema.MeshItem:
     """Return the network and the topics of a node."""
     key = node.invitations.network_key
-    return schema.MeshItem(network="" if key is None else key.network.hex(), topics=topic_items(node))
+    accepted, connections = node.invitations.accepted_network or (b"", 0)
+    return schema.MeshItem(
+        network="" if key is None else key.network.hex(),
+        topics=topic_items(node),
+        accepts=accepted.hex(),
+        accepted_connections=connections,
+    )
 
 
 def topic_items(node: NodeLike) -> list[schema.TopicItem]:

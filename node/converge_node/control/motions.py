@@ -18,7 +18,7 @@ from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import AdmissionKind, PoolSpec
 from converge_p2p.core.oplog.motions import MotionKind
 from converge_p2p.core.types import PublicKey, TaskId
-from converge_p2p.core.view.motions import MotionView
+from converge_p2p.core.view.motions import MotionView, Outcome
 
 PREFIX_DIGITS_MIN = 6
 BY_EVIDENCE = "by-evidence"
@@ -81,7 +81,10 @@ def _asks(now: PoolSpec, view: MotionView) -> list[str]:
         before, after = getattr(now, name), getattr(terms, name)
         if before != after:
             said.append(f"set {name} to {getattr(after, 'name', after)}")
-    return said or ["keep the terms"]
+    if said:
+        return said
+    # terms that were carried are those in force, so that nothing tells any more what they changed
+    return ["install the terms in force now"] if view.outcome is Outcome.CARRIED else ["keep the terms"]
 
 
 async def move(pool: PoolLike, body: schema.Move, keys_of: Callable[[Sequence[str]], list[PublicKey]]) -> MotionView:

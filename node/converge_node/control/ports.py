@@ -309,6 +309,9 @@ class InvitationsLike(Protocol):
 
     network_key: NetworkKey | None
 
+    @property
+    def accepted_network(self) -> tuple[bytes, int] | None: ...
+
     def write(
         self,
         *,

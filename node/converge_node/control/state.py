@@ -45,6 +45,7 @@ class ControlState:
         meshes: topics that were joined.
         log_book: the newest lines of the log.
         reload: reads the settings again.
+        api_urls: where this interface answers over TCP.
     """
 
     home: str
@@ -59,6 +60,7 @@ class ControlState:
     meshes: Meshes = field(default_factory=Meshes)
     log_book: LogBook | None = None
     reload: Callable[[], Awaitable[ReloadItem]] = nothing_to_reload
+    api_urls: Sequence[str] = ()
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
     streams: int = 0
@@ -128,4 +130,5 @@ def node_item(state: ControlState) -> schema.NodeItem:
         home=state.home,
         socket=state.socket,
         next_command=state.next_command(node.addresses),
+        api_urls=list(state.api_urls),
     )

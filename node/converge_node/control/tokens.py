@@ -118,11 +118,13 @@ def add_token(file: Path, name: str, scope: Scope) -> str:
     tokens = read_tokens(file)
     if any(token.name == name for token in tokens):
         raise Conflict(f"there is a token named {name}", hint=f"converge-node api token rm {name}")
-    if len(tokens) >= limits.API_TOKENS_MAX:
-        raise LimitExceeded("API_TOKENS_MAX", f"there are {limits.API_TOKENS_MAX} tokens already")
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    _write(file, (*tokens, Token(name, scope, digest_of(token))))
-    return token
+    return _add(file, tokens, name, scope)
+
+
+def replace_token(file: Path, name: str, scope: Scope) -> str:
+    """Make a token in place of the one of that name, if there is one, and return it. Raises as `add_token`."""
+    kept = tuple(token for token in read_tokens(file) if token.name != name)
+    return _add(file, kept, name, scope)
 
 
 def remove_token(file: Path, name: str) -> None:
@@ -137,6 +139,19 @@ def remove_token(file: Path, name: str) -> None:
     if len(kept) == len(tokens):
         raise NotFound(f"there is no token named {name}", hint="`converge-node api token ls` lists them")
     _write(file, kept)
+
+
+def new_token() -> str:
+    """Return a new token."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def _add(file: Path, tokens: tuple[Token, ...], name: str, scope: Scope) -> str:
+    if len(tokens) >= limits.API_TOKENS_MAX:
+        raise LimitExceeded("API_TOKENS_MAX", f"there are {limits.API_TOKENS_MAX} tokens already")
+    token = new_token()
+    _write(file, (*tokens, Token(name, scope, digest_of(token))))
+    return token
 
 
 def _write(file: Path, tokens: tuple[Token, ...]) -> None:

@@ -80,6 +80,8 @@ async def pool_detail(pool: PoolLike) -> PoolDetail:
         culprits=await pool.culprits() if pool.ready else None,
         epoch=pool.council.epoch,
         admission=pool.spec.admission.name.lower() if pool.ready else "",
+        quorum=pool.spec.quorum if pool.ready else 0,
+        faults=pool.spec.faults if pool.ready else 0,
     )
 
 

@@ -60,13 +60,13 @@ class DemoNode:
         with open(self._log, "ab") as log, open(self._out, "wb") as out:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=log)
 
-    def wait_up(self) -> schema.NodeItem:
+    def wait_up(self, timeout_s: float = START_S) -> schema.NodeItem:
         """Wait for the node's first line, and return what it says.
 
         Raises:
             NetworkError: the process ended, or did not come up in time.
         """
-        line = wait_for(self._first_line, START_S, f"node {self.name} to start (see {self._log})")
+        line = wait_for(self._first_line, timeout_s, f"node {self.name} to start (see {self._log})")
         self.item = msgspec.convert(msgspec.json.decode(line)["data"], schema.NodeItem)
         return self.item
 
