@@ -17,6 +17,10 @@ LOCK_ARGS ?=
 SEEDS ?= 2000
 COVERAGE_MIN ?= 85
 
+# Tests that keep a processor busy are shared out over all of them; those with real hosts measure time limits, and are
+# not.
+SHARED_OUT := --numprocesses auto --dist worksteal
+
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK_STAMP := $(VENV)/.installed-lock
@@ -85,7 +89,7 @@ contracts: $(DEV_STAMP) ## who may import whom (import-linter)
 	$(BIN)/lint-imports --no-logo
 
 unit: $(DEV_STAMP) ## tests without a network, with the coverage of the core
-	$(BIN)/pytest -m "not network and not simulation" --cov --cov-report=term \
+	$(BIN)/pytest $(SHARED_OUT) -m "not network and not simulation" --cov --cov-report=term \
 		--cov-fail-under=$(COVERAGE_MIN) $(PYTEST_ARGS)
 
 network: $(DEV_STAMP) ## tests with real libp2p hosts
@@ -93,7 +97,7 @@ network: $(DEV_STAMP) ## tests with real libp2p hosts
 	$(BIN)/pytest -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" $(PYTEST_ARGS)
 
 simulation: $(DEV_STAMP) ## the simulator's fixed seeds and its own ablation tests
-	$(BIN)/pytest -m simulation $(PYTEST_ARGS)
+	$(BIN)/pytest $(SHARED_OUT) -m simulation $(PYTEST_ARGS)
 
 sim: $(RUN_STAMP) ## many simulator seeds: make sim SEEDS=2000
 	$(BIN)/python -m converge_p2p.testing.sim --seeds $(SEEDS)

@@ -4,6 +4,7 @@ Everything else (`Task`, `governance`, `decisions`, errors, …) is imported fro
 """
 
 from converge_p2p.aio.agent import Agent, AgentRuntime, Ticket, WorkContext
+from converge_p2p.aio.blobs import Blobs, PoolBlobs
 from converge_p2p.aio.crossing import in_asyncio
 from converge_p2p.aio.facade import Stream
 from converge_p2p.aio.handles import (
@@ -24,11 +25,13 @@ __all__ = [
     "Accepted",
     "Agent",
     "AgentRuntime",
+    "Blobs",
     "Council",
     "DiscoveryService",
     "HandlerFunction",
     "Invitations",
     "Node",
+    "PoolBlobs",
     "PoolEvidence",
     "PoolHandle",
     "PoolKeys",

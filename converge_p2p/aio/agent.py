@@ -10,11 +10,13 @@ import asyncio
 import inspect
 from typing import Any
 
+from converge_p2p.aio.blobs import PoolBlobs
 from converge_p2p.aio.crossing import in_asyncio
-from converge_p2p.aio.facade import Facade, bridged, direct, giving
+from converge_p2p.aio.facade import Calls, Facade, bridged, direct, giving
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.model.decision import Decision
 from converge_p2p.core.types import TaskId
+from converge_p2p.node import pool_blobs
 from converge_p2p.runtime import agent as core_agent, attempt, loop, outcomes
 from converge_p2p.runtime.events import DecisionOutcome
 from converge_p2p.runtime.fencing import Fence
@@ -48,8 +50,10 @@ class AgentRuntime(Facade[loop.AgentRuntime]):
 
     act = giving(Ticket, loop.AgentRuntime.act)
     deliver = direct(loop.AgentRuntime.deliver)
+    checkpoint = direct(loop.AgentRuntime.checkpoint)
     health = direct(loop.AgentRuntime.health)
     notify = direct(loop.AgentRuntime.notify)
+    progress = direct(loop.AgentRuntime.progress)
     ready = direct(loop.AgentRuntime.ready)
     wake_after = direct(loop.AgentRuntime.wake_after)
 
@@ -93,9 +97,16 @@ class Agent(core_agent.Agent):
 class WorkContext:
     """What a handler knows about its attempt. See `converge_p2p.WorkContext`."""
 
-    def __init__(self, inner: attempt.WorkContext) -> None:
+    def __init__(self, calls: Calls, inner: attempt.WorkContext) -> None:
         """Made by the pool."""
+        self._calls = calls
         self.inner = inner
+
+    @property
+    def blobs(self) -> PoolBlobs | None:
+        """Contents too large for a task; None outside of a pool."""
+        inner = self.inner.blobs
+        return PoolBlobs(self._calls, inner) if isinstance(inner, pool_blobs.PoolBlobs) else None
 
     @property
     def task_id(self) -> TaskId:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from converge_p2p.aio.agent import WorkContext
+from converge_p2p.aio.blobs import PoolBlobs
 from converge_p2p.aio.crossing import in_asyncio, into_asyncio
 from converge_p2p.aio.facade import Calls, Facade, bridged, direct, giving, streamed
 from converge_p2p.core.governance.invitation_line import InvitationLine
@@ -163,6 +164,11 @@ class PoolHandle(Facade[handles.PoolHandle], PoolReader):
         return Council(self._calls, self.inner.council)
 
     @property
+    def blobs(self) -> PoolBlobs:
+        """Contents too large for a task, of this pool's tasks."""
+        return PoolBlobs(self._calls, self.inner.blobs)
+
+    @property
     def keys(self) -> PoolKeys:
         """How this node's key in the pool is handed over or recovered."""
         return PoolKeys(self._calls, self.inner.keys)
@@ -195,7 +201,8 @@ class PoolHandle(Facade[handles.PoolHandle], PoolReader):
         self, objective: str, function: HandlerFunction, *, concurrency: int = 1, claim_ttl: float | None = None
     ) -> None:
         """Do the tasks of an objective with a function from now on. See `handler`."""
-        self.inner.add_handler(objective, _for_trio(function), concurrency=concurrency, claim_ttl=claim_ttl)
+        own = _for_trio(self._calls, function)
+        self.inner.add_handler(objective, own, concurrency=concurrency, claim_ttl=claim_ttl)
 
     def evaluator(self, function: _Function) -> _Function:
         """Decorate a function `(task, result) -> bool` that judges the tasks whose evaluator this node is."""
@@ -211,15 +218,15 @@ class PoolHandle(Facade[handles.PoolHandle], PoolReader):
         self.inner.add_opinions(in_asyncio(function))
 
 
-def _for_trio(function: HandlerFunction) -> attempt.HandlerFunction:
+def _for_trio(calls: Calls, function: HandlerFunction) -> attempt.HandlerFunction:
     """Let a pool call a handler that is written for asyncio."""
     if inspect.iscoroutinefunction(function):
 
         async def handle(view: TaskView, context: attempt.WorkContext) -> Any:
-            return await into_asyncio(function(view, WorkContext(context)))
+            return await into_asyncio(function(view, WorkContext(calls, context)))
 
         return handle
-    return in_asyncio(lambda view, context: function(view, WorkContext(context)))
+    return in_asyncio(lambda view, context: function(view, WorkContext(calls, context)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from types import TracebackType
 import trio
 
 from converge_p2p.aio.agent import Agent, AgentRuntime
+from converge_p2p.aio.blobs import Blobs
 from converge_p2p.aio.crossing import Call, TrioRun, unbroken
 from converge_p2p.aio.facade import Calls, Facade, bridged, direct, giving, streamed
 from converge_p2p.aio.handles import DiscoveryService, Invitations, PoolHandle, TaskHandle, TopicHandle
@@ -198,6 +199,11 @@ class Node(Facade[main.Node]):
     def discovery(self) -> DiscoveryService:
         """Finding agents, and being found."""
         return DiscoveryService(self._calls, self.inner.discovery)
+
+    @property
+    def blobs(self) -> Blobs:
+        """Contents too large for a task."""
+        return Blobs(self._calls, self.inner.blobs)
 
     @property
     def invitations(self) -> Invitations:

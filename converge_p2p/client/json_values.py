@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError
-from converge_p2p.core.model.blob import parse_reference, reference_text
+from converge_p2p.core.model.blob_text import parse_reference, reference_text
 from converge_p2p.core.types import BlobRef
 
 _BYTES: Final = "$bytes"

@@ -27,10 +27,10 @@ from converge_p2p.core.model.blob import (
     Manifest,
     check_content_size,
     open_chunk,
-    parse_reference,
     seal_piece,
     sealing_key,
 )
+from converge_p2p.core.model.blob_text import parse_reference
 from converge_p2p.core.types import BlobForm, BlobId, BlobRef, PublicKey
 from converge_p2p.net import Network
 from converge_p2p.node.blob_fetch import BlobFetcher

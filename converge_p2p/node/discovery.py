@@ -128,11 +128,6 @@ class DiscoveryService:
             self._declarations.heard(own.sequence)
         _logger.debug("%d agents are known from before", count)
 
-    @property
-    def agents_known(self) -> int:
-        """How many agents are known here, at most `limits.DESCRIPTORS_HELD_MAX`."""
-        return len(self._index)
-
     async def open(self, network: Network, nursery: trio.Nursery, send: Callable[[PeerId, bytes], None]) -> None:
         """Take part, until `close`. See `AgentNews.open`."""
         self._network = network
@@ -406,7 +401,7 @@ class DiscoveryService:
 
     @property
     def size(self) -> int:
-        """How many agents are held, those that left among them."""
+        """How many agents are held, at most `limits.DESCRIPTORS_HELD_MAX`, those that left among them."""
         return len(self._index)
 
     def watch(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[AgentDescriptor]]:

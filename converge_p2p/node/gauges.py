@@ -128,7 +128,7 @@ def _used(parts: NodeParts) -> Mapping[str, float]:
     pools = parts.pools.all().values()
     return {
         "AGENTS_PER_NODE_MAX": len(parts.hosting),
-        "DESCRIPTORS_HELD_MAX": parts.discovery.agents_known,
+        "DESCRIPTORS_HELD_MAX": parts.discovery.size,
         "KNOWN_PEERS_MAX": parts.network.queues().known_peers,
         "PEERS_MAX": len(parts.network.peers()),
         "PENDING_TASKS_PER_AUTHOR_MAX": max((pool.open_count for pool in pools), default=0),

@@ -69,7 +69,7 @@ def check_host_port(text: str) -> tuple[str, int]:
     match = _HOST_PORT.fullmatch(text)
     if match is None or int(match["port"]) > 65535:
         raise ConfigError(f"{text!r} is not host:port; expected for example 127.0.0.1:4080 or [::1]:4080")
-    return match["host"].strip("[]"), int(match["port"])
+    return text.rpartition(":")[0].strip("[]"), int(match["port"])
 
 
 def check_pool(text: str) -> None:

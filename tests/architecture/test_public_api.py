@@ -20,7 +20,7 @@ import pytest
 
 import converge_p2p
 from converge_p2p import aio, node
-from converge_p2p.node import council, evidence, invitations, keys
+from converge_p2p.node import blobs, council, evidence, invitations, keys, pool_blobs
 from converge_p2p.runtime import loop, outcomes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.txt"
@@ -136,6 +136,8 @@ IN_ASYNCIO = [
     (node.PoolHandle, aio.PoolHandle),
     (node.TaskHandle, aio.TaskHandle),
     (node.TopicHandle, aio.TopicHandle),
+    (blobs.Blobs, aio.Blobs),
+    (pool_blobs.PoolBlobs, aio.PoolBlobs),
     (node.DiscoveryService, aio.DiscoveryService),
     (invitations.Invitations, aio.Invitations),
     (council.Council, aio.Council),
@@ -146,6 +148,8 @@ IN_ASYNCIO = [
     (converge_p2p.WorkContext, aio.WorkContext),
 ]
 INSIDE = {
+    "Blobs": {"chunk", "counts", "manifest", "open", "put_stream", "stream"},
+    "PoolBlobs": {"bring", "bring_result", "bring_value", "keep_result", "spec_of"},
     # called by the parts of a node among themselves
     "Node": {"spawn"},
     "PoolHandle": {"close", "on_notice", "refresh_capabilities"},

@@ -16,9 +16,11 @@ from converge_node.control.app import ControlApi
 from converge_node.control.server import open_control_server, open_tcp_server
 from converge_node.control.state import ControlState
 from converge_node.control.tokens import Tokens, add_token
+from converge_node.log_book import LogBook
 from converge_p2p.client.routes import Scope
 from converge_p2p.core.model.task import Task
 from converge_p2p.core.types import TaskId
+from converge_p2p.runtime.checkpoints import Checkpoint
 from converge_p2p.runtime.settings import Health
 
 KEY = "00" * 32
@@ -26,6 +28,9 @@ KEY = "00" * 32
 
 class Hosting:
     """One hosted agent with one recorded turn."""
+
+    def checkpoints(self) -> list[Any]:
+        return [Checkpoint("a", 1, 0, 1_000, {"page": 3})]
 
     def hosted(self) -> list[Any]:
         numbers = (
@@ -65,7 +70,7 @@ class Ground:
 async def ground() -> Ground:
     node, stops = FakeNode(), list[None]()
     node.hosting = Hosting()  # type: ignore[attr-defined]
-    state = ControlState("/home", "/socket", lambda: stops.append(None), "running", node, True)
+    state = ControlState("/home", "/socket", lambda: stops.append(None), "running", node, True, log_book=LogBook())
     pool = await node.create_pool("demo")
     task = (await pool.submit(Task("index", {"n": 1}, key="k"))).id
     return Ground(node, state, pool, task, stops)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from converge_p2p.core.governance.invitation_line import InvitationLine, PoolInv
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.agent_index import AgentIndex
+from converge_p2p.core.model.blob import chunk_count
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.pool import AdmissionKind, PoolPolicy, PoolSpec, pool_id
 from converge_p2p.core.model.query import DiscoveryQuery
@@ -28,11 +29,12 @@ from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, Ta
 from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import sign_operation
-from converge_p2p.core.types import AgentId, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.types import AgentId, BlobRef, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.evidence import Evidence
 from converge_p2p.core.view.motions import Motions, MotionView
 from converge_p2p.node import FrozenView
+from converge_p2p.node.blobs import Blobs
 from converge_p2p.node.evidence import EvidenceView
 from converge_p2p.node.exposition import metrics_text
 from converge_p2p.node.fanout import Fanout
@@ -196,6 +198,24 @@ class FakeCouncil:
         self._motions.add_opinion(self._sign(OpinionBody(motion, chosen, cited)))
 
 
+class FakeBlobs(Blobs):
+    """The blobs of a node that nobody else has anything for."""
+
+    async def stream(self, reference: BlobRef, *, providers: Iterable[PublicKey] = ()) -> AsyncGenerator[bytes, None]:
+        for index in range(chunk_count(reference.size)):
+            piece = await self.chunk(reference.id, index)
+            if piece is None:
+                raise NetworkError("nobody has it")
+            yield piece
+
+
+class FakePoolBlobs:
+    """Results that are whole."""
+
+    async def bring_result(self, view: TaskView, /) -> TaskView:
+        return view
+
+
 class FakePool:
     """A pool where the test settles the tasks."""
 
@@ -213,6 +233,7 @@ class FakePool:
         self.handlers: dict[str, tuple[Any, int]] = {}
         self.watchers: list[trio.MemorySendChannel[TaskView]] = []
         self.watching = trio.Event()
+        self.blobs = FakePoolBlobs()
         self._identity = identity
         self._tasks: dict[TaskId, TaskView] = {}
 
@@ -432,6 +453,7 @@ class FakeNode:
         self.invitations = FakeInvitations(self)
         self.discovery = FakeDiscovery(self)
         self.observation = FakeObservation()
+        self.blobs = FakeBlobs(self.identity, None, 2**20, Counter())
         self.hosting = FakeHosting()
         self.shown: list[tuple[str | None, list[str]]] = []
         self.create_calls: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ from control_kit import Ground, served
 from converge_p2p.client import AsyncClient, Client, NodeUnreachable, Refused, TimedOut, schema
 from converge_p2p.client.api import all_routes
 from converge_p2p.client.queries import TaskQuery, WatchQuery
-from converge_p2p.client.routes import Scope
+from converge_p2p.client.routes import Form, Scope
 from converge_p2p.core.errors import LocalError
 
 ROOT = Path(__file__).parents[2]
@@ -166,7 +166,8 @@ def test_both_clients_have_a_method_for_every_route_with_the_parameters_of_its_p
         declared = getattr(Client, name)
         assert getattr(AsyncClient, name) is declared
         parameters = list(inspect.signature(declared._function).parameters)
-        wanted = ["self", *route.places, *(["body"] if route.body else []), *(["query"] if route.query else [])]
+        kinds = {"content": route.raw, "body": route.body, "query": route.query, "to": route.form is Form.BYTES}
+        wanted = ["self", *route.places, *(kind for kind, taken in kinds.items() if taken)]
         assert parameters == wanted, name
         assert declared.__doc__
 

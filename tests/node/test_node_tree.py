@@ -28,6 +28,7 @@ from converge_node.profiles import PROFILES
 from converge_p2p.client.routes import Scope
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.topic import Topic
 
 OTHER = Identity.from_seed(b"\1" * 32)
@@ -39,6 +40,9 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "status": (READ, [], 0),
     "health": (READ, [], 0),
     "peers ls": (READ, [], 0),
+    "metrics": (READ, [], 0),
+    "events": (READ, ["--timeout", "0.01"], 0),
+    "logs": (READ, [], 0),
     "shutdown": (WRITE, [], 0),
     "pool ls": (READ, [], 0),
     "pool show": (READ, ["demo"], 0),
@@ -55,12 +59,14 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "agent find": (READ, [], 0),
     "agent show": (READ, ["{agent}"], 0),
     "agent hosted": (READ, [], 0),
+    "agent checkpoints": (READ, [], 0),
     "agent publish": (WRITE, ["--capability", "index"], 0),
     "agent revoke": (WRITE, [], 0),
     "agent record": (READ, ["a", "--out", "{folder}/turns"], 0),
     "agent replay": (LOCAL, ["{folder}/empty"], 0),
     "task ls": (READ, ["demo"], 0),
     "task show": (READ, ["demo", "{task}"], 0),
+    "task result": (READ, ["demo", "{task}", "--timeout", "0.01"], ExitCode.TIMEOUT),
     "task watch": (READ, ["demo", "{task}", "--timeout", "0.01"], ExitCode.TIMEOUT),
     "task evidence": (READ, ["demo", "{task}"], 0),
     "task submit": (WRITE, ["demo", "index", "--input", "n:=2"], 0),
@@ -70,6 +76,10 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "task judge": (WRITE, ["demo", "{task}", "approve"], ExitCode.CONFLICT),
     "task dispute": (WRITE, ["demo", "{task}"], 0),
     "task cite": (WRITE, ["demo", "{task}", "--digest", "00" * 32, "--value", "00" * 32], 0),
+    "blob ls": (READ, [], 0),
+    "blob put": (WRITE, ["{folder}/empty"], 0),
+    "blob get": (READ, ["{blob}", "--output", "{folder}/got"], 0),
+    "blob rm": (WRITE, ["{blob}"], 0),
     "mesh ls": (READ, [], 0),
     "mesh invite": (WRITE, [], 0),
     "mesh new": (LOCAL, ["{folder}/swarm.key"], 0),
@@ -181,7 +191,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
             agent = known.node.discovery.know(OTHER).agent_id
             line = await known.node.invitations.write(role="worker")
             motion = (await known.pool.council.move(expel=[OTHER.public_key])).hex()
-            fitting = {"task": known.task.hex(), "agent": agent, "line": line, "motion": motion}
+            held = await known.node.blobs.put(b"a content")
+            fitting = {"blob": reference_text(held)}
+            fitting |= {"task": known.task.hex(), "agent": agent, "line": line, "motion": motion}
             places.append(Place(home, url, made, fitting | {"folder": str(tmp_path)}))
             tokens.append(trio.lowlevel.current_trio_token())
             ready.set()
@@ -202,7 +214,7 @@ def test_every_command_succeeds_against_a_node_and_prints_one_envelope(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # what removes something for others comes last
-    last = {"pool leave": 1, "shutdown": 2}
+    last = {"blob rm": 1, "pool leave": 1, "shutdown": 2}
     for path in sorted(TREE, key=lambda path: last.get(path, 0)):
         _, words, code = TREE[path]
         capsys.readouterr()
@@ -210,7 +222,7 @@ def test_every_command_succeeds_against_a_node_and_prints_one_envelope(
         got = invoke(["--home", str(place.home), *path.split(), *given, "--json"])
         captured = capsys.readouterr()
         assert got == code, (path, captured)
-        if path in ("api openapi", "task watch", "topic sub"):
+        if path in ("api openapi", "task watch", "topic sub", "events", "blob get"):
             continue
         (line,) = captured.out.splitlines()
         envelope = json.loads(line)
@@ -267,7 +279,8 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(place: Place, capsys: 
 def test_without_a_node_a_command_ends_with_4_and_says_how_to_start_one(
     path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitting = dict.fromkeys(("task", "agent", "motion"), "ab" * 32) | {"folder": str(tmp_path), "line": ""}
+    (tmp_path / "empty").touch()
+    fitting = dict.fromkeys(("task", "agent", "motion", "blob"), "ab" * 32) | {"folder": str(tmp_path), "line": ""}
     words = [word.format(**fitting) for word in TREE[path][1]]
     assert invoke(["--home", str(tmp_path / "none"), *path.split(), *words]) == ExitCode.UNREACHABLE
     captured = capsys.readouterr()

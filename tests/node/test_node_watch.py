@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_node_control import bench_of as bench_of
 
 from converge_node.config import LogSection
-from converge_node.control.app import ControlApi
 from converge_node.control.metrics_server import metrics_app, open_metrics_server
 from converge_node.log_book import LogBook
 from converge_node.log_fields import REMOVED
@@ -268,7 +267,7 @@ async def test_a_bundle_without_a_node_says_what_is_missing(bench_of: BenchOf, t
 
 async def test_the_port_for_metrics_answers_what_it_is_for_and_nothing_else(bench_of: BenchOf) -> None:
     async with bench_of() as bench:
-        app = metrics_app(ControlApi(bench.state).observing)
+        app = metrics_app(bench.state)
         async with open_metrics_server(app, "127.0.0.1", 0) as port:
 
             async def ask(path: str, method: str = "GET") -> tuple[int, bytes]:

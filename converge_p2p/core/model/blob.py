@@ -7,8 +7,6 @@ Source: `docs/protocol.md`, blobs; `docs/decisions/0022-blobs.md`. XChaCha20-Pol
 
 from __future__ import annotations
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,8 +18,8 @@ from nacl.bindings import (
 from nacl.exceptions import CryptoError
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import decode, decode_reference, domain_bytes, encode, encode_reference, tagged_hash
-from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError
+from converge_p2p.core.codec import decode, domain_bytes, encode, tagged_hash
+from converge_p2p.core.errors import CodecError, LimitExceeded
 from converge_p2p.core.types import BlobId, BlobRef
 
 HASH_BYTES: Final = 32
@@ -32,8 +30,6 @@ SEALED_PIECE_BYTES: Final = limits.BLOB_CHUNK_BYTES - SEAL_BYTES
 """Content in one chunk of a sealed blob; the last may have less."""
 
 MANIFEST_BYTES_MAX: Final = limits.BLOB_CHUNKS_MAX * HASH_BYTES + 64
-TEXT_PREFIX: Final = "blob:"
-_TEXT_CHARS_MAX: Final = 512
 _NONCE_BYTES: Final = 24
 _CHUNK_TAG: Final = "blob-chunk"
 
@@ -208,34 +204,3 @@ def _header(index: int) -> bytes:
 def _nonce(index: int) -> bytes:
     # a key is used for one content, so that the place of a piece is enough
     return index.to_bytes(_NONCE_BYTES, "big")
-
-
-# ---------------------------------------------------------------- references as text
-
-
-def reference_text(reference: BlobRef) -> str:
-    """Return a reference as text. It contains the key of a sealed blob."""
-    data = bytes([reference.form]) + encode_reference(reference)
-    return TEXT_PREFIX + urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def parse_reference(text: str) -> BlobRef:
-    """Read a reference.
-
-    Raises:
-        LocalError: it is none.
-    """
-    raw = text.strip()
-    try:
-        if not raw.startswith(TEXT_PREFIX) or len(raw) > _TEXT_CHARS_MAX:
-            raise CodecError("no reference")
-        coded = raw.removeprefix(TEXT_PREFIX)
-        data = urlsafe_b64decode(coded + "=" * (-len(coded) % 4))
-        reference = decode_reference(data[0], data[1:])
-        if reference_text(reference) != raw:
-            raise CodecError("not in its one form")
-    except (CodecError, binascii.Error, ValueError, IndexError):
-        raise LocalError(
-            f"{text[:24]!r} is no reference to a blob", hint=f"one begins with {TEXT_PREFIX!r}, see `blob put`"
-        ) from None
-    return reference

@@ -133,11 +133,7 @@ def hosted(invocation: Invocation) -> None:
 @apply_shared
 @pass_invocation
 def checkpoints(invocation: Invocation) -> None:
-    """List the newest checkpoint of each agent that ran here: how far it was, and what it wanted to have noted.
-
-    \b
-    Example: converge-node agent checkpoints --json
-    """
+    """List the newest checkpoint of each agent that ran here: how far it was, and what it wanted to have noted."""
     items = connect(invocation).checkpoints()
     rows = [
         (item.agent, item.at, item.turns, item.failures, "yes" if item.running else "no",

@@ -25,9 +25,6 @@ def doctor(invocation: Invocation, bundle: Path | None) -> int:
     """Look at files, clock, ports, peers and every way to reach this node; say what works, and what to do.
 
     With a running node it is asked, too. Exit code 1 if something failed.
-
-    \b
-    Example: converge-node doctor --bundle support.zip
     """
     from converge_node.doctor import examine
 

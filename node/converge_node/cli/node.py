@@ -52,9 +52,6 @@ def health(invocation: Invocation, ready: bool) -> int:
     """Say whether the node does its work, and what is wrong.
 
     Exit code 0 if it does, 1 if it does not, 4 if none answers; with --ready 1 as well if it takes no requests.
-
-    \b
-    Example: converge-node health --ready --json
     """
     client = connect(invocation)
     item = client.ready() if ready else client.health()

@@ -23,11 +23,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 @apply_shared
 @pass_invocation
 def metrics(invocation: Invocation) -> None:
-    """Print the node's metrics as Prometheus reads them.
-
-    \b
-    Example: converge-node metrics | grep converge_settlements
-    """
+    """Print the node's metrics as Prometheus reads them."""
     text = connect(invocation).metrics()
     show(invocation, {"text": text}, ids=text.splitlines, text=lambda: text.rstrip("\n"))
 
@@ -41,9 +37,6 @@ def events(invocation: Invocation, kind: str, timeout_s: float | None) -> int:
     """Print what happens in the node, as it happens: tasks, claims, members, motions, epochs, forks, peers.
 
     Ends when the node stops, or after --timeout.
-
-    \b
-    Example: converge-node events --kind task --json
     """
     try:
         for event in connect(invocation).events(EventQuery(kind=kind, timeout_s=timeout_s)):
@@ -72,9 +65,6 @@ def logs(invocation: Invocation, lines: int, follow: bool, level: str | None) ->
     """Show the newest lines of the running node's log, and change its level.
 
     With --level nothing is shown, unless --follow is given too.
-
-    \b
-    Example: converge-node logs --level debug --follow
     """
     client = connect(invocation)
     if level is not None:

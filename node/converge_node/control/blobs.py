@@ -19,7 +19,7 @@ from converge_node.control.state import Asked, Endpoint
 from converge_p2p.client import schema
 from converge_p2p.client.blob_schema import BlobItem, PutItem, RemovedBlob
 from converge_p2p.core.errors import Conflict, LocalError, NotFound
-from converge_p2p.core.model.blob import TEXT_PREFIX, parse_reference, reference_text
+from converge_p2p.core.model.blob_text import TEXT_PREFIX, parse_reference, reference_text
 from converge_p2p.core.types import BlobForm, BlobId
 from converge_p2p.store.blobs import Hold
 
