@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from converge_p2p.core import limits
 from converge_p2p.core.types import PoolId
 from converge_p2p.net import Network, Reachable
-from converge_p2p.node.home import DATABASE_FILE
 from converge_p2p.runtime.metrics import OTHER
 from converge_p2p.runtime.tracing import JsonLinesExporter, MemoryExporter
+from converge_p2p.store.home import DATABASE_FILE
 
 if TYPE_CHECKING:
     from converge_p2p.node.agents import Agents

@@ -7,12 +7,14 @@ Source: `docs/observability.md`, health. What is wrong with one agent or pool is
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from converge_p2p.core.errors import StoreError
+from converge_p2p.node.clock_watch import ClockWatch
 
 if TYPE_CHECKING:
     from converge_p2p.node.gauges import NodeParts
@@ -48,6 +50,12 @@ class Health:
         self._probed_at = -PROBE_PAUSE_S
         self._store: Trouble | None = None
         self._probing = trio.Lock()
+        self._clock: ClockWatch | None = None
+
+    def started(self, parts: NodeParts, spawn: Callable[..., None]) -> None:
+        """The node runs: its clock is watched from now on."""
+        self._clock = ClockWatch(parts.store, parts.counters)
+        spawn(self._clock.run)
 
     async def look(self, parts: NodeParts) -> list[Trouble]:
         """Return what is wrong, the worst first. Never raises for what is wrong."""
@@ -59,6 +67,10 @@ class Health:
         if failing:
             text = f"{failing} of the agents of this node fail or hang"
             found.append(Trouble("agents", text, "see `converge-node agent hosted`", fatal=False))
+        jump = None if self._clock is None else self._clock.look()
+        if jump is not None:
+            hint = "set the clock, and keep it right with NTP; no task and no vote is lost by it"
+            found.append(Trouble("clock", jump.text, hint, fatal=False))
         unsure = [pool for pool in parts.pools.all().values() if pool.ready and pool.unsure]
         return found + [Trouble("pool", f"pool {pool.name}: {pool.unsure}", fatal=False) for pool in unsure]
 

@@ -43,7 +43,6 @@ from converge_p2p.node.faults import known_error_alone
 from converge_p2p.node.founding import find_key, founding_terms
 from converge_p2p.node.gauges import NodeParts
 from converge_p2p.node.handles import PoolHandle
-from converge_p2p.node.home import only_node_in
 from converge_p2p.node.home_pool import HomePool, announced_in
 from converge_p2p.node.invitations import Invitations
 from converge_p2p.node.known_peers import KnownPeers
@@ -63,6 +62,7 @@ from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
 from converge_p2p.runtime.safety import SafetyPolicy
 from converge_p2p.runtime.tools import ToolRegistry
 from converge_p2p.store.api import NodeStore
+from converge_p2p.store.home import only_node_in
 
 STOP_S = 20.0
 HAND_BACK_S = 8.0

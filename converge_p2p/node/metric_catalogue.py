@@ -122,6 +122,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "announcements_dropped": "Announced pools that slow readers did not get.",
     "announcements_refused": "Announcements of pools that were malformed or unproven.",
     "changes_dropped": "Changes of tasks that slow readers did not get.",
+    "clock_jumps": "Times that the wall clock was found to have been set.",
     "commits": "Commits of the store.",
     "control_requests_refused": "Control requests refused because too many were served.",
     "control_tokens_refused": "Control requests without a token that allows them.",

@@ -66,6 +66,7 @@ class Observation:
     def started(self, node: AgentId, parts: NodeParts, spawn: Callable[..., None]) -> None:
         """The node runs: spans carry its name, and are written if somebody has to write them."""
         self._parts = parts
+        self._health.started(parts, spawn)
         if self.tracer.enabled and not self.tracer.node:
             self.tracer.node = str(node)
         if isinstance(self.tracer.exporter, JsonLinesExporter):

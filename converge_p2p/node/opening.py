@@ -14,9 +14,9 @@ from pathlib import Path
 from converge_p2p.core.identity import Identity
 from converge_p2p.net import NetworkConfig
 from converge_p2p.node.config import NodeConfig
-from converge_p2p.node.home import BLOB_FOLDER, DATABASE_FILE, KEY_FILE
 from converge_p2p.node.records import NAMESPACE, DescriptorRecords
 from converge_p2p.store.api import NodeStore
+from converge_p2p.store.home import BLOB_FOLDER, DATABASE_FILE, KEY_FILE
 from converge_p2p.store.keyfile import load_or_create_identity
 from converge_p2p.store.memory import MemoryStore
 from converge_p2p.store.sqlite import SqliteStore

@@ -35,13 +35,13 @@ from converge_p2p.node.timers import Timers
 from converge_p2p.node.vault import keyring_key, open_secrets
 from converge_p2p.node.writer import StoreWriter
 from converge_p2p.store.api import NodeStore
+from converge_p2p.store.home import POOL_KEY
 
 if TYPE_CHECKING:
     from converge_p2p.node.main import Node
 
 _logger = logging.getLogger(__name__)
 
-POOL_KEY = "pool/"
 CATCH_UP_S = 3.0
 
 

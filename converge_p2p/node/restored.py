@@ -20,14 +20,11 @@ from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, StoreError
 from converge_p2p.core.types import PoolId
 from converge_p2p.store.api import Store
+from converge_p2p.store.home import AGE_FILE, AGE_KEY, FORGOTTEN_KEY, LEARNED_KEY, RESTORED_KEY
 from converge_p2p.store.private_files import write_private_file
 
 _logger = logging.getLogger(__name__)
 
-AGE_FILE = "node.age"
-AGE_KEY = "age/number"
-RESTORED_KEY = "age/restored"
-LEARNED_KEY = "age/learned/"
 TICK_S = 60.0
 
 
@@ -46,6 +43,7 @@ class StoreAge:
         self._number = 0
         self._restored = False
         self._learned: dict[PoolId, int] = {}
+        self._forgotten: set[PoolId] = set()
 
     def open_now(self, *, restored: bool) -> None:
         """Look whether the store is old, and begin a new age.
@@ -72,6 +70,9 @@ class StoreAge:
         self._restored = self._store.get(RESTORED_KEY) is not None
         for key in self._store.list(LEARNED_KEY):
             self._learned[PoolId(bytes.fromhex(key.removeprefix(LEARNED_KEY)))] = self._read_number(key) or 0
+        self._forgotten = {
+            PoolId(bytes.fromhex(key.removeprefix(FORGOTTEN_KEY))) for key in self._store.list(FORGOTTEN_KEY)
+        }
         self._number = max(store or 0, file or 0)
         self.grow_now()
 
@@ -95,7 +96,7 @@ class StoreAge:
 
     def doubts(self, pool: PoolId) -> bool:
         """Whether operations of this node in a pool may have been forgotten."""
-        return self._restored and pool not in self._learned
+        return (self._restored and pool not in self._learned) or pool in self._forgotten
 
     def silent_through(self, pool: PoolId) -> int:
         """Up to which epoch of a pool this node casts no votes, for it may have forgotten some; -1: it votes."""
@@ -114,7 +115,9 @@ class StoreAge:
         """
         if self.doubts(pool):
             self._learned[pool] = silent_through
+            self._forgotten.discard(pool)
             await trio.to_thread.run_sync(self._store.put, LEARNED_KEY + pool.hex(), encode(silent_through))
+            await trio.to_thread.run_sync(self._store.delete, FORGOTTEN_KEY + pool.hex())
 
     def _read_store(self) -> int | None:
         return self._read_number(AGE_KEY)

@@ -1,6 +1,6 @@
 """A store in one SQLite file.
 
-Knows: the schema, durability, and what SQLite's errors mean. Must not know: what keys, values and operations are about.
+Knows: the tables, and durability. Must not know: what keys, values and operations are about.
 Source: sqlite.org/wal.html, /pragma.html#pragma_synchronous; the choice of binding is decision record 0003.
 
 One connection under one lock: SQLite has one writer at a time anyway, and a node calls from worker threads. Other
@@ -21,27 +21,14 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import StoreError
 from converge_p2p.core.types import OperationId, PoolId
 from converge_p2p.store.api import Batch, PoolIds, check_batches, check_compaction, check_key, check_prefix, check_value
+from converge_p2p.store.migrations import migrate
 from converge_p2p.store.private_files import make_private_folder
-
-SCHEMA_VERSION = 2
-APPLICATION_ID = 0x43563250
-"""Marks the file as one of ours ("CV2P"), so that no other program's database is ever written into."""
-
-_SCHEMA = (
-    "CREATE TABLE entries (key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL)",
-    # the row number is the order of insertion: a new one is above all that are there
-    "CREATE TABLE operations (row INTEGER PRIMARY KEY, pool BLOB NOT NULL, id BLOB NOT NULL, data BLOB NOT NULL)",
-    "CREATE UNIQUE INDEX operations_by_id ON operations (pool, id)",
-    "CREATE INDEX operations_by_pool ON operations (pool, row)",
-)
-_SINCE_2 = ("CREATE TABLE snapshots (pool BLOB PRIMARY KEY NOT NULL, data BLOB NOT NULL)",)
-"""What version 2 added. Everything else is as it was, so an older file only gets the table."""
+from converge_p2p.store.schema import SCHEMA_VERSION as SCHEMA_VERSION, check_ours
+from converge_p2p.store.sqlite_errors import LOCKED, damaged, explained, primary_code, unwritable
 
 _LOAD_ROWS = 256
 _ROW_OVERHEAD_BYTES = 512
 _RETRY_S = 0.01
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class SqliteStore:
@@ -62,12 +49,13 @@ class SqliteStore:
             StoreError: damaged, no database of this library, of a newer version, locked, or not writable.
         """
         self.path = Path(path).absolute()
+        self._busy_ms = busy_ms
         self._lock = threading.RLock()
         self._unchecked_bytes = 0
         self._durable: bool | None = None
         make_private_folder(self.path.parent)
         _make_private(self.path)
-        with self._explained("open"):
+        with explained(self.path, "open"):
             self._connection: sqlite3.Connection | None = sqlite3.connect(
                 self.path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False
             )
@@ -206,14 +194,14 @@ class SqliteStore:
         with self._using("check") as connection:
             findings = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
         if findings != ["ok"]:
-            raise _damaged(self.path, "; ".join(findings))
+            raise damaged(self.path, "; ".join(findings))
 
     def close(self) -> None:
         """See `Store.close`."""
         with self._lock:
             connection, self._connection = self._connection, None
             if connection is not None:
-                with self._explained("close"):
+                with explained(self.path, "close"):
                     connection.close()
 
     def _prepare_patiently(self, connection: sqlite3.Connection, busy_ms: int) -> None:
@@ -227,7 +215,7 @@ class SqliteStore:
                 self._prepare(connection)
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in _LOCKED or time.monotonic() >= give_up_s:
+                if primary_code(error) not in LOCKED or time.monotonic() >= give_up_s:
                     raise
                 time.sleep(_RETRY_S)
 
@@ -235,7 +223,7 @@ class SqliteStore:
         """Look whose file this is, before anything in it is changed; then make the tables if it is new."""
         # in one transaction, or another process could be seen in the middle of making its tables
         with _transaction(connection, "BEGIN"):
-            _check_ours(self.path, connection)
+            check_ours(self.path, connection)
         connection.execute("PRAGMA trusted_schema = OFF")
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
@@ -248,19 +236,11 @@ class SqliteStore:
         connection.execute("PRAGMA synchronous = FULL")
         with _transaction(connection, "BEGIN IMMEDIATE"):
             # another process may have made the tables since the first look
-            version = _check_ours(self.path, connection)
-            if version == 0:
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            if version < SCHEMA_VERSION:
-                for statement in _SINCE_2:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            migrate(self.path, connection)
 
     @contextmanager
     def _using(self, what: str) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explained(what):
+        with self._lock, explained(self.path, what):
             if self._connection is None:
                 raise StoreError("the store is closed")
             yield self._connection
@@ -287,18 +267,17 @@ class SqliteStore:
         """
         self._unchecked_bytes = 0
         try:
+            # long enough for the transactions of other processes, too short for readers such as a backup: writes
+            # wait with it
+            wait_ms = min(self._busy_ms, limits.STORE_CHECKPOINT_BUSY_MS)
+            connection.execute(f"PRAGMA busy_timeout = {wait_ms}")
             # a row that says "busy" needs no care: the log is longer for a while, and the next checkpoint moves it all
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.OperationalError:
             # the write before is committed and must not be reported as failed; a full disk shows at the next write
             return
-
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise _store_error(self.path, what, error) from error
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {self._busy_ms}")
 
 
 @contextmanager
@@ -314,25 +293,6 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         raise
 
 
-def _check_ours(path: Path, connection: sqlite3.Connection) -> int:
-    """Return the schema version, 0 for an empty file."""
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-    if application == 0 and version == 0 and tables == 0:
-        return 0
-    if application != APPLICATION_ID:
-        raise StoreError(
-            f"{path} is a database of another program; it was not changed", hint="give another path for the store"
-        )
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} has schema version {version}; this program knows versions up to {SCHEMA_VERSION}",
-            hint="use the newer program that wrote it, or restore the backup made before its migration",
-        )
-    return version
-
-
 def _make_private(path: Path) -> None:
     """Make the file with mode 0600, or take others' rights away; SQLite gives its side files the same mode."""
     try:
@@ -342,30 +302,11 @@ def _make_private(path: Path) -> None:
         except FileExistsError:
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
+        for each in (path, path.parent):
+            # SQLite opens what it cannot write for reading, and says so at the first write only
+            if not os.access(each, os.W_OK):
+                raise unwritable(path, "open", f"{each} is read-only")
     except OSError as error:
         raise StoreError(
             f"cannot open store {path}: {error.strerror}", hint="check the path, its owner and its mode"
         ) from error
-
-
-def _damaged(path: Path, finding: str) -> StoreError:
-    return StoreError(
-        f"{path} is damaged: {finding}",
-        hint="stop the node, move the file and its -wal and -shm away, then restore a backup or sync from peers",
-    )
-
-
-def _store_error(path: Path, what: str, error: sqlite3.Error) -> StoreError:
-    # the low byte is the primary code; the rest only refines it
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    if code in _DAMAGED:
-        return _damaged(path, str(error))
-    if code in _LOCKED:
-        return StoreError(
-            f"{what}: {path} is locked by another process", hint="stop whatever holds it, or give it more time"
-        )
-    if code == sqlite3.SQLITE_FULL:
-        return StoreError(f"{what}: no space left for {path}", hint="free space on the disk, then try again")
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return StoreError(f"{what}: cannot write {path}: {error}", hint="check the owner and mode of file and folder")
-    return StoreError(f"{what}: {path}: {error}")

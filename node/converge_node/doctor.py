@@ -26,8 +26,9 @@ from converge_node.key_files import network_key_of
 from converge_node.paths import NodePaths, checked_socket
 from converge_p2p.client import Client, schema
 from converge_p2p.client.reach_schema import CheckItem, DoctorItem, ReachItem, Verdict
-from converge_p2p.core.errors import ConfigError, ConvergeError, NotFound
+from converge_p2p.core.errors import ConfigError, ConvergeError, NotFound, StoreError
 from converge_p2p.store.keyfile import load_identity
+from converge_p2p.store.upkeep import home_facts
 
 DISK_FAIL_BYTES: Final = 64 * 1024 * 1024
 DISK_WARN_BYTES: Final = 1024 * 1024 * 1024
@@ -50,7 +51,7 @@ def examine(paths: NodePaths) -> DoctorItem:
     told = f"read from {paths.config_file}" if paths.config_file.exists() else "no file: all defaults"
     checks = [CheckItem(name="settings", verdict="pass", text=told)]
     node = _ask(paths, config)
-    checks += [_key(paths, config), _network_key(paths, config), _disk(paths), _clock(paths, node)]
+    checks += [_key(paths, config), _network_key(paths, config), _disk(paths), _database(paths), _clock(paths, node)]
     if isinstance(node, CheckItem):
         checks.append(node)
         checks += [*_listen_alone(config), *_bootstrap(config, ()), *_unknown_alone(config)]
@@ -137,6 +138,23 @@ def _disk(paths: NodePaths) -> CheckItem:
     text = f"{free / 1e9:.1f} GB free in {folder}"
     verdict: Verdict = "fail" if free < DISK_FAIL_BYTES else "warn" if free < DISK_WARN_BYTES else "pass"
     return CheckItem(name="disk", verdict=verdict, text=text, hint="" if verdict == "pass" else "make room")
+
+
+def _database(paths: NodePaths) -> CheckItem:
+    """Whether it can be read at all; `store verify` reads all of it, which takes its time."""
+    try:
+        found = home_facts(paths.state_dir)
+    except NotFound:
+        return CheckItem(name="database", verdict="skip", text="it is made at the first start")
+    except StoreError as error:
+        return CheckItem(name="database", verdict="fail", text=str(error), hint=error.hint)
+    doubted = sum(each.in_doubt and each.member for each in found.pools)
+    if doubted:
+        text = f"it is a copy that was put back: nothing is signed in {doubted} pools yet"
+        hint = "connect the node to electors of these pools, see `converge-node pool show`"
+        return CheckItem(name="database", verdict="warn", text=text, hint=hint)
+    text = f"schema {found.version}, {found.size / 1e6:.1f} MB, {len(found.pools)} pools"
+    return CheckItem(name="database", verdict="pass", text=text)
 
 
 def _clock(paths: NodePaths, node: _Node | CheckItem) -> CheckItem:

@@ -167,7 +167,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
         ExitCode.STORE,
         500,
         "The store is damaged, locked, full, or of another schema version.",
-        "See docs/operations.md, back-up; do not delete anything before you have a copy.",
+        "`converge-node store verify` looks; see docs/operations.md, back-up. Delete nothing before you have a copy.",
     ),
     # tasks and agents
     "task_failed": Entry(

@@ -131,7 +131,10 @@ def single_instance(lock_file: Path) -> Iterator[None]:
     try:
         handle = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StoreError(f"cannot open the lock file {lock_file}: {error.strerror}") from error
+        raise StoreError(
+            f"cannot open the lock file {lock_file}: {error.strerror}",
+            hint="check the owner of the folder, its room, and that the disk is not mounted read-only",
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

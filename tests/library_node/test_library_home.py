@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from converge_p2p.core.errors import StoreError
-from converge_p2p.node.home import LOCK_FILE, only_node_in
+from converge_p2p.store.home import LOCK_FILE, only_node_in
 
 
 def test_a_second_node_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import OwnChainUnsure
 from converge_p2p.core.governance import Democratic
 from converge_p2p.core.types import PoolId
-from converge_p2p.node.home import DATABASE_FILE
 from converge_p2p.node.known_peers import PEERS_KEY
-from converge_p2p.node.restored import AGE_FILE, AGE_KEY, StoreAge
+from converge_p2p.node.restored import StoreAge
+from converge_p2p.store.home import AGE_FILE, AGE_KEY, DATABASE_FILE
 from converge_p2p.store.memory import MemoryStore
 from converge_p2p.store.sqlite import SqliteStore
 

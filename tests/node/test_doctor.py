@@ -23,7 +23,9 @@ from converge_p2p.client.reach_schema import CheckItem, DoctorItem, ReachItem
 from converge_p2p.client.routes import Question
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.network_key import NetworkKey
+from converge_p2p.store.home import DATABASE_FILE, POOL_KEY, RESTORED_KEY
 from converge_p2p.store.keyfile import save_identity
+from converge_p2p.store.sqlite import SqliteStore
 
 ASK_CLOCK = doctor._clock_state
 PEER = "12D3KooWJWoaqZhDaoEFshF7Rh1bpY9ohihFhzcW6d69Lr2NASuq"
@@ -58,7 +60,8 @@ def test_a_fresh_home_is_healthy_and_says_what_only_a_node_knows(home: Path) -> 
     assert (found.healthy, found.running) == (True, False)
     verdicts = {check.name: check.verdict for check in found.checks}
     assert verdicts == {
-        "settings": "pass", "key file": "pass", "network key": "skip", "disk": "pass", "clock": "pass", "node": "skip",
+        "settings": "pass", "key file": "pass", "network key": "skip", "disk": "pass", "database": "skip",
+        "clock": "pass", "node": "skip",
         "listen": "pass", "bootstrap": "skip", "reachable": "skip", "relay": "skip", "same link": "skip",
     }  # fmt: skip
 
@@ -160,6 +163,21 @@ def test_the_disk_is_judged_by_its_room(home: Path, monkeypatch: pytest.MonkeyPa
     assert named(look(home), "disk").verdict == verdict
 
 
+def test_a_database_is_read_and_a_damaged_or_restored_one_is_named(home: Path, tmp_path: Path) -> None:
+    store = SqliteStore(home / DATABASE_FILE)
+    store.put(POOL_KEY + "ab" * 32, b"")
+    assert named(look(home), "database").text.endswith("MB, 1 pools")
+    store.put(RESTORED_KEY, b"")
+    assert (named(look(home), "database").verdict, named(look(home), "database").text[:21]) == (
+        "warn",
+        "it is a copy that was",
+    )
+    store.close()
+    (home / DATABASE_FILE).write_bytes(b"rubbish" * 1000)
+    found = named(look(home), "database")
+    assert (found.verdict, "is damaged" in found.text, "backup" in found.hint) == ("fail", True, True)
+
+
 def test_a_clock_that_nothing_keeps_right_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_clock_state", lambda: doctor._UNSYNCHRONISED)
     assert named(look(home), "clock").verdict == "warn"
@@ -219,7 +237,8 @@ def test_a_running_node_is_asked_for_all_that_it_knows(home: Path, said: Said) -
     found = look(home)
     assert (found.healthy, found.running) == (True, True)
     assert {check.name: check.verdict for check in found.checks} == {
-        "settings": "pass", "key file": "pass", "network key": "skip", "disk": "pass", "clock": "pass", "node": "pass",
+        "settings": "pass", "key file": "pass", "network key": "skip", "disk": "pass", "database": "skip",
+        "clock": "pass", "node": "pass",
         "listen": "pass", "bootstrap": "pass", "peers": "pass", "reachable": "pass", "relay": "pass",
         "same link": "pass",
     }  # fmt: skip

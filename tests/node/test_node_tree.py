@@ -30,6 +30,8 @@ from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.store.home import DATABASE_FILE
+from converge_p2p.store.sqlite import SqliteStore
 
 OTHER = Identity.from_seed(b"\1" * 32)
 READ, WRITE, LOCAL = "read", "write", "local"
@@ -100,6 +102,11 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "config schema": (LOCAL, [], 0),
     "config paths": (LOCAL, [], 0),
     "config validate": (LOCAL, [], 0),
+    "store info": (LOCAL, [], 0),
+    "store verify": (LOCAL, [], 0),
+    "store backup": (LOCAL, ["{folder}/backup"], 0),
+    "store restore": (LOCAL, ["{folder}/backup"], ExitCode.CONFLICT),  # the home has a database
+    "store compact": (LOCAL, [], 0),
     "init": (LOCAL, [], 0),
     "identity show": (LOCAL, [], 0),
     "identity export": (LOCAL, ["{folder}/copy.key"], 0),
@@ -203,6 +210,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     thread.start()
     assert ready.wait(30)
     assert invoke(["--home", str(places[0].home), "init", "-q"]) == 0
+    SqliteStore(places[0].home / DATABASE_FILE).close()
     try:
         yield places[0]
     finally:
@@ -265,6 +273,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(place: Place, capsys: 
     before = state()
     changes = [path for path, (kind, _, _) in TREE.items() if kind == WRITE]
     changes += ["init", "identity export", "identity seal", "config set", "mesh new", "topic new-key", "api token new"]
+    changes += ["store backup", "store compact"]
     for path in changes:
         given = [word.format(**place.fitting) for word in TREE[path][1]]
         capsys.readouterr()

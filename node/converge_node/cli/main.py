@@ -36,6 +36,7 @@ _COMMANDS = {
     "api": Lazy("converge_node.cli.api:api", "Print the control interface's document, and manage its tokens."),
     "mcp": Lazy("converge_node.cli.mcp:mcp", "Serve the running node to an MCP client."),
     "config": Lazy("converge_node.cli.config:config", "Show and check the settings."),
+    "store": Lazy("converge_node.cli.store:store", "Look at the database, check, back up, restore and compact it."),
     "demo": Lazy("converge_node.demo.cli:demo", "Run a mesh of processes on this machine doing real work."),
     "sim": Lazy("converge_node.sim.cli:sim", "Simulate many nodes in one process, and say what a pool costs."),
     "shutdown": Lazy("converge_node.cli.node:shutdown", "Stop the running node gracefully."),

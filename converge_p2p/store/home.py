@@ -1,6 +1,7 @@
 """The folder of a node: which file is what, and that only one node uses it.
 
-Knows: names of files and a lock. Must not know: what is in the files.
+Knows: a lock, and the names of files and of a few values that who looks after a home has to find. Must not know: what
+they mean.
 Source: `docs/operations.md`, files. Two nodes on one database would both go on from its last operation, sign the same
 number twice, and be shut out of every pool for it. Hence a lock, which the kernel frees however a process ends.
 """
@@ -20,6 +21,16 @@ KEY_FILE = "node.key"
 DATABASE_FILE = "node.sqlite"
 BLOB_FOLDER = "blobs"
 LOCK_FILE = "node.sqlite.lock"
+AGE_FILE = "node.age"
+
+POOL_KEY = "pool/"
+"""Of each pool that the node takes part in."""
+
+AGE_KEY = "age/number"
+RESTORED_KEY = "age/restored"
+LEARNED_KEY = "age/learned/"
+FORGOTTEN_KEY = "age/forgotten/"
+"""Of a pool whose operations were removed after the node left it. What these mean is said in `node.restored`."""
 
 
 @contextmanager

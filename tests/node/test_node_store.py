@@ -1,0 +1,162 @@
+"""The store commands over real files: what they print, how they end, and what they leave alone."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converge_node.cli.main import invoke
+from converge_node.errors import ExitCode
+from converge_node.paths import single_instance
+from converge_p2p.core.codec import encode
+from converge_p2p.core.model.pool import GovernanceKind, PoolSpec, pool_id
+from converge_p2p.core.oplog.bodies import Genesis
+from converge_p2p.core.oplog.operation import sign_operation
+from converge_p2p.node.restored import StoreAge
+from converge_p2p.store.home import DATABASE_FILE, KEY_FILE, POOL_KEY, only_node_in
+from converge_p2p.store.keyfile import load_identity
+from converge_p2p.store.schema import SCHEMA_VERSION
+from converge_p2p.store.sqlite import SqliteStore
+
+
+@pytest.fixture
+def home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A home that a node ran in, with one pool."""
+    folder = tmp_path / "home"
+    assert invoke(["--home", str(folder), "init", "-q"]) == 0
+    capsys.readouterr()
+    own = load_identity(folder / KEY_FILE)
+    spec = PoolSpec("demo", bytes(16), GovernanceKind.DICTATORIAL, electors=(own.public_key,))
+    pool = pool_id(own.public_key, spec)
+    signed = sign_operation(own, pool, Genesis(spec), seq=0, prev=None, epoch=0, hlc=1)
+    store = SqliteStore(folder / DATABASE_FILE)
+    StoreAge(store, folder).open_now(restored=False)
+    store.append(pool, [(signed.id, signed.signed)], durable=True)
+    store.put(POOL_KEY + pool.hex(), encode([1]))
+    store.close()
+    with only_node_in(folder):
+        return folder
+
+
+def asked(capsys: pytest.CaptureFixture[str], home: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    code = invoke(["--home", str(home), "store", *words, "--json"])
+    envelope = json.loads(capsys.readouterr().out)
+    return code, envelope["data"] if envelope["ok"] else envelope["error"]
+
+
+def test_a_backup_goes_to_another_home_with_its_key_and_is_in_doubt_there(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup, new = tmp_path / "backup", tmp_path / "new"
+    code, made = asked(capsys, home, "backup", str(backup), "--identity")
+    assert (code, made["operations"], made["files"], made["stopped"]) == (0, 1, [KEY_FILE, DATABASE_FILE], True)
+    assert json.loads((backup / "manifest.json").read_text())["agent"] == load_identity(home / KEY_FILE).id
+    code, checked = asked(capsys, new, "verify", str(backup))
+    assert (code, checked["whole"], checked["operations"]) == (0, True, 1)
+    code, put_back = asked(capsys, new, "restore", str(backup))
+    assert (code, put_back["in_doubt"]) == (0, True)
+    code, found = asked(capsys, new, "info")
+    assert (code, found["schema"], found["restored"], found["running"]) == (0, SCHEMA_VERSION, True, False)
+    assert [(each["operations"], each["member"], each["in_doubt"]) for each in found["pools"]] == [(1, True, True)]
+    assert load_identity(new / KEY_FILE) == load_identity(home / KEY_FILE)
+    assert asked(capsys, new, "restore", str(backup))[0] == ExitCode.CONFLICT
+    assert asked(capsys, home, "backup", str(backup))[0] == ExitCode.CONFLICT
+
+
+def test_a_backup_without_the_key_says_that_it_is_missing(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup, new = str(tmp_path / "backup"), str(tmp_path / "new")
+    assert invoke(["--home", str(home), "store", "backup", backup, "-q"]) == 0
+    assert capsys.readouterr().out == f"{backup}\n"
+    assert invoke(["--home", new, "store", "restore", backup, "--moved"]) == 0
+    shown = capsys.readouterr().out
+    assert "The key is not here: put it back with `converge-node identity import FILE`." in shown
+    assert "signs nothing" not in shown
+    # once another key lies there, the backup is not for this home
+    third = str(tmp_path / "third")
+    assert invoke(["--home", third, "init", "-q"]) == 0
+    assert invoke(["--home", third, "store", "restore", backup]) == ExitCode.CONFLICT
+    assert "the backup is of agent" in capsys.readouterr().err
+
+
+def test_what_a_running_node_allows(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with single_instance(home / "node.lock"), only_node_in(home):
+        assert asked(capsys, home, "info")[1]["running"] is True
+        assert asked(capsys, home, "verify")[0] == 0
+        code, made = asked(capsys, home, "backup", str(tmp_path / "backup"))
+        assert (code, made["stopped"]) == (0, False)
+        code, error = asked(capsys, home, "compact")
+        assert (code, error["code"]) == (ExitCode.CONFLICT, "already_running")
+        assert asked(capsys, home, "restore", str(tmp_path / "backup"))[0] == ExitCode.CONFLICT
+    assert asked(capsys, home, "restore", str(tmp_path / "backup"), "--moved")[0] == ExitCode.CONFLICT
+
+
+def test_damage_ends_with_10_and_says_what_to_do_and_a_rescue_can_be_put_back(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(home / DATABASE_FILE) as database:
+        database.execute("UPDATE operations SET data = zeroblob(length(data))")
+    database.close()
+    assert invoke(["--home", str(home), "store", "verify"]) == ExitCode.STORE
+    shown = capsys.readouterr().out
+    assert "operation " in shown
+    assert "-> stop the node, save what can be read with `store backup --salvage DIR`" in shown
+    code, found = asked(capsys, home, "verify")
+    assert (code, found["whole"], found["wrong"], len(found["findings"])) == (ExitCode.STORE, False, 1, 1)
+    code, made = asked(capsys, home, "backup", str(tmp_path / "saved"), "--salvage", "--identity")
+    assert (code, made["operations"], made["lost"]) == (0, 0, 1)
+    assert asked(capsys, tmp_path / "new", "restore", str(tmp_path / "saved"))[0] == 0
+    assert asked(capsys, tmp_path / "new", "verify")[0] == 0
+    manifest = tmp_path / "saved" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"sha256": "', '"sha256": "0'))
+    code, found = asked(capsys, home, "verify", str(tmp_path / "saved"))
+    assert (code, found["wrong"]) == (ExitCode.STORE, 2)
+    assert asked(capsys, tmp_path / "more", "restore", str(tmp_path / "saved"))[0] == ExitCode.STORE
+
+
+def test_a_newer_database_is_refused_by_every_command(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(home / DATABASE_FILE) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    before = (home / DATABASE_FILE).read_bytes()
+    for words in (["info"], ["verify"], ["backup", str(tmp_path / "b")], ["compact"], ["compact", "--left"]):
+        code, error = asked(capsys, home, *words)
+        assert code == ExitCode.STORE, words
+        assert "schema version 99" in error["message"]
+        assert "newer program" in error["hint"]
+    assert (home / DATABASE_FILE).read_bytes() == before
+    assert not (tmp_path / "b").exists()
+
+
+def test_compact_prints_sizes_and_forgets_left_pools_only_with_left(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = SqliteStore(home / DATABASE_FILE)
+    store.delete(store.list(POOL_KEY)[0])
+    for number in range(100):
+        store.put(f"ballast/{number}", bytes(10_000))
+    for number in range(100):
+        store.delete(f"ballast/{number}")
+    store.close()
+    code, done = asked(capsys, home, "compact")
+    assert code == 0
+    assert done["bytes_after"] < done["bytes_before"] / 4
+    assert len(asked(capsys, home, "info")[1]["pools"]) == 1
+    assert asked(capsys, home, "compact", "--left")[0] == 0
+    assert asked(capsys, home, "info")[1]["pools"] == []
+
+
+def test_without_a_database_or_with_a_url_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none = tmp_path / "none"
+    for words in (["info"], ["verify"], ["backup", str(tmp_path / "b")], ["compact"], ["restore", str(tmp_path / "b")]):
+        assert asked(capsys, none, *words)[0] == ExitCode.NOT_FOUND, words
+    assert list(tmp_path.iterdir()) == []
+    assert invoke(["--url", "http://127.0.0.1:1", "store", "info"]) == ExitCode.USAGE
+    assert "run this on its machine" in capsys.readouterr().err
