@@ -5,16 +5,18 @@ POOL is the id of the pool in hexadecimal, from a source that you trust: a recei
 code 0: it holds, and what it proves is printed; 1: it does not hold; 2: wrong usage.
 
 This is a second implementation, written from docs/protocol.md (encoding, pools, operations, epochs, vetoes, receipts)
-without the code of the node. One thing it does not repeat: whether terms are safe against lying electors. Every node
-checks that before it takes a pool, and an elector before it certifies a later epoch. A custom model whose formula does
-not stand in the terms cannot be verified.
+without the code of the node. It prints the terms of every epoch. Terms under which two sets of electors could decide
+differently are refused; if their founder declared that they are provisional, the receipt holds and a warning says so.
+A custom model whose formula does not stand in the terms cannot be verified.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import sys
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +31,7 @@ DEPTH_MAX = 16
 ELECTORS_MAX, EPOCHS_MAX, BALLOTS_MAX, DEPS_MAX, CUTS_MAX = 31, 4096, 256, 8, 16
 SEQ_MAX, ROUND_MAX, WEIGHT_MAX = 2**53 - 1, 2**31 - 1, 1_000_000
 FORMULA_DEPTH_MAX, FORMULA_PARTS_MAX = 4, 256
+OVERLAP_STEPS_MAX = 2_000_000
 GENESIS, VOTE = 0, 7
 ACCEPT = 2
 COMPLETED = 0
@@ -156,10 +159,22 @@ class Formula(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What decides about a receipt in the terms of an epoch."""
+    """What decides about a receipt in the terms of an epoch; `unsafe` says why they are provisional, or nothing."""
 
     formula: Formula
     vetoers: tuple[bytes, ...]
+    name: str
+    governance: Governance
+    faults: int
+    trusted: tuple[bytes, ...]
+    unsafe: str
+
+    def __str__(self) -> str:
+        words = [f"{self.governance.name.lower()}, {formula_text(self.formula)}"]
+        words += [f"{self.faults} may lie"] if self.faults else []
+        words += [f"{len(self.trusted)} trusted by name"] if self.trusted else []
+        words += [f"{len(self.vetoers)} may deny"] if self.vetoers else []
+        return "; ".join(words)
 
 
 def read_terms(body: Any) -> Terms:
@@ -170,8 +185,8 @@ def read_terms(body: Any) -> Terms:
     if len(model) == 15:
         evidence = model.pop()
         need(type(evidence) is int and evidence >= 1, "evidence stands in the terms only where some is asked for")
-    leader, successor, chambers, quorums, tie, vetoers, _, _, weights, several, _, formula, name, _ = array(
-        model, bytes, bytes, list, list, bytes, list, int, bool, list, int, list, bytes, str, bool
+    leader, successor, chambers, quorums, tie, vetoers, _, _, weights, several, named, formula, name, provisional = (
+        array(model, bytes, bytes, list, list, bytes, list, int, bool, list, int, list, bytes, str, bool)
     )
     need(all(type(number) is int and number >= 0 for number in (*quorums, *weights)), "a quorum or weight is a number")
     need(all(len(key) in (0, 32) for key in (leader, successor, tie)), "a key has 32 bytes")
@@ -205,7 +220,103 @@ def read_terms(body: Any) -> Terms:
         case _:
             raise NotProven("an unknown governance")
     need(decides.keys() == set(electors), "the formula does not count just the electors")
-    return Terms(decides, tuple(hashes(vetoers, ELECTORS_MAX)))
+    trusted = tuple(hashes(named, ELECTORS_MAX))
+    unsafe = lacking_overlap(decides, faults, trusted)
+    need(provisional or not unsafe, f"no pool may have these terms: {unsafe}")
+    denies = tuple(hashes(vetoers, ELECTORS_MAX))
+    return Terms(decides, denies, fields[0], Governance(fields[2]), faults, trusted, unsafe)
+
+
+@functools.lru_cache(maxsize=64)
+def lacking_overlap(formula: Formula, faults: int, trusted: tuple[bytes, ...]) -> str:
+    """Say why two sets that decide need not share an honest elector; nothing if they always do.
+
+    They share one if they share more than may lie, or one that is trusted by name. To find two sets that do not, every
+    elector goes into one of them, and as many as may lie into both: being in a set never keeps it from deciding.
+    """
+    nodes = list(_nodes(formula, -1, 1, [0]))
+    places: dict[bytes, Counter[int]] = {}
+    for number, (part, _, _) in enumerate(nodes):
+        for weight, inner in part.parts:
+            if isinstance(inner, bytes):
+                places.setdefault(inner, Counter())[number] += weight
+    if len(nodes) == 1:
+        heaviest = sorted((where[0] for key, where in places.items() if key not in trusted), reverse=True)
+        if 2 * formula.need - sum(where[0] for where in places.values()) > sum(heaviest[:faults]):
+            return ""
+    kinds = Counter((tuple(sorted(where.items())), key in trusted) for key, where in places.items())
+    order = sorted(kinds)
+    ends = [
+        max((at for at, (where, _) in enumerate(order) if number in dict(where)), default=-1)
+        for number in range(len(nodes))
+    ]
+    for number in reversed(range(1, len(nodes))):
+        # inner formulas stand behind the outer one, which ends with the last of them
+        ends[nodes[number][1]] = max(ends[nodes[number][1]], ends[number])
+    states, steps = {((0,) * len(nodes), (0,) * len(nodes)): 0}, 0
+    for at, (where, named) in enumerate(order):
+        count, following = kinds[where, named], dict[tuple[tuple[int, ...], tuple[int, ...]], int]()
+        for (first, second), shared in states.items():
+            for both in range(0 if named else min(count, faults - shared), -1, -1):
+                for one in range(count - both + 1):
+                    steps += 1
+                    if steps > OVERLAP_STEPS_MAX:
+                        return "their formula treats too many electors differently to be checked"
+                    pair = (
+                        _reach(first, where, one + both, nodes, at, ends),
+                        _reach(second, where, count - one, nodes, at, ends),
+                    )
+                    place = (min(pair), max(pair))
+                    following[place] = min(shared + both, following.get(place, faults))
+        states = following
+    decided = [shared for (first, second), shared in states.items() if first[0] and second[0]]
+    if not decided:
+        return ""
+    return f"two sets that decide may share only {min(decided)} electors, of which {faults} may lie"
+
+
+def _nodes(formula: Formula, parent: int, weight: int, count: list[int]) -> Iterator[tuple[Formula, int, int]]:
+    """A formula and those inside it, outer ones first, each with its place in the outer one."""
+    own = count[0]
+    count[0] += 1
+    yield formula, parent, weight
+    for heft, part in formula.parts:
+        if isinstance(part, Formula):
+            yield from _nodes(part, own, heft, count)
+
+
+def _reach(
+    state: tuple[int, ...],
+    where: Sequence[tuple[int, int]],
+    count: int,
+    nodes: Sequence[tuple[Formula, int, int]],
+    at: int,
+    ends: Sequence[int],
+) -> tuple[int, ...]:
+    """What is reached of each formula, never more than it needs; of one that is over only whether it is met counts."""
+    reached = list(state)
+    for number, weight in where:
+        reached[number] = min(nodes[number][0].need, reached[number] + weight * count)
+    for number in reversed(range(len(nodes))):
+        if ends[number] == at:
+            part, parent, weight = nodes[number]
+            met = reached[number] == part.need
+            reached[number] = 1 if met and parent < 0 else 0
+            if met and parent >= 0:
+                reached[parent] = min(nodes[parent][0].need, reached[parent] + weight)
+    return tuple(reached)
+
+
+def formula_text(formula: Formula) -> str:
+    """A formula in words."""
+    if all(isinstance(part, bytes) and weight == 1 for weight, part in formula.parts):
+        return f"{formula.need} of {len(formula.parts)} electors"
+    names = [
+        (f"{weight} x " if weight > 1 else "")
+        + (part.hex()[:12] if isinstance(part, bytes) else f"({formula_text(part)})")
+        for weight, part in formula.parts
+    ]
+    return f"{formula.need} of [{', '.join(names)}]"
 
 
 def of(count: int, keys: Sequence[bytes]) -> Formula:
@@ -295,6 +406,7 @@ class Proven(NamedTuple):
     result: bytes
     epoch: int
     electors: tuple[bytes, ...]
+    terms: tuple[Terms, ...]
 
 
 def verify(data: bytes, pool: bytes) -> Proven:
@@ -328,7 +440,7 @@ def verify(data: bytes, pool: bytes) -> Proven:
         _accepted(pool, chain, tagged_hash("veto", task, value_hash(settled)), said, veto[2])
         need(value == (settled if said[0] == COMPLETED else said), "the task ended with another value")
     counted = voters & chain[first].formula.keys()
-    return Proven(pool, task, OUTCOMES[value[0]], value[1], value[2], first, tuple(sorted(counted)))
+    return Proven(pool, task, OUTCOMES[value[0]], value[1], value[2], first, tuple(sorted(counted)), tuple(chain))
 
 
 def check_value(value: Any) -> list[Any]:
@@ -408,7 +520,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"not proven: {error}\n")
         return 1
     lines = {
-        "pool": proven.pool.hex(),
+        "pool": f"{proven.pool.hex()} {proven.terms[0].name!a}",
         "task": proven.task.hex(),
         "outcome": proven.outcome,
         "worker": proven.worker.hex(),
@@ -416,6 +528,10 @@ def main(arguments: Sequence[str]) -> int:
         "accepted by": ", ".join(key.hex()[:12] for key in proven.electors),
         "result": f"{len(proven.result)} bytes, SHA-256 {hashlib.sha256(proven.result).hexdigest()}",
     }
+    for number, terms in enumerate(proven.terms):
+        lines[f"terms of {number}"] = str(terms)
+        if terms.unsafe:
+            sys.stderr.write(f"WARNING: epoch {number} is provisional: {terms.unsafe}\n")
     sys.stdout.write("".join(f"{label:<12} {text}\n" for label, text in lines.items()))
     return 0
 

@@ -57,6 +57,7 @@ class TaskHandle(Facade[task_handles.TaskHandle]):
     """A task of a pool. See `converge_p2p.TaskHandle`."""
 
     result = bridged(task_handles.TaskHandle.result)
+    explain = bridged(task_handles.TaskHandle.explain)
     cancel = bridged(task_handles.TaskHandle.cancel)
     judge = bridged(task_handles.TaskHandle.judge)
     cite = bridged(task_handles.TaskHandle.cite)
@@ -133,6 +134,7 @@ class PoolHandle(Facade[handles.PoolHandle], PoolReader):
     """A pool this node takes part in. See `converge_p2p.PoolHandle`; what is read is read in the same way."""
 
     submit = giving(TaskHandle, handles.PoolHandle.submit)
+    explain = bridged(handles.PoolHandle.explain)
     cancel = bridged(handles.PoolHandle.cancel)
     veto = bridged(handles.PoolHandle.veto)
     let_pass = bridged(handles.PoolHandle.let_pass)

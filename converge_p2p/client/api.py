@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import IO, Final
 
 from converge_p2p.client import agent_schema, blob_schema, mesh_schema, schema, watch_schema
+from converge_p2p.client.explain_schema import ExplanationItem
 from converge_p2p.client.queries import (
     AgentQuery,
     ContentQuery,
@@ -29,6 +30,8 @@ from converge_p2p.client.routes import Declared, Form, Route, Scope, ask, listen
 _TASK = "/v1/pools/{pool}/tasks/{task}"
 _TRANSFER_S: Final = 600.0
 """Contents are fetched from other nodes before the first byte comes."""
+_READING_S: Final = 60.0
+"""A whole log is read, which takes seconds if it is large."""
 
 
 class Api:
@@ -251,6 +254,14 @@ class Api:
     @ask(f"POST {_TASK}/evidence", Scope.WRITE)
     def cite(self, pool: str, task: str, body: schema.CiteEvidence) -> list[schema.EvidenceItem]:
         """Say that a content speaks for a result, or against it."""
+
+    @ask(f"GET {_TASK}/explain", wait_s=_READING_S)
+    def explain(self, pool: str, task: str) -> ExplanationItem:
+        """Tell what became of a task and why: everything that was signed about it, and what the votes add up to."""
+
+    @ask(f"GET {_TASK}/receipt", form=Form.BYTES)
+    def receipt(self, pool: str, task: str, to: IO[bytes]) -> None:
+        """Give the receipt of a settled task, which proves offline how it ended."""
 
     @ask(f"GET {_TASK}/result", wait_s=_TRANSFER_S)
     def result(self, pool: str, task: str) -> schema.TaskDetail:

@@ -15,7 +15,7 @@ import trio
 from converge_p2p.core.errors import LocalError, NotFound
 from converge_p2p.core.governance.rename import with_key_replaced
 from converge_p2p.core.model.pool import PoolSpec
-from converge_p2p.core.oplog.bodies import Body, Kind
+from converge_p2p.core.oplog.bodies import Body
 from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
@@ -73,11 +73,7 @@ class Council:
         return self._readable(found)
 
     def _readable(self, view: MotionView) -> MotionView:
-        motion = view.motion
-        open_reason = self._driver.replica.contents.open_reason
-        return replace(
-            view, motion=replace(motion, reason=open_reason(Kind.MOTION, motion.author, motion.seq, motion.reason))
-        )
+        return self._driver.replica.contents.open_motion(view)
 
     # ------------------------------------------------------------ asking
 

@@ -23,11 +23,13 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.ended import Ended
+from converge_p2p.core.view.explanation import Explanation
 from converge_p2p.node.admitting import check_trusted, invite, vouch
 from converge_p2p.node.audits import PoolAudit
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.evaluations import EvaluationFunction, Evaluations
+from converge_p2p.node.explaining import Explanations
 from converge_p2p.node.fanout import Fanout
 from converge_p2p.node.keys import PoolKeys
 from converge_p2p.node.opinions import Opinions
@@ -68,6 +70,7 @@ class PoolHandle(PoolReader):
         self._changes: Fanout[TaskView] = Fanout()
         self._closed = False
         self._audit = PoolAudit(driver.replica)
+        self._explanations = Explanations(driver.replica)
         self.workers: WorkerPool | None = None
         self.evaluations: Evaluations | None = None
         self.opinions: Opinions | None = None
@@ -102,6 +105,20 @@ class PoolHandle(PoolReader):
         Votes without support count only when this node holds all that others hold; contradictions always do.
         """
         return await self._audit.findings()
+
+    async def explain(self, task_id: TaskId) -> Explanation:
+        """Return what became of a task and why: everything that was signed about it, and what the votes add up to.
+
+        It is what this node knows now, and says what of it is tentative; `receipt` is the proof for others. Of a task
+        that was settled before the last checkpoint only the end is left.
+
+        Raises:
+            NotFound: nothing is known of the task here.
+        """
+        found = await self._explanations.of(task_id)
+        if found is None:
+            raise self._unknown(task_id)
+        return found
 
     async def culprits(self) -> int | None:
         """How many electors an audit names; None if the log is too large for a mere count: see `audit`."""

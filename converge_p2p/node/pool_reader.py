@@ -212,8 +212,11 @@ class PoolReader:
         if view is None and self.is_compacted(task_id):
             raise _compacted(task_id)
         if view is None:
-            raise NotFound(f"no task {task_id.hex()[:12]} in pool {self.name or self.id.hex()[:12]}")
+            raise self._unknown(task_id)
         return view
+
+    def _unknown(self, task: TaskId) -> NotFound:
+        return NotFound(f"no task {task.hex()[:12]} in pool {self.name or self.id.hex()[:12]}")
 
     def receipt(self, task: TaskId) -> Receipt:
         """Proof of a settlement.

@@ -13,6 +13,7 @@ from converge_p2p.core.errors import TaskCancelled, TaskFailed
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.task import Outcome, TaskView
 from converge_p2p.core.types import AgentId, OperationId, TaskId, ValueHash
+from converge_p2p.core.view.explanation import Explanation
 from converge_p2p.core.view.receipt import Receipt
 from converge_p2p.node.evidence import DEFAULT_MEDIA
 
@@ -78,6 +79,10 @@ class TaskHandle:
         receipt = None if self.pool.is_compacted(self.id) else self.pool.receipt(self.id)
         value = (await self.pool.blobs.bring_result(view)).result
         return TaskResult(value, fingerprint(view.value.worker), view, receipt)
+
+    async def explain(self) -> Explanation:
+        """Return what became of it, and why. See `PoolHandle.explain`."""
+        return await self.pool.explain(self.id)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask for the cancellation. It competes with a result, and only one of them settles the task."""

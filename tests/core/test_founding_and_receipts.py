@@ -130,6 +130,19 @@ def test_votes_of_others_than_the_electors_do_not_settle_a_receipt() -> None:
     assert not replace(receipt, votes=signed(liars)).verify()
 
 
+def test_only_electors_are_named_as_signers_though_anybody_can_add_votes_to_a_proof() -> None:
+    pool, replica, value, task = settled_pool()
+    receipt = receipt_of(replica.view, replica.log, task)  # type: ignore[arg-type]
+    assert receipt is not None
+    stranger = Author(70, pool.id)
+    accept = VoteBody((Ballot(Phase.ACCEPT, TaskId(task), 0, value.hash),))
+    padded = replace(receipt, votes=(*receipt.votes, stranger.sign(accept).signed))
+    assert padded.verify()
+    assert padded.signers == receipt.signers
+    proven = padded.prove()
+    assert (proven.epoch, proven.signers, [terms.spec for terms in proven.terms]) == (0, receipt.signers, [pool.spec])
+
+
 def test_there_is_no_receipt_before_the_settlement() -> None:
     pool = Pool()
     task, submit = pool.submit()

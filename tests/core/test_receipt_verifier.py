@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings, strategies as st
 
 from converge_p2p.core.codec import encode, encode_value, tagged_hash
 from converge_p2p.core.errors import CodecError
+from converge_p2p.core.governance.check import least_honest_overlap
 from converge_p2p.core.governance.formula import Threshold, encode_formula
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import GovernanceKind, ModelTerms, PoolSpec, pool_id
@@ -195,6 +197,73 @@ def test_both_count_the_votes_of_every_model_alike(name: str) -> None:
         votes = tuple(sign(number, pool, VoteBody((accept,)), seq=1) for number in who)
         accepted += agreed(Receipt(pool, TASK, value, genesis, votes).to_bytes(), pool)
     assert 0 < accepted < 32
+
+
+UNSAFE: dict[str, dict[str, Any]] = {
+    "half": {"governance": GovernanceKind.DEMOCRATIC, "quorum": 2},
+    "too many may lie": {"governance": GovernanceKind.DEMOCRATIC, "quorum": 3, "faults": 2},
+    "bicameral": {
+        "governance": GovernanceKind.BICAMERAL,
+        "model": ModelTerms(chambers=(ELECTORS[:2], ELECTORS[2:]), chamber_quorums=(1, 1)),
+    },
+    "empirical": {
+        "governance": GovernanceKind.EMPIRICAL,
+        "quorum": 5,
+        "model": ModelTerms(weights=(1, 2, 3, 4), speculative=2),
+    },
+    "custom": {
+        "governance": GovernanceKind.CUSTOM,
+        "model": ModelTerms(formula=encode_formula(Threshold.flat(2, ELECTORS))),
+    },
+}
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_terms_under_which_two_sets_could_decide_differently_are_refused_by_both_unless_they_say_so(name: str) -> None:
+    value = TaskValue(Outcome.COMPLETED, KEYS[4], encode_value("done"))
+    for provisional in (False, True):
+        terms = {"electors": ELECTORS, "model": ModelTerms()} | UNSAFE[name]
+        spec = PoolSpec("verifier", b"n" * 16, **terms | {"model": replace(terms["model"], provisional=provisional)})
+        pool = pool_id(KEYS[0], spec)
+        accept = VoteBody((Ballot(Phase.ACCEPT, TASK, 0, value.hash),))
+        votes = tuple(sign(number, pool, accept, seq=1) for number in range(4))
+        proof = Receipt(pool, TASK, value, sign(0, pool, Genesis(spec)), votes)
+        assert agreed(proof.to_bytes(), pool) is provisional
+        if provisional:
+            (terms_said,) = VERIFIER.verify(proof.to_bytes(), pool).terms
+            assert "may share only" in terms_said.unsafe
+            assert proof.prove().terms[0].rules.provisional
+        else:
+            with pytest.raises(VERIFIER.NotProven, match="no pool may have these terms"):
+                VERIFIER.verify(proof.to_bytes(), pool)
+
+
+formulas = st.recursive(
+    st.sampled_from(KEYS),
+    lambda parts: st.builds(
+        lambda share, items: Threshold(1 + share % sum(weight for weight, _ in items), tuple(items)),
+        st.integers(0, 100),
+        st.lists(st.tuples(st.integers(1, 3), parts), min_size=1, max_size=5),
+    ),
+    max_leaves=10,
+).filter(lambda made: isinstance(made, Threshold) and made.depth <= 4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(formulas, st.integers(0, 3), st.sets(st.sampled_from(KEYS), max_size=2))
+def test_both_find_the_same_two_sets_that_share_least(made: Threshold, faults: int, trusted: set[Any]) -> None:
+    least = least_honest_overlap(made, made, trusted=frozenset(trusted), enough=faults + 1)
+    said = VERIFIER.lacking_overlap(
+        VERIFIER.read_formula(VERIFIER.decode(encode_formula(made)), 4), faults, tuple(sorted(trusted))
+    )
+    assert said == (
+        "" if least is None else f"two sets that decide may share only {least} electors, of which {faults} may lie"
+    )
+    # against every pair of sets, where these are few enough
+    sets = [set(some) for count in range(len(KEYS) + 1) for some in itertools.combinations(KEYS, count)]
+    deciding = [some for some in sets if made.satisfied_by(some)]
+    shared = [len(one & other) for one in deciding for other in deciding if not one & other & trusted]
+    assert (min(shared, default=faults + 1) > faults) is (said == "")
 
 
 def test_votes_of_other_rounds_epochs_phases_and_values_do_not_add_up() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import trio
+from converge_p2p.core.model.blob_text import reference_text
 from node_library_kit import POLICY, QUICK, linked, real_node, until, who
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import LimitExceeded, LocalError, NetworkError
 from converge_p2p.core.model import decisions as d
-from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.message import Message
 from converge_p2p.core.model.task import Task, TaskView
 from converge_p2p.core.types import BlobId, BlobRef

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from converge_node.log_book import LogBook
 from converge_p2p.client.routes import Scope
 from converge_p2p.core.model.task import Task
 from converge_p2p.core.types import TaskId
+from converge_p2p.core.view.receipt import Receipt
 from converge_p2p.runtime.checkpoints import Checkpoint
 from converge_p2p.runtime.settings import Health
 
@@ -74,6 +76,12 @@ async def ground() -> Ground:
     pool = await node.create_pool("demo")
     task = (await pool.submit(Task("index", {"n": 1}, key="k"))).id
     return Ground(node, state, pool, task, stops)
+
+
+def some_receipt() -> Receipt:
+    """A receipt that holds, of another pool than the one in memory."""
+    vectors = json.loads((Path(__file__).parents[1] / "vectors" / "receipts.json").read_text(encoding="utf-8"))
+    return Receipt.from_bytes(bytes.fromhex(vectors["holds"][0]["hex"]))
 
 
 def asking(ground: Ground, tokens: Tokens | None = None) -> httpx.AsyncClient:

@@ -32,7 +32,9 @@ from converge_p2p.core.oplog.operation import sign_operation
 from converge_p2p.core.types import AgentId, BlobRef, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.evidence import Evidence
+from converge_p2p.core.view.explanation import Explanation, Tentative
 from converge_p2p.core.view.motions import Motions, MotionView
+from converge_p2p.core.view.receipt import Receipt
 from converge_p2p.node import FrozenView
 from converge_p2p.node.blobs import Blobs
 from converge_p2p.node.evidence import EvidenceView
@@ -229,6 +231,8 @@ class FakePool:
         self.has_quorum: bool | None = True
         self.found: list[Finding] = []
         self.shut_out: list[FrozenView] = []
+        self.explained: dict[TaskId, Explanation] = {}
+        self.receipts: dict[TaskId, Receipt] = {}
         self.council = FakeCouncil(identity, spec, id_)
         self.handlers: dict[str, tuple[Any, int]] = {}
         self.watchers: list[trio.MemorySendChannel[TaskView]] = []
@@ -250,6 +254,24 @@ class FakePool:
 
     async def audit(self) -> list[Finding]:
         return self.found
+
+    async def explain(self, id_: TaskId, /) -> Explanation:
+        """What the test prepared, or as much as can be said without a log."""
+        if id_ in self.explained:
+            return self.explained[id_]
+        view = self.task(id_)
+        worker = None if view.value is None else view.value.worker
+        hashed = None if view.value is None else view.value.hash
+        return Explanation(
+            self.id, id_, view.state, view.submitter, worker, hashed, view, (), (), (), (), None,
+            () if view.state.terminal else (Tentative.PENDING,),
+        )  # fmt: skip
+
+    def receipt(self, id_: TaskId, /) -> Receipt:
+        self.task(id_)
+        if id_ not in self.receipts:
+            raise Conflict("the task is not settled here, so there is no receipt yet")
+        return self.receipts[id_]
 
     async def culprits(self) -> int | None:
         return len({finding.elector for finding in self.found})

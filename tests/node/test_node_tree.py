@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 import pytest
 import trio
-from control_kit import served
+from control_kit import served, some_receipt
+from converge_p2p.core.model.blob_text import reference_text
 
 from converge_node.cli.client import TOKEN_VARIABLE
 from converge_node.cli.main import invoke, root
@@ -28,7 +29,6 @@ from converge_node.profiles import PROFILES
 from converge_p2p.client.routes import Scope
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.store.home import DATABASE_FILE
 from converge_p2p.store.sqlite import SqliteStore
@@ -71,6 +71,9 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "task result": (READ, ["demo", "{task}", "--timeout", "0.01"], ExitCode.TIMEOUT),
     "task watch": (READ, ["demo", "{task}", "--timeout", "0.01"], ExitCode.TIMEOUT),
     "task evidence": (READ, ["demo", "{task}"], 0),
+    "task explain": (READ, ["demo", "{task}"], 0),
+    "task receipt": (READ, ["demo", "{task}", "-o", "{folder}/again.receipt"], 0),
+    "receipt verify": (LOCAL, ["{folder}/a.receipt"], 0),
     "task submit": (WRITE, ["demo", "index", "--input", "n:=2"], 0),
     "task cancel": (WRITE, ["demo", "{task}"], 0),
     "task veto": (WRITE, ["demo", "{task}"], 0),
@@ -192,9 +195,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
         home = tmp_path / "home"
         home.mkdir()
         (tmp_path / "empty").touch()
+        (tmp_path / "a.receipt").write_bytes(some_receipt().to_bytes())
         async with served(home) as (known, _, url, made):
             known.state.meshes = Meshes()
             await known.state.meshes.join(known.node, Topic("acme/kept"), None)
+            known.pool.receipts[known.task] = some_receipt()
             agent = known.node.discovery.know(OTHER).agent_id
             line = await known.node.invitations.write(role="worker")
             motion = (await known.pool.council.move(expel=[OTHER.public_key])).hex()

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from converge_p2p.core.model.blob_text import parse_reference
 from generate import FILES, FOLDER, from_json
 from nacl.signing import VerifyKey
 
@@ -17,7 +18,6 @@ from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.formula import decode_formula
 from converge_p2p.core.governance.models import compile_rules
 from converge_p2p.core.identity import Identity, fingerprint
-from converge_p2p.core.model.blob_text import parse_reference
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message

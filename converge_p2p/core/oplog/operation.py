@@ -153,13 +153,14 @@ def _check_fields(
 
 
 HLC_DRIFT_MS_MAX = 5 * 60 * 1000
+HLC_COUNTER_BITS = 16
 
 
 def next_hlc(wall_ms: int, last: int) -> int:
     """Return a hybrid logical clock later than `last` and, where the wall clock allows, close to it."""
-    return max(wall_ms << 16, last + 1)
+    return max(wall_ms << HLC_COUNTER_BITS, last + 1)
 
 
 def merge_hlc(wall_ms: int, own: int, seen: int) -> int:
     """Return the own clock after seeing another's; a clock more than five minutes ahead is ignored."""
-    return max(own, seen) if seen >> 16 <= wall_ms + HLC_DRIFT_MS_MAX else own
+    return max(own, seen) if seen >> HLC_COUNTER_BITS <= wall_ms + HLC_DRIFT_MS_MAX else own

@@ -42,6 +42,7 @@ from converge_p2p.core.replica.coordination import ActFor, CoordinationCommand, 
 from converge_p2p.core.types import PublicKey, TaskId
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.keys import writing_key
+from converge_p2p.core.view.motions import MotionView
 from converge_p2p.core.view.register import StandingClaim
 
 _NOTHING: Final = encode_value(None)
@@ -261,6 +262,12 @@ class Contents:
     def open_reason(self, kind: int, author: PublicKey, seq: int, reason: str) -> str:
         """Return the reason that an operation gives, in clear; "sealed" if it does not open."""
         return self._open_text(reason, [int(kind), author, seq]) if self.on else reason
+
+    def open_motion(self, view: MotionView) -> MotionView:
+        """Return a motion with its reason in clear."""
+        motion = view.motion
+        reason = self.open_reason(Kind.MOTION, motion.author, motion.seq, motion.reason)
+        return replace(view, motion=replace(motion, reason=reason))
 
     def _open_text(self, text: str, context: list[Any]) -> str:
         try:

@@ -11,26 +11,53 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, RemoteViolation, SignatureError
-from converge_p2p.core.governance.formula import Threshold
 from converge_p2p.core.governance.models import Ruleset, VetoTerms, compile_rules
-from converge_p2p.core.model.pool import pool_id
+from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, TaskValue
 from converge_p2p.core.oplog.bodies import Genesis, Phase, Token, VoteBody
-from converge_p2p.core.oplog.log import OperationLog
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId
 from converge_p2p.core.view.epochs import EpochValue, epoch_subject
-from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register
 from converge_p2p.core.view.vetoes import veto_subject
 
+if TYPE_CHECKING:
+    # who only verifies a receipt needs neither a log nor a fold
+    from converge_p2p.core.oplog.log import OperationLog
+    from converge_p2p.core.view.fold import View
+
 VERSION = 2
 _HASH = 32
+
+
+class ProvenTerms(NamedTuple):
+    """The terms of an epoch.
+
+    Attributes:
+        rules: what they compile to; `rules.provisional` if two sets of electors could decide differently.
+    """
+
+    spec: PoolSpec
+    rules: Ruleset
+
+
+class Proven(NamedTuple):
+    """What a proof rests on.
+
+    Attributes:
+        terms: of each epoch of the proof, from the founding on.
+        epoch: in which the value was accepted, before vetoers.
+        signers: the electors whose votes accepted it, sorted.
+    """
+
+    terms: tuple[ProvenTerms, ...]
+    epoch: int
+    signers: tuple[PublicKey, ...]
 
 
 class EpochProof(NamedTuple):
@@ -97,12 +124,21 @@ class Receipt:
         Raises:
             SignatureError: the proof does not hold.
         """
-        self.check()
-        settled = self.value if self.veto is None else self.veto.result
-        return tuple(sorted(set().union(*self._accepts(self.task, settled, self.votes).values())))
+        return self.prove().signers
 
     def check(self) -> None:
         """Check the proof.
+
+        Raises:
+            SignatureError: it does not hold; the message says what is wrong.
+        """
+        self.prove()
+
+    def prove(self) -> Proven:
+        """Check the proof, and return what it rests on.
+
+        Terms under which two sets of electors could decide differently are refused, unless they say so themselves: then
+        the rules that they compile to are `provisional`.
 
         Raises:
             SignatureError: it does not hold; the message says what is wrong.
@@ -111,17 +147,19 @@ class Receipt:
             founding = decode_operation(self.genesis, self.pool)
             if not isinstance(founding.body, Genesis) or pool_id(founding.author, founding.body.spec) != self.pool:
                 raise SignatureError("the founding operation is not this pool's")
-            chain = self._follow_epochs(compile_rules(founding.body.spec, disputes=False))
+            terms = self._follow_epochs(_proven(founding.body.spec))
+            chain = [rules for _, rules in terms]
             settled = self.value if self.veto is None else self.veto.result
-            epoch = self._accepted_in(chain, self.task, settled, self.votes)
-            if epoch is None:
+            accepted = self._accepted_in(chain, self.task, settled, self.votes)
+            if accepted is None:
                 raise SignatureError("the votes of the proof do not settle the task on this value")
-            self._check_veto(chain, epoch, settled)
+            self._check_veto(chain, accepted[0], settled)
         except (RemoteViolation, CodecError) as error:
             raise SignatureError(f"the proof is damaged: {error}") from error
+        return Proven(tuple(terms), *accepted)
 
-    def _follow_epochs(self, founding: Ruleset) -> list[Ruleset]:
-        """The rules of every epoch of the proof, each certified under those of the one before."""
+    def _follow_epochs(self, founding: ProvenTerms) -> list[ProvenTerms]:
+        """The terms of every epoch of the proof, each certified under those of the one before."""
         chain, before = [founding], bytes(self.pool)
         for number, (value, votes) in enumerate(self.epochs, 1):
             content = EpochValue.from_bytes(value.result)
@@ -129,18 +167,23 @@ class Receipt:
                 raise SignatureError(f"epoch {number} of the proof does not follow the one before it")
             # its register belongs to the epoch before: votes of any other do not count in it
             subject = epoch_subject(self.pool, number)
-            if not _deciding(self._accepts(subject, value, votes), [(number - 1, chain[-1].epoch)]):
+            accepts, certifies = self._accepts(subject, value, votes), chain[-1].rules.epoch
+            if not any(token.epoch == number - 1 and certifies.satisfied_by(said) for token, said in accepts.items()):
                 raise SignatureError(f"the votes of the proof do not certify epoch {number}")
-            chain.append(compile_rules(content.spec, disputes=False))
+            chain.append(_proven(content.spec))
             before = value.hash
         return chain
 
     def _accepted_in(
         self, chain: Sequence[Ruleset], subject: TaskId, value: TaskValue, votes: tuple[bytes, ...]
-    ) -> int | None:
-        """The first epoch whose electors settled a subject on a value by these votes."""
-        formulas = [(number, rules.accept) for number, rules in enumerate(chain)]
-        return min(_deciding(self._accepts(subject, value, votes), formulas), default=None)
+    ) -> tuple[int, tuple[PublicKey, ...]] | None:
+        """The first epoch whose electors settled a subject on a value by these votes, and which of them did."""
+        for (epoch, _), voters in sorted(self._accepts(subject, value, votes).items()):
+            accept = chain[epoch].accept if epoch < len(chain) else None
+            if accept is not None and accept.satisfied_by(voters):
+                # anybody can put votes of strangers into a proof
+                return epoch, tuple(sorted(voters & accept.electors))
+        return None
 
     def _check_veto(self, chain: Sequence[Ruleset], epoch: int, settled: TaskValue) -> None:
         terms: set[VetoTerms | None] = {rules.veto for rules in chain[: epoch + 1]}
@@ -205,14 +248,9 @@ class Receipt:
         )
 
 
-def _deciding(accepted: dict[Token, set[PublicKey]], formulas: Sequence[tuple[int, Threshold]]) -> list[int]:
-    """The epochs in one round of which enough electors accepted, by the formula of each."""
-    rounds = [(token.epoch, voters) for token, voters in accepted.items()]
-    return [
-        number
-        for number, formula in formulas
-        if any(epoch == number and formula.satisfied_by(voters) for epoch, voters in rounds)
-    ]
+def _proven(spec: PoolSpec) -> ProvenTerms:
+    """Raises CodecError if two sets of electors could decide differently, and the terms do not say so."""
+    return ProvenTerms(spec, compile_rules(spec, disputes=False))
 
 
 def _plain(value: TaskValue) -> list[Any]:

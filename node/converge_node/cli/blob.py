@@ -107,7 +107,7 @@ def upload(client: Client, file: IO[bytes], query: PutQuery) -> PutItem:
 
 def download(client: Client, reference: str, output: str | None, pool: str | None = None) -> None:
     """Write a content to a file, or to standard output."""
-    with _target(output) as file:
+    with open_target(output) as file:
         client.blob(ContentQuery(reference=reference, pool=pool), file)
 
 
@@ -123,7 +123,7 @@ def write_value(client: Client, value: Any, output: str | None, pool: str) -> No
             data = value.encode()
         case _:
             data = msgspec.json.encode(value)
-    with _target(output) as file:
+    with open_target(output) as file:
         file.write(data)
         if output is None and not (isinstance(value, dict) and "$bytes" in value):
             file.write(b"\n")
@@ -153,7 +153,7 @@ def file_inputs(client: Client, pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 @contextmanager
-def _target(output: str | None) -> Iterator[IO[bytes]]:
+def open_target(output: str | None) -> Iterator[IO[bytes]]:
     """A file that appears when it is whole, or standard output."""
     if output is None:
         yield sys.stdout.buffer

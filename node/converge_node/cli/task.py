@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, ls, show, result, watch, cancel, dispute, veto, pass, judge; and evidence (see there).
+"""Commands about tasks: submit, ls, show, result, watch, cancel, veto, pass, judge; others stand in files of their own.
 
 Knows: the client and the schema. Must not know: claims and votes.
 """
@@ -14,6 +14,7 @@ import msgspec
 from converge_node.cli.blob import file_inputs, write_value
 from converge_node.cli.client import connect
 from converge_node.cli.evidence import cite, evidence
+from converge_node.cli.explain import explain, receipt
 from converge_node.cli.motions import dispute
 from converge_node.cli.output import clean, facts, print_json, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
@@ -28,10 +29,10 @@ _SETTLED = ("completed", "failed", "cancelled")
 
 @click.group
 def task() -> None:
-    """Submit, list, show, watch, cancel, veto and judge tasks. TASK is an id, or its first digits (six or more)."""
+    """Submit, list, show, explain, cancel, veto and judge tasks. TASK is an id, or its first digits (six or more)."""
 
 
-for _command in (dispute, cite, evidence):
+for _command in (dispute, cite, evidence, explain, receipt):
     task.add_command(_command)
 
 

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
-from converge_node.control import about, blobs, meeting, observing, pools, tasks
+from converge_node.control import about, blobs, explaining, meeting, observing, pools, tasks
 from converge_node.control.openapi import openapi_document
 from converge_node.control.requests import body_of, discard, query_of, read
 from converge_node.control.state import Asked, ControlState, Endpoint
@@ -42,7 +42,13 @@ from converge_p2p.core.errors import ConfigError, ConvergeError, NotFound
 _log = logging.getLogger("converge_node.control")
 
 ENDPOINTS: Final[dict[str, Endpoint]] = (
-    about.ENDPOINTS | observing.ENDPOINTS | pools.ENDPOINTS | tasks.ENDPOINTS | meeting.ENDPOINTS | blobs.ENDPOINTS
+    about.ENDPOINTS
+    | observing.ENDPOINTS
+    | pools.ENDPOINTS
+    | tasks.ENDPOINTS
+    | explaining.ENDPOINTS
+    | meeting.ENDPOINTS
+    | blobs.ENDPOINTS
 )
 """What answers each route, by the name of the route."""
 _ASKED_FOR: Final = {"health": "healthy", "ready": "ready"}

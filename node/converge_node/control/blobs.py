@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
+from converge_p2p.core.model.blob_text import TEXT_PREFIX, parse_reference, reference_text
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -19,7 +20,6 @@ from converge_node.control.state import Asked, Endpoint
 from converge_p2p.client import schema
 from converge_p2p.client.blob_schema import BlobItem, PutItem, RemovedBlob
 from converge_p2p.core.errors import Conflict, LocalError, NotFound
-from converge_p2p.core.model.blob_text import TEXT_PREFIX, parse_reference, reference_text
 from converge_p2p.core.types import BlobForm, BlobId
 from converge_p2p.store.blobs import Hold
 

@@ -13,7 +13,7 @@ from converge_p2p.client import schema
 from converge_p2p.core import governance
 from converge_p2p.core.errors import ConvergeError, LocalError
 from converge_p2p.core.governance.formula import Threshold
-from converge_p2p.core.governance.models import compile_rules
+from converge_p2p.core.governance.models import Ruleset, compile_rules
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import AdmissionKind, GovernanceKind, PoolSpec
 from converge_p2p.core.types import PublicKey
@@ -116,9 +116,13 @@ def _given(terms: schema.GovernanceTerms) -> dict[str, Any]:
 def decided_by(spec: PoolSpec) -> str:
     """Return in words whose votes decide in a pool."""
     try:
-        rules = compile_rules(spec)
+        return rules_text(spec, compile_rules(spec))
     except ConvergeError as error:
         return f"unknown: {error}"
+
+
+def rules_text(spec: PoolSpec, rules: Ruleset) -> str:
+    """Return in words whose votes decide by terms, given what they compile to."""
     words = [formula_text(rules.accept)]
     if rules.deciders:
         words.append("only what leader or successor decided")

@@ -120,14 +120,14 @@ def task_detail(view: TaskView) -> TaskDetail:
         **_task_fields(view),  # type: ignore[arg-type]
         inputs=to_json_value(view.inputs),
         result=to_json_value(view.result),
-        awaiting=None if view.awaiting is None else _awaiting(view.awaiting),
+        awaiting=None if view.awaiting is None else shown_result(view.awaiting),
         evaluator=spec.evaluator,
         unjudged=[
-            ReportedItem(value=value.hash.hex(), by=str(fingerprint(value.worker)), result=_awaiting(value))
+            ReportedItem(value=value.hash.hex(), by=str(fingerprint(value.worker)), result=shown_result(value))
             for value in view.unjudged
         ],
         reported=[
-            ReportedItem(value=value.hash.hex(), by=str(fingerprint(value.worker)), result=_awaiting(value))
+            ReportedItem(value=value.hash.hex(), by=str(fingerprint(value.worker)), result=shown_result(value))
             for value in view.reported
         ],
         required_capabilities=list(spec.required_capabilities),
@@ -316,7 +316,7 @@ def _task_fields(view: TaskView) -> dict[str, object]:
     }
 
 
-def _awaiting(value: TaskValue) -> object:
+def shown_result(value: TaskValue) -> object:
     """Return a result as a vetoer or an evaluator sees it; it is what a worker wrote, so it can be anything."""
     try:
         return to_json_value(decode_value(value.result))
