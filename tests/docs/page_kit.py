@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -223,26 +224,30 @@ class Terminal:
         self._until(STARTED, line)
 
     def close(self) -> int:
-        """End what runs here as Control-C would, then the terminal. Return its exit status."""
-        assert self._bash.stdin is not None
-        self._bash.stdin.close()
-        try:
-            if self.running:
-                os.killpg(self._bash.pid, signal.SIGTERM)
-            return self._bash.wait(END_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._bash.pid, signal.SIGKILL)
-            self._bash.wait()
-            raise AssertionError(f"a terminal did not end: {self.said(self.output)}") from None
-        finally:
-            self._reader.join(END_S)
-            assert self._bash.stdout is not None
-            self._bash.stdout.close()
+        """End what runs here in an orderly way, then the terminal. Return its exit status.
 
-    @property
-    def running(self) -> bool:
-        """Whether the shell is still there."""
-        return self._bash.poll() is None
+        Raises:
+            AssertionError: something went on all the same; it was killed.
+        """
+        assert self._bash.stdin is not None
+        assert self._bash.stdout is not None
+        self._bash.stdin.close()
+        self._signal(signal.SIGTERM)
+        # the output ends when the last process that could write to it has ended
+        self._reader.join(END_S)
+        orderly = not self._reader.is_alive()
+        self._signal(signal.SIGKILL)
+        self._reader.join()
+        self._bash.stdout.close()
+        status = self._bash.wait()
+        assert orderly, f"a terminal did not end: {self.said(self.output)}"
+        return status
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._bash.pid, number)
+        except ProcessLookupError:
+            pass  # all have ended
 
 
 class Desk:
@@ -271,6 +276,7 @@ class Desk:
             "XDG_RUNTIME_DIR": str(folder / "run"),
             "PATH": f"{self._bin}:{os.environ['PATH']}",
             "LANG": "C.UTF-8",
+            # on loopback only, whatever addresses the machine has
             "CONVERGE_NODE_NODE__PROFILE": "test",
         }
         self._main = self._open("main")
@@ -317,7 +323,10 @@ class Desk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ends = [terminal.close() for terminal in (*self._nodes, self._main)]
+        ends = []
+        with ExitStack() as all_of_them:
+            for terminal in (self._main, *self._nodes):
+                all_of_them.callback(lambda terminal=terminal: ends.append(terminal.close()))
         if error is None:
             assert set(ends) <= {0, -signal.SIGTERM}, ends
             for log in self._logs.iterdir():
