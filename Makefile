@@ -26,12 +26,14 @@ BIN := $(VENV)/bin
 LOCK_STAMP := $(VENV)/.installed-lock
 RUN_STAMP := $(VENV)/.installed-project
 DEV_STAMP := $(VENV)/.installed-dev
+DOCS_STAMP := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-emit-index-url \
-	--no-emit-find-links --no-emit-trusted-host --build-deps-for=editable
+COMPILE_MORE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host
+COMPILE := $(COMPILE_MORE) --build-deps-for=editable
 
 .PHONY: help demo test environment lint format types contracts unit network sim simulation attack bench lock clean \
-	fresh-clone-check
+	fresh-clone-check docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +66,12 @@ $(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
 	$(PIP) install --quiet --requirement requirements/dev.txt
 	$(PIP) check
 	@mkdir -p $(VENV)/typing && ln -sfn "$$($(BIN)/python -c 'import os, trio; print(os.path.dirname(trio.__file__))')" $(VENV)/typing/trio
+	@touch $@
+
+# What makes the site takes half a minute to install, so only `make docs` does.
+$(DOCS_STAMP): $(RUN_STAMP) requirements/docs.txt
+	$(PIP) install --quiet --requirement requirements/docs.txt
+	$(PIP) check
 	@touch $@
 
 lint: $(DEV_STAMP) ## style of the code and its format (ruff)
@@ -104,6 +112,12 @@ lock: $(DEV_STAMP) ## compile the lock files again from pyproject.toml; add LOCK
 	$(COMPILE) $(LOCK_ARGS) --output-file requirements/base.txt pyproject.toml
 	$(COMPILE) $(LOCK_ARGS) --extra dev --constraint requirements/base.txt --output-file requirements/dev.txt \
 		pyproject.toml
+	$(COMPILE_MORE) $(LOCK_ARGS) --constraint requirements/base.txt --constraint requirements/dev.txt \
+		--output-file requirements/docs.txt requirements/docs.in
+
+docs: $(DOCS_STAMP) ## build the documentation site into site/, and look that nothing in it leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python scripts/check-site site
 
 clean: ## remove the environment and everything that was generated
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* \

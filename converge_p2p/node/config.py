@@ -1,7 +1,7 @@
 """Settings of a node, and its state at a glance: values only.
 
 Knows: fields and defaults. Must not know: what a node does with them.
-Source: `docs/tutorial.md`, embedding.
+Source: `docs/embedding.md`.
 """
 
 from __future__ import annotations

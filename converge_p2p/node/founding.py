@@ -1,7 +1,7 @@
 """The founding terms of a pool, from what an application says.
 
 Knows: how names become keys and options become a `PoolSpec`. Must not know: replicas.
-Source: `docs/tutorial.md`, embedding.
+Source: `docs/embedding.md`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an application holds: a pool, a task, a result.
 
 Knows: how to read a replica and what to propose to it. Must not know: effects, stores, the network.
-Source: `docs/tutorial.md`, embedding.
+Source: `docs/embedding.md`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an application can read of a pool.
 
 Knows: how a replica's state is shown. Must not know: how anything is proposed or waited for (see `handles`).
-Source: `docs/tutorial.md`, embedding.
+Source: `docs/embedding.md`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an application holds of one task, and of its result.
 
 Knows: how to wait for a task and to ask for what can become of it. Must not know: effects, stores, the network.
-Source: `docs/tutorial.md`, embedding.
+Source: `docs/embedding.md`.
 """
 
 from __future__ import annotations

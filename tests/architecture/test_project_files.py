@@ -63,7 +63,7 @@ def test_every_relative_link_leads_to_a_file(document: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("name", ["base.txt", "dev.txt"])
+@pytest.mark.parametrize("name", ["base.txt", "dev.txt", "docs.txt"])
 def test_a_lock_names_no_host_and_no_place_of_one_machine(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
     assert not re.search(r"://|--index|--find-links|--trusted-host|^/", text, re.MULTILINE)
@@ -80,6 +80,9 @@ def test_the_locks_pin_every_declared_dependency_and_agree() -> None:
     assert names(project["build-system"]["requires"]) <= set(base)
     assert names(project["project"]["optional-dependencies"]["dev"]) <= set(dev)
     assert base == {name: dev.get(name) for name in base}
+    docs = locked("docs.txt")
+    assert {"mkdocs-material", "mkdocstrings-python"} <= set(docs)
+    assert docs == {**docs, **{name: version for name, version in dev.items() if name in docs}}
 
 
 def test_developers_and_continuous_integration_have_what_every_extra_installs() -> None:
@@ -90,7 +93,8 @@ def test_developers_and_continuous_integration_have_what_every_extra_installs() 
 
 
 @pytest.mark.parametrize(
-    "name", ["scripts/find-python", "scripts/system-packages", "scripts/fresh-clone-check", ".ci/run"]
+    "name",
+    ["scripts/find-python", "scripts/system-packages", "scripts/fresh-clone-check", "scripts/newcomer", ".ci/run"],
 )
 def test_a_script_is_executable_and_parses(name: str) -> None:
     script = ROOT / name

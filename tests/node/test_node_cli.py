@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def test_a_table_keeps_its_columns_whatever_a_cell_holds() -> None:
 
 def page_commands() -> list[list[str]]:
     page = (ROOT / "docs" / "governance.md").read_text(encoding="utf-8")
-    return [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("converge-node ")]
+    return [shlex.split(line)[1:] for line in page.splitlines() if re.match("converge-node (pool|task) ", line)]
 
 
 @pytest.mark.parametrize("words", page_commands(), ids=lambda words: words[2])

@@ -1,7 +1,7 @@
 """`converge-node demo`: the demonstration on a terminal.
 
 Knows: how progress and summary look. Must not know: what happens (see `story`).
-Source: docs/tutorial.md, the demonstration.
+Source: README.md, the two commands.
 """
 
 from __future__ import annotations
