@@ -12,6 +12,7 @@ from converge_p2p.core.codec import decode_value, encode, encode_value, may_refe
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError
 from converge_p2p.core.model import blob
 from converge_p2p.core.model.blob import Manifest
+from converge_p2p.core.model.blob_text import parse_reference, reference_text
 from converge_p2p.core.types import BlobForm, BlobId, BlobRef, PublicKey
 
 CHUNK = limits.BLOB_CHUNK_BYTES
@@ -117,7 +118,7 @@ def test_what_is_sealed_opens_to_the_same_and_has_the_size_that_its_reference_sa
 
 @given(REFERENCES)
 def test_a_reference_reads_back_as_text_and_inside_a_value(reference: BlobRef) -> None:
-    assert blob.parse_reference(blob.reference_text(reference)) == reference
+    assert parse_reference(reference_text(reference)) == reference
     value = {"deep": [reference, 1], "whole": reference}
     assert decode_value(encode_value(value)) == value
     assert may_refer(encode_value(value))
@@ -141,4 +142,4 @@ def test_an_extension_that_only_looks_like_a_reference_is_refused(form: BlobForm
 @pytest.mark.parametrize("text", ["", "blob:", "blob:!!", "blob:AAAA", "other:AQ", "blob:" + "A" * 600])
 def test_text_that_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(LocalError, match="no reference"):
-        blob.parse_reference(text)
+        parse_reference(text)

@@ -144,7 +144,9 @@ def test_one_home_runs_one_node_and_a_killed_one_leaves_nothing_behind(tmp_path:
         assert finish(third)[0] == 0
 
 
-def test_an_ephemeral_node_keeps_nothing(tmp_path: Path) -> None:
+def test_an_ephemeral_node_keeps_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # a short one: the path of a socket has about a hundred bytes
+    tmp_path = tmp_path_factory.mktemp("e")
     with started("--ephemeral", "--json", TMPDIR=str(tmp_path)) as process:
         home = Path(first_document(process)["data"]["home"])
         assert home.parent == tmp_path

@@ -27,6 +27,7 @@ from converge_p2p.core.codec import encode, encode_value, tagged_hash
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.limits import BLOB_CHUNK_BYTES
 from converge_p2p.core.model import blob
+from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.capability import Capability
 from converge_p2p.core.model.descriptor import AgentDescriptor
 from converge_p2p.core.model.message import Message
@@ -312,7 +313,7 @@ def blobs() -> list[dict[str, Any]]:
                 "manifest": manifest.to_bytes().hex(),
                 "id": manifest.id.hex(),
                 "value": encode_value(reference).hex(),
-                "text": blob.reference_text(reference),
+                "text": reference_text(reference),
             }
         )
     return found
