@@ -245,6 +245,7 @@ def test_every_changed_byte_is_refused(pool: Pool) -> None:
         (5, [b"\2" * 32, b"\1" * 32], "bad_encoding"),
         (5, [bytes([n]) * 32 for n in range(9)], "bad_encoding"),
         (6, -1, "bad_encoding"),
+        (6, limits.EPOCH_MAX + 1, "bad_encoding"),
         (7, 2**63, "bad_encoding"),
         (7, False, "bad_encoding"),
         (8, 99, "bad_encoding"),

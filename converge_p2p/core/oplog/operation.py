@@ -142,8 +142,8 @@ def _check_fields(
         raise CodecError(f"deps is an array of at most {limits.OPERATION_DEPS_MAX}")
     if any(type(dep) is not bytes or len(dep) != _HASH for dep in deps) or deps != sorted(set(deps)):
         raise CodecError("deps are sorted 32-byte ids, without repeats")
-    if type(epoch) is not int or not 0 <= epoch <= limits.SEQ_MAX:
-        raise CodecError(f"epoch is 0 to {limits.SEQ_MAX}")
+    if type(epoch) is not int or not 0 <= epoch <= limits.EPOCH_MAX:
+        raise CodecError(f"epoch is 0 to {limits.EPOCH_MAX}")
     if type(hlc) is not int or not 0 <= hlc < 2**63:
         raise CodecError("hlc is a 63-bit integer")
     if type(kind) is not int:
