@@ -179,6 +179,7 @@ class Node:
                 await self.bids.restore()
                 await self._pools.restore()
                 await self.discovery.restore()
+                await self.joins.read()
                 await self._mail.start(self._nursery, trusted=not self._age.restored)
                 config = replace(self._net_config, known=self._net_config.known + await self._known_peers.read())
                 async with open_network(config, seed=self.identity.seed, handler=self._switchboard) as self._network:
