@@ -15,7 +15,11 @@ from converge_p2p.core.types import PeerId
 
 
 class Conduct:
-    """Violations of the last while, and bans. Both tables are bounded; the oldest entry makes room."""
+    """Violations of the last while, and bans. Both tables are bounded.
+
+    The oldest violation makes room, and the ban that ends first: names cost nothing, and whoever people keep out for
+    long must not come back because enough new names misbehave.
+    """
 
     def __init__(self) -> None:
         """Begin with a clean sheet for everybody."""
@@ -41,7 +45,7 @@ class Conduct:
         self._banned[peer] = max(until, self._banned.get(peer, until))
         self._banned.move_to_end(peer)
         if len(self._banned) > limits.BANNED_PEERS_MAX:
-            self._banned.popitem(last=False)
+            del self._banned[min(self._banned, key=self._banned.__getitem__)]
 
     def unban(self, peer: PeerId) -> None:
         """Take a peer back."""

@@ -315,7 +315,7 @@ class Network:
     async def ban(self, peer: PeerId, seconds: float = math.inf) -> None:
         """Disconnect a peer and refuse it for a time, or until the end of this network.
 
-        The oldest of `limits.BANNED_PEERS_MAX` bans makes room for a new one.
+        Of more than `limits.BANNED_PEERS_MAX` bans the one that ends first makes room, of several the oldest.
         """
         self._conduct.ban(peer, trio.current_time() + seconds)
         await self.disconnect(peer)

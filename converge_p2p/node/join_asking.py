@@ -24,7 +24,7 @@ from converge_p2p.core.errors import (
     NotFound,
     StoreError,
 )
-from converge_p2p.core.governance.proofs import Vouch
+from converge_p2p.core.governance.proofs import Invitation, Vouch
 from converge_p2p.core.model.join_request import (
     CANNOT_WORDS,
     JOIN_APPLICATIONS_MAX,
@@ -35,6 +35,7 @@ from converge_p2p.core.model.join_request import (
     JoinAsk,
     JoinState,
     checked_note,
+    is_over,
 )
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.types import PeerId, PoolId, PublicKey
@@ -84,6 +85,8 @@ class JoinAsking:
         self._pools = pools
         self._network = network
         self._cases: dict[PoolId, _Case] = {}
+        self._writing = trio.Lock()
+        """What is written and what is removed are in the store in the order in which they were decided."""
 
     async def restore(self) -> None:
         """Go on asking where the last run was not answered."""
@@ -157,11 +160,17 @@ class JoinAsking:
             now = now_ms()
             expires = now + round(JOIN_REQUEST_TTL_S * 1000)
             case = self._cases[pool] = _Case(Application(pool, note, tuple(capabilities), now, expires))
-            await self._keep(case)
+            # before anything is awaited: who asked may not wait for the answer
+            self._node.spawn(self._run, case)
+            try:
+                await self._keep(case)
+            except StoreError:
+                self._give_up(case)
+                raise
             self._tell("join_pending", pool)
             await self._round(case)
-            if case.application.state is JoinState.PENDING:
-                self._node.spawn(self._run, case)
+            if case.application.state is not JoinState.PENDING:
+                case.nudged.set()
         return case.application
 
     async def withdraw(self, pool: PoolId) -> None:
@@ -170,11 +179,12 @@ class JoinAsking:
         Raises:
             NotFound: this node does not ask for that pool.
         """
-        case = self._cases.pop(pool, None)
+        case = self._cases.get(pool)
         if case is None:
             raise NotFound("this node does not ask to join that pool")
-        case.ended.cancel()
-        await trio.to_thread.run_sync(self._store.delete, ASKING_KEY + pool.hex())
+        self._give_up(case)
+        async with self._writing:
+            await trio.to_thread.run_sync(self._store.delete, ASKING_KEY + pool.hex())
         await self._unfollow(pool)
 
     async def on_decided(self, peer: PeerId, payload: bytes) -> bytes:
@@ -214,7 +224,9 @@ class JoinAsking:
         async with case.round:
             pool = case.application.pool
             handle = self._pools.all().get(pool)
-            if handle is None or case.application.expires_ms <= now_ms():
+            if case.application.state is not JoinState.PENDING or self._cases.get(pool) is not case:
+                return
+            if handle is None or is_over(case.application.expires_ms, now_ms()):
                 await self._end(case, JoinState.EXPIRED)
                 return
             if handle.is_member:
@@ -225,6 +237,9 @@ class JoinAsking:
                 return
             free = await self._ask_everybody(case, handle)
             await self._keep(case)
+            if self._cases.get(pool) is not case:
+                # withdrawn meanwhile: whoever changed its mind must not find itself in the pool
+                return
             if await self._join(case, handle, free=free):
                 await self._end(case, JoinState.ADMITTED)
             elif not _possible(case.application, handle):
@@ -244,7 +259,8 @@ class JoinAsking:
             except ConvergeError as error:
                 reasons[key] = str(error)
 
-        decided = {*case.application.given, *case.application.refused}
+        # what was given and counts no more, as it is of an epoch that is over, is asked for again
+        decided = {*self._useful(case.application, handle), *case.application.refused}
         async with trio.open_nursery() as nursery:
             for key in sorted(_deciders(handle) - decided - {self._node.public_key}):
                 nursery.start_soon(ask, key)
@@ -258,6 +274,7 @@ class JoinAsking:
                 case AnswerKind.CANNOT:
                     reasons[key] = CANNOT_WORDS.get(answer.reason, answer.reason)
         case.application = replace(case.application, given=given, refused=refused)
+        case.application = replace(case.application, given=self._useful(case.application, handle))
         heard = any(answer.kind is not AnswerKind.CANNOT for answer in answers.values())
         case.silent = "" if heard or not reasons else reasons[min(reasons)]
         return any(answer.kind is AnswerKind.FREE for answer in answers.values())
@@ -268,15 +285,14 @@ class JoinAsking:
         match handle.spec.admission:
             case AdmissionKind.TOKEN:
                 choices = [{"invitation": application.given[key]} for key in sorted(application.given)]
-            case AdmissionKind.VOUCHED if (vouches := self._counting(application, handle)) is not None:
-                choices = [{"vouches": vouches}]
+            case AdmissionKind.VOUCHED if len(application.given) >= max(1, handle.spec.admission_need):
+                choices = [{"vouches": [application.given[key] for key in sorted(application.given)]}]
             case AdmissionKind.WHITELIST if self._node.public_key in handle.spec.whitelist:
                 choices = [{}]
             case AdmissionKind.OPEN:
                 choices = [{}]
-        if free and not choices:
-            choices = [{}]
-        for shown in choices:
+        # one elector that says so, and lies, must not make this node forget what others gave
+        for shown in choices or ([{}] if free else []):
             try:
                 joined = await self._node.join_pool(
                     application.pool, capabilities=application.capabilities, timeout_s=_JOIN_S, **shown
@@ -293,18 +309,31 @@ class JoinAsking:
             case.application = replace(application, given={})
         return False
 
-    def _counting(self, application: Application, handle: PoolHandle) -> list[bytes] | None:
-        """The vouches of present electors that are genuine, if they are enough; what is no vouch counts as none."""
-        found = []
+    def _useful(self, application: Application, handle: PoolHandle) -> dict[PublicKey, bytes]:
+        """What was given and lets this node in now, or does so together with more of its kind.
+
+        What is neither a genuine vouch of a present elector nor an invitation, as the terms ask, counts as not given.
+        """
+        found = {}
         for key, proof in sorted(application.given.items()):
             try:
-                vouch = Vouch.from_bytes(proof)
-            except CodecError:
+                match handle.spec.admission:
+                    case AdmissionKind.VOUCHED:
+                        vouch = Vouch.from_bytes(proof)
+                        good = vouch.elector == key and key in handle.electors
+                        good = good and vouch.genuine(handle.id, self._node.public_key)
+                        until = vouch.until_epoch
+                    case AdmissionKind.TOKEN:
+                        invitation = Invitation.from_bytes(proof)
+                        good = invitation.pool == handle.id and not invitation.expired(now_ms())
+                        until = invitation.until_epoch
+                    case _:
+                        continue
+            except ConvergeError:
                 continue
-            good = vouch.elector == key and vouch.until_epoch >= handle.council.epoch
-            if good and key in handle.electors and vouch.genuine(handle.id, self._node.public_key):
-                found.append(proof)
-        return found if len(found) >= max(1, handle.spec.admission_need) else None
+            if good and until >= handle.council.epoch:
+                found[key] = proof
+        return found
 
     async def _end(self, case: _Case, state: JoinState) -> None:
         case.application = replace(case.application, state=state, given={})
@@ -336,9 +365,17 @@ class JoinAsking:
         del self._cases[ended[0].pool]
         await trio.to_thread.run_sync(self._store.delete, ASKING_KEY + ended[0].pool.hex())
 
+    def _give_up(self, case: _Case) -> None:
+        if self._cases.get(case.application.pool) is case:
+            del self._cases[case.application.pool]
+        case.ended.cancel()
+
     async def _keep(self, case: _Case) -> None:
-        name = ASKING_KEY + case.application.pool.hex()
-        await trio.to_thread.run_sync(self._store.put, name, case.application.to_bytes())
+        pool = case.application.pool
+        async with self._writing:
+            if self._cases.get(pool) is case:
+                data = case.application.to_bytes()
+                await trio.to_thread.run_sync(self._store.put, ASKING_KEY + pool.hex(), data)
 
     def _tell(self, kind: str, pool: PoolId, **more: str) -> None:
         self._node.observation.tell(kind, pool=pool.hex(), agent=str(self._node.id), **more)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from converge_p2p.core.errors import CodecError, Conflict, ConvergeError, LocalError, NotAuthorised, NotFound
+from converge_p2p.core.governance.proofs import Invitation, Vouch
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.join_request import (
     JOIN_REQUEST_TTL_S,
@@ -30,6 +31,7 @@ from converge_p2p.core.model.join_request import (
     JoinAsk,
     JoinState,
     checked_note,
+    is_over,
 )
 from converge_p2p.core.model.pool import AdmissionKind, PoolSpec
 from converge_p2p.core.oplog.motions import YES
@@ -114,6 +116,8 @@ class JoinRequests:
                 self._tell("join_asked", known, note=ask.note)
             elif known.motion and known.state is JoinState.PENDING:
                 known = await self._follow_motion(pool, known)
+            elif known.state is JoinState.ADMITTED and not self._holds(pool, known):
+                known = await self._ask_again(known)
         match known.state:
             case JoinState.REFUSED:
                 return JoinAnswer(AnswerKind.REFUSED, reason=known.reason)
@@ -122,26 +126,61 @@ class JoinRequests:
         return JoinAnswer(AnswerKind.PENDING)
 
     async def _make_room(self, pool: PoolId, joiner: PublicKey) -> bool:
-        """Whether one more is taken. What was decided makes room, the oldest first; what waits never does."""
+        """Whether one more is taken. What is of no use any more makes room, the oldest first.
+
+        What waits never does, and what was given and not used neither: strangers cost nothing, and enough of them would
+        take back what somebody decided.
+        """
         if sum(key == joiner for _, key in self._held) >= JOIN_REQUESTS_PER_KEY_MAX:
             return False
         for bound, there in ((JOIN_REQUESTS_PER_POOL_MAX, pool), (JOIN_REQUESTS_MAX, None)):
             among = [each for each in self._held.values() if there in (None, each.pool)]
-            decided = [each for each in among if each.state is not JoinState.PENDING]
             if len(among) < bound:
                 continue
-            if not decided:
+            useless = [each for each in among if self._useless(each)]
+            if not useless:
                 return False
-            oldest = min(decided, key=lambda each: each.asked_ms)
+            oldest = min(useless, key=lambda each: each.asked_ms)
             await self._drop(oldest.pool, oldest.joiner)
         return True
+
+    def _useless(self, request: HeldRequest) -> bool:
+        pool = self._node.pools.get(request.pool)
+        if pool is None or request.state is JoinState.REFUSED:
+            return True
+        return pool.ready and _needs_nothing(pool, request.joiner)
+
+    def _holds(self, pool: PoolHandle, request: HeldRequest) -> bool:
+        """Whether what was given still lets the newcomer in: terms may have changed, and epochs pass."""
+        try:
+            match pool.spec.admission:
+                case AdmissionKind.TOKEN:
+                    invitation = Invitation.from_bytes(request.proof)
+                    issuer, until = invitation.issuer, invitation.until_epoch
+                case AdmissionKind.VOUCHED:
+                    vouch = Vouch.from_bytes(request.proof)
+                    issuer, until = vouch.elector, vouch.until_epoch
+                case _:
+                    return False
+        except ConvergeError:
+            return False
+        return issuer == self._node.public_key and until >= pool.council.epoch
+
+    async def _ask_again(self, request: HeldRequest) -> HeldRequest:
+        """Let somebody decide anew. Nothing is signed again because something was signed once."""
+        request = replace(request, state=JoinState.PENDING, proof=b"", motion=b"", reason="")
+        await self._keep(request)
+        self._tell("join_asked", request, note=request.note)
+        return request
 
     # ------------------------------------------------------------ decided by people and programs
 
     def all(self, pool: PoolId | None = None) -> list[HeldRequest]:
         """What waits here and what was decided lately, the oldest first; of one pool, or of all."""
         now = now_ms()
-        found = [each for each in self._held.values() if pool in (None, each.pool) and each.expires_ms > now]
+        found = [
+            each for each in self._held.values() if pool in (None, each.pool) and not is_over(each.expires_ms, now)
+        ]
         return sorted(found, key=lambda each: (each.asked_ms, each.joiner))
 
     async def admit(self, pool: PoolHandle, joiner: PublicKey, reason: str = "") -> HeldRequest:
@@ -193,9 +232,9 @@ class JoinRequests:
         async with self._changing:
             request = self._find(pool, joiner)
             self._check_power(pool)
-            if request.proof:
+            if request.proof and self._holds(pool, request):
                 raise Conflict("this node let the newcomer in before, and what it was given is good", hint="expel it")
-            request = replace(request, state=JoinState.REFUSED, reason=checked_note(reason))
+            request = replace(request, state=JoinState.REFUSED, proof=b"", reason=checked_note(reason))
             await self._keep(request)
         self._tell("join_refused", request, reason=reason)
         self._node.spawn(self._tell_joiner, request)
@@ -203,7 +242,7 @@ class JoinRequests:
 
     def _find(self, pool: PoolHandle, joiner: PublicKey) -> HeldRequest:
         found = self._held.get((pool.id, joiner))
-        if found is None or found.expires_ms <= now_ms():
+        if found is None or is_over(found.expires_ms, now_ms()):
             raise NotFound(
                 f"agent {fingerprint(joiner)[:12]} did not ask here to join the pool",
                 hint="`converge-node pool joins` lists who did",
@@ -224,15 +263,22 @@ class JoinRequests:
         return bytes(await council.move(terms=terms, reason=reason or f"let {fingerprint(joiner)[:12]} in"))
 
     async def _follow_motion(self, pool: PoolHandle, request: HeldRequest) -> HeldRequest:
-        """A motion that lapsed, as another change was made first, is moved again; one that was turned down is a no."""
+        """A motion that lapsed, as another change was made first, is moved again; one that was turned down is a no.
+
+        It is moved again only in the epoch after its own. Later the newcomer may have been in and sent away meanwhile,
+        and a yes of that time must not bring it back. The same where the motion is unknown.
+        """
         try:
-            outcome = pool.council.motion(OperationId(request.motion)).outcome
+            view = pool.council.motion(OperationId(request.motion))
         except NotFound:
-            outcome = Outcome.LAPSED
+            return await self._ask_again(request)
+        outcome = view.outcome
         if outcome is Outcome.REJECTED:
             request = replace(request, state=JoinState.REFUSED, reason="the electors turned it down")
             self._tell("join_refused", request, reason=request.reason)
         elif outcome is Outcome.LAPSED:
+            if view.motion.epoch + 1 < pool.council.epoch or pool.spec.admission is not AdmissionKind.WHITELIST:
+                return await self._ask_again(request)
             try:
                 request = replace(request, motion=await self._put_on_whitelist(pool, request.joiner, ""))
             except LocalError as error:
@@ -271,7 +317,7 @@ class JoinRequests:
 
     def _expired(self) -> Iterator[HeldRequest]:
         now = now_ms()
-        return (each for each in self._held.values() if each.expires_ms <= now)
+        return (each for each in self._held.values() if is_over(each.expires_ms, now))
 
 
 def may_admit(pool: PoolHandle, key: PublicKey) -> bool:

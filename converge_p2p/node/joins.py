@@ -30,7 +30,7 @@ class Joins:
     """
 
     def __init__(self, node: Node, store: Store, pools: Pools, network: Callable[[], Network]) -> None:
-        """Begin with none; `restore` reads those of the last run."""
+        """Begin with none; `read` and `restore` go on with those of the last run."""
         self.requests = JoinRequests(node, store, network)
         self.asking = JoinAsking(node, store, pools, network)
 
@@ -39,11 +39,18 @@ class Joins:
         """What answers direct requests, by their first byte."""
         return {ASK: self.requests.on_ask, DECIDED: self.asking.on_decided}
 
-    async def restore(self) -> None:
-        """Go on where the last run ended. The network has to be open.
+    async def read(self) -> None:
+        """Read who waits here, before anybody can ask: what was decided would be written over.
 
         Raises:
             StoreError: the store cannot be read.
         """
         await self.requests.restore()
+
+    async def restore(self) -> None:
+        """Go on asking where the last run ended. The network has to be open.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
         await self.asking.restore()

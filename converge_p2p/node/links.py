@@ -68,6 +68,7 @@ class Links:
         self._node = node
         self._store = store
         self._network = network
+        self._changing = trio.Lock()
         self._blocked: dict[PeerId, float] = {}
         """Until when, Unix time; infinity is for ever."""
 
@@ -207,16 +208,20 @@ class Links:
         """
         if peer == self._node.peer_id:
             raise LocalError("a node cannot keep itself out", hint="name another peer")
-        now = time.time()
-        self._blocked = {each: until for each, until in self._blocked.items() if until > now}
-        if len(self._blocked) >= limits.BANNED_PEERS_MAX and peer not in self._blocked:
-            raise LimitExceeded("BANNED_PEERS_MAX", f"{limits.BANNED_PEERS_MAX} peers are kept out", hint="unblock one")
         length = math.inf if seconds is None else seconds
-        # a shorter time than before is meant: `ban` alone would keep the longer one
-        self._network().unban(peer)
-        self._blocked[peer] = now + length
-        await self._write()
-        await self._network().ban(peer, length)
+        # one after the other, or of two lists that are written at once the older one may stay
+        async with self._changing:
+            now = time.time()
+            kept = {each: until for each, until in self._blocked.items() if until > now}
+            if len(kept) >= limits.BANNED_PEERS_MAX and peer not in kept:
+                raise LimitExceeded(
+                    "BANNED_PEERS_MAX", f"{limits.BANNED_PEERS_MAX} peers are kept out", hint="unblock one"
+                )
+            await self._write(kept | {peer: now + length})
+            # a shorter time than before is meant: `ban` alone would keep the longer one. With no wait in between, or
+            # the peer would come in meanwhile
+            self._network().unban(peer)
+            await self._network().ban(peer, length)
         self._node.observation.tell("peer_blocked", peer=str(peer))
 
     async def unblock(self, peer: PeerId) -> None:
@@ -225,11 +230,12 @@ class Links:
         Raises:
             NotFound: it is not kept out.
         """
-        if peer not in self.blocked():
-            raise NotFound(f"peer {peer} is not kept out", hint="`converge-node peers scores` shows who is")
-        self._network().unban(peer)
-        if self._blocked.pop(peer, None) is not None:
-            await self._write()
+        async with self._changing:
+            if peer not in self.blocked():
+                raise NotFound(f"peer {peer} is not kept out", hint="`converge-node peers scores` shows who is")
+            if peer in self._blocked:
+                await self._write({each: until for each, until in self._blocked.items() if each != peer})
+            self._network().unban(peer)
         self._node.observation.tell("peer_unblocked", peer=str(peer))
 
     def forget(self, peer: PeerId) -> None:
@@ -249,6 +255,7 @@ class Links:
         """
         return [await self._network().acquaintance.ping(peer) for _ in range(min(count, PINGS_MAX))]
 
-    async def _write(self) -> None:
-        listed = [[str(peer), 0 if math.isinf(until) else math.ceil(until)] for peer, until in self._blocked.items()]
+    async def _write(self, blocked: dict[PeerId, float]) -> None:
+        listed = [[str(peer), 0 if math.isinf(until) else math.ceil(until)] for peer, until in blocked.items()]
         await trio.to_thread.run_sync(self._store.put, BLOCKED_KEY, encode(listed))
+        self._blocked = blocked

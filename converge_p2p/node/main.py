@@ -179,13 +179,15 @@ class Node:
                 await self.bids.restore()
                 await self._pools.restore()
                 await self.discovery.restore()
+                await self.joins.read()
                 await self._mail.start(self._nursery, trusted=not self._age.restored)
                 config = replace(self._net_config, known=self._net_config.known + await self._known_peers.read())
                 async with open_network(config, seed=self.identity.seed, handler=self._switchboard) as self._network:
+                    # first: who is kept out may be at the door
+                    await self.links.restore()
                     await self.blobs.open(self._network)
                     await self._mail.open(self._network)
                     await self._switchboard.open(self._network, self._nursery)
-                    await self.links.restore()
                     await self.joins.restore()
                     self._nursery.start_soon(self._known_peers.run, self._network)
                     self.observation.started(self.id, self._parts(), self.spawn)

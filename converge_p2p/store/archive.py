@@ -10,9 +10,12 @@ operations bear their authors' signatures, the rest is as trustworthy as the pla
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import secrets
 import shutil
+import stat
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from converge_p2p.core import limits
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import Conflict, NotFound, StoreError
 from converge_p2p.core.identity import Identity
@@ -45,6 +49,7 @@ SECRET_FILES: Final = (KEY_FILE, NETWORK_KEY_FILE)
 
 _MANIFEST_BYTES_MAX: Final = 64 * 1024
 _TEMPORARY: Final = f".{DATABASE_FILE}."
+_JOURNALS: Final = tuple(f"{DATABASE_FILE}{suffix}" for suffix in ("-journal", "-wal", "-shm"))
 _CHUNK: Final = 1 << 20
 _ALLOWED: Final = frozenset({KEY_FILE, NETWORK_KEY_FILE, AGE_FILE, LOCK_FILE, BLOB_FOLDER})
 
@@ -183,6 +188,8 @@ def read_manifest(backup: Path) -> Manifest:
         )
     if DATABASE_FILE not in manifest.files or not set(manifest.files) <= {DATABASE_FILE, *SECRET_FILES}:
         raise StoreError(f"{path} names files that no backup has", hint="use another backup")
+    if any(manifest.files[name].size > limits.KEY_FILE_BYTES_MAX for name in SECRET_FILES if name in manifest.files):
+        raise StoreError(f"{path} names a key file that is too long to be one", hint="use another backup")
     return manifest
 
 
@@ -194,6 +201,10 @@ def examine_backup(backup: Path) -> tuple[Manifest, Examination]:
     """
     manifest = read_manifest(backup)
     wrong = Examination()
+    for name in _JOURNALS:
+        # SQLite would carry it out before the first row is read, whatever the hash of the database says
+        if os.path.lexists(backup / name):
+            wrong.add(f"{name} is there, and no backup has it")
     for name, item in manifest.files.items():
         try:
             if _describe(backup / name) != item:
@@ -312,8 +323,12 @@ def _put_secrets(backup: Path, manifest: Manifest, places: Mapping[str, Path]) -
 
 
 def _describe(path: Path) -> FileItem:
+    """Return size and hash of a file. Raises `OSError` also if it is a link, a pipe, or nothing plain."""
     hashed, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
         while chunk := file.read(_CHUNK):
             hashed.update(chunk)
             size += len(chunk)

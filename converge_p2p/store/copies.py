@@ -8,6 +8,7 @@ Nothing here migrates: a file of an older version stays one.
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -147,6 +148,15 @@ def copy_database(source: Path, target: Path, *, replace: bool = False) -> None:
     """
     with _published(target, replace=replace) as temporary, reading(source) as reader:
         reader.copy_to(temporary)
+
+
+def remove_left_over(target: Path) -> None:
+    """Remove what copies to this name left behind that were cut off. To be called where nobody else makes one now.
+
+    A node that is ended again and again in the middle of the same copy would fill its disk.
+    """
+    for left_over in target.parent.glob(f".{glob.escape(target.name)}.*.new*"):
+        left_over.unlink(missing_ok=True)
 
 
 def salvage_database(source: Path, target: Path) -> int:

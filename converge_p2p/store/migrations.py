@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from converge_p2p.store import schema
-from converge_p2p.store.copies import copy_database
+from converge_p2p.store.copies import copy_database, remove_left_over
 
 
 def migrate(path: Path, connection: sqlite3.Connection) -> None:
@@ -27,7 +27,9 @@ def migrate(path: Path, connection: sqlite3.Connection) -> None:
     if not steps:
         return
     if version:
-        copy_database(path, backup_before(path, version), replace=True)
+        backup = backup_before(path, version)
+        remove_left_over(backup)
+        copy_database(path, backup, replace=True)
     for step in steps:
         for statement in step.statements:
             connection.execute(statement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -353,3 +354,32 @@ async def test_what_a_corrupted_page_held_comes_back_from_the_electors(tmp_path:
                 await again.driver.wait_sure()
             await until(lambda: all(again.find_task(task) for task in tasks), "every task is back")
             assert pool.frozen() == again.frozen() == []
+
+
+def test_what_a_backup_does_not_list_or_is_no_plain_file_is_not_put_back(tmp_path: Path) -> None:
+    home, backup = tmp_path / "home", tmp_path / "backup"
+    a_home(home)
+    backup_home(home, backup, agent=who(1), secret_files={KEY_FILE: home / KEY_FILE})
+    assert not examine_backup(backup)[1].wrong
+    for suffix in ("-journal", "-wal"):
+        # SQLite would carry out what is in there, whatever the hash of the database says
+        planted = backup / f"{DATABASE_FILE}{suffix}"
+        planted.write_bytes(b"planted")
+        with pytest.raises(StoreError, match=suffix):
+            restore_home(backup, tmp_path / "new")
+        planted.unlink()
+    key = backup / KEY_FILE
+    key.rename(tmp_path / "elsewhere")
+    key.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=KEY_FILE):
+        restore_home(backup, tmp_path / "new")
+    key.unlink()
+    os.mkfifo(key)
+    with pytest.raises(StoreError, match="no plain file"):
+        restore_home(backup, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    manifest = backup / MANIFEST_FILE
+    size = read_manifest(backup).files[KEY_FILE].size
+    manifest.write_text(manifest.read_text().replace(f'"size": {size},', f'"size": {2**40},'))
+    with pytest.raises(StoreError, match="too long"):
+        examine_backup(backup)

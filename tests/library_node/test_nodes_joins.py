@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import trio
-from node_library_kit import POLICY, linked, real_node, until
+from node_library_kit import POLICY, linked, real_node, until, who
 
 from converge_p2p import AdmissionKind, Node
 from converge_p2p.core.errors import Conflict, NotAuthorised, NotFound
-from converge_p2p.core.model.join_request import JoinState
+from converge_p2p.core.model.join_request import JoinAsk, JoinState
+from converge_p2p.net import open_network, peer_id_of
+from converge_p2p.node.switchboard import ASK
 
 pytestmark = pytest.mark.network
 
@@ -53,6 +55,25 @@ async def test_a_newcomer_waits_until_an_elector_lets_it_in_also_over_a_restart_
             await two.joins.asking.ask(pool.id, timeout_s=15)
         with pytest.raises(Conflict, match="let the newcomer in before"):
             await one.joins.requests.refuse(pool, waiting.joiner)
+
+
+async def test_who_waits_is_known_before_anybody_can_ask_so_that_nothing_decided_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[int] = []
+
+    def opening(config: Any, *, seed: bytes, handler: Any) -> Any:
+        known.append(len(handler.visitors[ASK].__self__.all()))
+        return open_network(config, seed=seed, handler=handler)
+
+    monkeypatch.setattr("converge_p2p.node.main.open_network", opening)
+    async with real_node(1, home=tmp_path) as one:
+        pool = await one.create_pool("few", admission=AdmissionKind.TOKEN, policy=POLICY)
+        await one.joins.requests.on_ask(peer_id_of(who(9).public_key), JoinAsk(pool.id, "").to_bytes())
+        await one.joins.requests.admit(pool, who(9).public_key)
+    async with real_node(1, home=tmp_path) as one:
+        assert one.joins.requests.all()[0].state is JoinState.ADMITTED
+    assert known == [0, 1]
 
 
 async def test_where_electors_vouch_each_of_them_is_asked_and_enough_have_to_say_yes() -> None:

@@ -14,6 +14,7 @@ from node_library_kit import linked, real_node, until, who
 from converge_p2p.core.errors import ConfigError, LocalError, NetworkError, NotFound
 from converge_p2p.core.types import PeerId
 from converge_p2p.net import peer_id_of
+from converge_p2p.node.switchboard import Switchboard
 
 pytestmark = pytest.mark.network
 
@@ -51,14 +52,26 @@ async def test_a_peer_is_named_pinged_disconnected_and_forgotten() -> None:
             one.links.learn("/ip4/192.0.2.1/tcp/1")
 
 
-async def test_who_is_kept_out_stays_out_over_a_restart_until_people_let_it_in(tmp_path: Path) -> None:
+async def test_who_is_kept_out_stays_out_over_a_restart_until_people_let_it_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out: list[int] = []
+    opened = Switchboard.open
+
+    async def opening(self: Any, network: Any, nursery: Any) -> None:
+        out.append(len(network.acquaintance.bans()))
+        await opened(self, network, nursery)
+
     async with real_node(1, home=tmp_path) as one, real_node(2, one) as two:
         await linked(one, two)
         await one.links.block(two.peer_id)
         await until(lambda: not one.peers(), "the peer is gone")
         with pytest.raises(LocalError):
             await one.links.block(one.peer_id)
+    monkeypatch.setattr(Switchboard, "open", opening)
     async with real_node(1, home=tmp_path) as one, real_node(2) as two:
+        # before anything of a peer is taken
+        assert out == [1, 0]
         assert one.links.blocked() == {two.peer_id: math.inf}
         with pytest.raises(NetworkError, match="banned"):
             await one.links.connect(two.addresses[0])

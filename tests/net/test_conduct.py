@@ -45,3 +45,14 @@ def test_the_tables_are_bounded_and_the_oldest_goes_first():
     assert conduct.banned(PeerId("peer0"), 0.0)
     conduct.violation(EVE, 0.0)
     assert len(conduct._violations) == limits.BANNED_PEERS_MAX
+
+
+def test_new_names_that_misbehave_do_not_let_in_who_is_kept_out_for_longer():
+    conduct = Conduct()
+    conduct.ban(EVE)
+    conduct.ban(BOB, 1e6)
+    for number in range(2 * limits.BANNED_PEERS_MAX):
+        conduct.ban(PeerId(f"peer{number}"), limits.BAN_S + number)
+    assert conduct.banned(EVE, 0.0)
+    assert conduct.banned(BOB, 0.0)
+    assert len(conduct.bans(0.0)) == limits.BANNED_PEERS_MAX

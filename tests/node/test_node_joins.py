@@ -32,12 +32,13 @@ async def test_who_asks_is_listed_named_by_a_prefix_and_admitted_or_refused() ->
             document = answer.json()
             return answer.status_code, document["data"] if document["ok"] else document["error"]["code"]
 
-        status, item = await post(f"pools/demo/joins/{OTHER.id[:6]}/admit")
+        status, item = await post(f"pools/demo/joins/{OTHER.id[:12]}/admit")
         assert (status, item["state"], item["agent_id"]) == (200, "admitted", OTHER.id)
         status, item = await post(f"pools/demo/joins/{THIRD.id}/refuse", {"reason": "no room"})
         assert (status, item["state"], item["reason"]) == (200, "refused", "no room")
         for path, code in (
-            ("pools/demo/joins/abc/admit", (400, "invalid_request")),
+            ("pools/demo/joins/abc/refuse", (400, "invalid_request")),
+            (f"pools/demo/joins/{OTHER.id[:11]}/admit", (400, "invalid_request")),
             (f"pools/demo/joins/{'0' * 64}/admit", (404, "not_found")),
             ("pools/none/joins/abcdef/refuse", (404, "not_found")),
             (f"pools/{'ab' * 32}/withdraw", (404, "not_found")),

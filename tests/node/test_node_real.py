@@ -167,7 +167,7 @@ def test_a_newcomer_asks_is_admitted_and_a_peer_is_kept_out(tmp_path: Path) -> N
         assert ask(second, "pool", "join", pool["id"])[1]["code"] == "not_authorised"
         (waiting,) = ask(first, "pool", "joins", "few")[1]
         assert (waiting["agent_id"], waiting["state"], waiting["own"]) == (newcomer["id"], "pending", False)
-        code, item = ask(first, "pool", "admit", "few", newcomer["id"][:10])
+        code, item = ask(first, "pool", "admit", "few", newcomer["id"][:12])
         assert (code, item["state"]) == (0, "admitted")
         for _ in range(60):
             if newcomer["id"] in {member["agent_id"] for member in ask(first, "pool", "members", "few")[1]}:

@@ -98,3 +98,15 @@ def test_a_newer_file_is_refused_by_whoever_reads_or_opens_it(tmp_path: Path) ->
     for opening in (SqliteStore, lambda path: reading(path).__enter__()):
         with pytest.raises(StoreError, match="schema version 99; this program knows versions up to"):
             opening(path)
+
+
+def test_copies_that_were_cut_off_do_not_fill_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    made_by_version(path, 1)
+    backup = backup_before(path, 1)
+    for number in range(3):
+        for suffix in ("", "-journal"):
+            (tmp_path / f".{backup.name}.{number:016x}.new{suffix}").write_bytes(b"half a copy")
+    SqliteStore(path).close()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name, backup.name]
+    assert held(backup) == (1, [b"one"], b"\1")

@@ -243,6 +243,15 @@ class Application:
         return cls(PoolId(pool), note, tuple(names), asked, expires, JoinState(state), *by_key)
 
 
+def is_over(expires_ms: int, now_ms: int) -> bool:
+    """Whether a request is over: its time has passed, or it ends later than any could that was made by this clock.
+
+    A clock that was wrong and was put right would otherwise leave requests that hold their places for years. A
+    correction by less than `JOIN_REQUEST_TTL_S` changes nothing.
+    """
+    return not now_ms < expires_ms <= now_ms + round(2 * JOIN_REQUEST_TTL_S * 1000)
+
+
 def checked_note(note: str) -> str:
     """Return a note.
 

@@ -22,6 +22,8 @@ from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import PublicKey
 
 PREFIX_DIGITS_MIN: Final = 6
+ADMITTED_DIGITS_MIN: Final = 12
+"""A key whose id begins with six given digits is found within minutes, and asks in place of who is meant."""
 
 
 def held_item(request: HeldRequest) -> schema.JoinItem:
@@ -85,7 +87,7 @@ async def withdraw(asked: Asked) -> list[schema.JoinItem]:
 async def admit(asked: Asked) -> schema.JoinItem:
     """Let somebody in. Raises as `JoinRequests.admit`."""
     pool = asked.pool()
-    joiner = _waiting(asked.node, pool, asked.places["agent"])
+    joiner = _waiting(asked.node, pool, asked.places["agent"], ADMITTED_DIGITS_MIN)
     return held_item(await asked.node.joins.requests.admit(pool, joiner, asked.body.reason))
 
 
@@ -96,10 +98,10 @@ async def refuse(asked: Asked) -> schema.JoinItem:
     return held_item(await asked.node.joins.requests.refuse(pool, joiner, asked.body.reason))
 
 
-def _waiting(node: NodeLike, pool: PoolLike, reference: str) -> PublicKey:
+def _waiting(node: NodeLike, pool: PoolLike, reference: str, digits_min: int = PREFIX_DIGITS_MIN) -> PublicKey:
     text = reference.lower()
-    if len(text) < PREFIX_DIGITS_MIN or set(text) - set("0123456789abcdef"):
-        raise LocalError(f"{reference!r:.80} is no agent id; expected {PREFIX_DIGITS_MIN} to 64 hexadecimal digits")
+    if len(text) < digits_min or set(text) - set("0123456789abcdef"):
+        raise LocalError(f"{reference!r:.80} is no agent id; expected {digits_min} to 64 hexadecimal digits")
     found = [each for each in node.joins.requests.all(pool.id) if fingerprint(each.joiner).startswith(text)]
     if len(found) > 1:
         raise Conflict(f"{reference} means several of those who ask", hint="give more digits")
