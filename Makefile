@@ -17,8 +17,7 @@ LOCK_ARGS ?=
 SEEDS ?= 2000
 COVERAGE_MIN ?= 85
 
-# Tests that keep a processor busy are shared out over all of them; those with real hosts measure time limits, and are
-# not.
+# Tests are shared out over all processors; a module of tests with real hosts stays together, as its hosts do.
 SHARED_OUT := --numprocesses auto --dist worksteal
 
 VENV := .venv
@@ -94,7 +93,7 @@ unit: $(DEV_STAMP) ## tests without a network, with the coverage of the core
 
 network: $(DEV_STAMP) ## tests with real libp2p hosts
 	@test "$$(id -u)" -eq 0 || echo "not root: the tests that make network namespaces are left out"
-	$(BIN)/pytest -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" $(PYTEST_ARGS)
 
 simulation: $(DEV_STAMP) ## the simulator's fixed seeds and its own ablation tests
 	$(BIN)/pytest $(SHARED_OUT) -m simulation $(PYTEST_ARGS)
