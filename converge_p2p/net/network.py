@@ -6,6 +6,7 @@ Source: docs/architecture.md, "The way of a message".
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -46,6 +47,10 @@ from converge_p2p.net.sync import SyncStreams
 from converge_p2p.net.topic_access import TopicAccess
 from converge_p2p.net.topic_members import TopicMembership
 
+# libp2p calls a peer that is gone an error, and its loggers print on standard error as long as no handler takes the
+# records; an application that wants them adds a handler of its own
+_UNHEARD = logging.NullHandler()
+
 
 @asynccontextmanager
 async def open_network(config: NetworkConfig, *, seed: bytes, handler: NetworkHandler) -> AsyncIterator[Network]:
@@ -65,6 +70,7 @@ async def open_network(config: NetworkConfig, *, seed: bytes, handler: NetworkHa
 
     Cancellation: may be cancelled at any time; cleaning up takes at most a few seconds.
     """
+    logging.getLogger("libp2p").addHandler(_UNHEARD)
     network = Network(config, seed, handler)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
