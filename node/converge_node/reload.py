@@ -18,6 +18,7 @@ import trio
 from converge_node.config import Config, Settings, all_keys
 from converge_node.control.mesh import Meshes
 from converge_node.control.ports import NodeLike
+from converge_node.errors import NotReady
 from converge_node.key_files import read_topic_key
 from converge_node.logs import set_log_level
 from converge_node.settings_check import OPEN_POOLS, parse_private_topic, parse_topic
@@ -92,15 +93,18 @@ class LiveSettings:
 
         Raises:
             ConfigError: something in them is wrong; then nothing was changed.
+            NotReady: the node is stopping.
         """
         async with self._reloading:
             new = _values((await trio.to_thread.run_sync(self._read)).config)
+            self._check_running()
             changed = [path for path in all_keys() if new[path] != self._values[path]]
             for place in new["node.private_topics"]:
                 read_topic_key(parse_private_topic(place)[1])
             troubles: list[str] = []
             for path, apply in self._appliers.items():
                 if path in changed:
+                    self._check_running()
                     troubles += await apply(self._values[path], new[path])
             changes = [
                 SettingChange(
@@ -116,6 +120,11 @@ class LiveSettings:
         waiting = [each.key for each in changes if each.effect == "restart"]
         _log.info("settings read again", extra={"applied": applied, "restart": waiting, "troubles": troubles})
         return ReloadItem(file=self._file, changes=changes, troubles=troubles)
+
+    def _check_running(self) -> None:
+        """What would be changed is being closed. Raises `NotReady`."""
+        if self._shutdown.requested.is_set():
+            raise NotReady("the node is stopping", hint="the settings are read when it starts again")
 
     # ------------------------------------------------------------ one each
 
