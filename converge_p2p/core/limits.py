@@ -65,6 +65,9 @@ AUDIT_COUNTED_OPERATIONS_MAX: Final = 10_000
 RECEIPT_EPOCHS_MAX: Final = 4096
 RECEIPT_BYTES_MAX: Final = 256 * 1024 * 1024
 EXPLAINED_STEPS_MAX: Final = 4096
+EXPLAINED_BYTES_MAX: Final = 8 * 1024 * 1024
+EXPLAINED_BYTES_PER_AUTHOR_MAX: Final = 512 * 1024
+"""Of what was signed about a task so much is looked at, beside the votes that decided: anybody can sign more of it."""
 
 # governance
 FORMULA_DEPTH_MAX: Final = 4
