@@ -34,6 +34,7 @@ _log = logging.getLogger("converge_node.reload")
 
 COMMANDS_ONLY: Final = frozenset({"governance.default", "admission.default"})
 """Settings that commands read each time, and the running node never."""
+TOPICS: Final = frozenset({"node.topics", "node.private_topics"})
 
 
 class LiveSettings:
@@ -68,6 +69,8 @@ class LiveSettings:
         self._meshes = meshes
         self._shutdown = shutdown
         self._join_pool = join_pool
+        self._not_joined: set[str] = set()
+        """Topics that a reload could not join; the next one tries again."""
         self._reloading = trio.Lock()
         self._appliers: Mapping[str, Callable[[Any, Any], Awaitable[list[str]]]] = {
             # the first may still say that the settings are wrong
@@ -103,7 +106,7 @@ class LiveSettings:
                 read_topic_key(parse_private_topic(place)[1])
             troubles: list[str] = []
             for path, apply in self._appliers.items():
-                if path in changed:
+                if path in changed or (path in TOPICS and not self._not_joined.isdisjoint(new[path])):
                     self._check_running()
                     troubles += await apply(self._values[path], new[path])
             changes = [
@@ -162,17 +165,23 @@ class LiveSettings:
         for text in before:
             if text in after:
                 continue
+            if text in self._not_joined:
+                # who takes part in the topic does so for another reason
+                self._not_joined.discard(text)
+                continue
             try:
                 name = text.partition("=")[0]
                 await self._meshes.leave_topic(self._node, LeaveTopic(topic=name))
             except ConvergeError as error:
                 troubles.append(f"{text}: {error}")
         for text in after:
-            if text in before:
+            if text in before and text not in self._not_joined:
                 continue
+            self._not_joined.discard(text)
             try:
                 await self._meshes.join(self._node, *read(text))
             except ConvergeError as error:
+                self._not_joined.add(text)
                 troubles.append(f"{text}: {error}")
         return troubles
 

@@ -123,6 +123,26 @@ async def test_what_cannot_be_done_yet_is_said_and_the_rest_is_done(tmp_path: Pa
     assert place.shutdown.timeout_s == 4.0
 
 
+async def test_a_topic_that_could_not_be_joined_is_tried_again_and_its_end_ends_no_other(tmp_path: Path) -> None:
+    place, key = Place(tmp_path), tmp_path / "topic.key"
+    write_key_file(key, new_topic_key().to_file())
+    private = f"acme/one={key}"
+    place.write(node={"topics": ["acme/one"]})
+    await place.reload()
+    place.write(node={"topics": ["acme/one"], "private_topics": [private]})
+    assert (await place.live.reload()).troubles
+    again = await place.live.reload()
+    assert (again.changes, len(again.troubles)) == ([], 1)
+    place.write(node={"topics": ["acme/one"]})
+    assert not (await place.live.reload()).troubles
+    assert list(place.node.topics().values()) == [None]
+    place.write(node={"topics": ["acme/one"], "private_topics": [private]})
+    assert (await place.live.reload()).troubles
+    place.write(node={"private_topics": [private]})
+    assert not (await place.live.reload()).troubles
+    assert [bool(key) for key in place.node.topics().values()] == [True]
+
+
 def test_every_setting_that_is_taken_over_exists() -> None:
     place = Place(Path("/nonexistent"))
     assert place.live.live <= set(all_keys())
