@@ -128,6 +128,14 @@ async def test_contents_are_bounded_and_leave_room_for_questions(
         assert known.state.refused == 1
 
 
+async def test_of_a_request_beyond_the_bound_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 0)
+    async with asking(await ground()) as client:
+        # one that was kept would be refused for its size
+        answer = await client.post("/v1/pools", content=bytes(2 * limits.CONTROL_REQUEST_BYTES_MAX))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "busy")
+
+
 async def test_who_takes_nothing_of_an_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CONTROL_SEND_STALL_S", 0.05)
     async with served(tmp_path) as (known, socket, _url, _made):

@@ -80,18 +80,15 @@ class ControlApi:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def serve(request: Request) -> Response:
             async with aclosing(paced(request.stream())) as parts:
-                if not route.raw:
-                    return await answer(request, await read(parts), parts)
                 try:
-                    return await answer(request, b"", parts)
+                    # before anything of the body is kept
+                    self._check_room()
+                    return await answer(request, b"" if route.raw else await read(parts), parts)
                 except ConvergeError:
-                    await discard(parts, limits.BLOB_BYTES_MAX)
+                    await discard(parts, limits.BLOB_BYTES_MAX if route.raw else 8 * limits.CONTROL_REQUEST_BYTES_MAX)
                     raise
 
         async def answer(request: Request, content: bytes, parts: AsyncGenerator[bytes, None]) -> Response:
-            if self._state.requests > limits.CONTROL_REQUESTS_MAX:
-                self._state.refused += 1
-                raise Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later")
             body = None if route.body is None else body_of(content, route.body)
             query = None if route.query is None else query_of(request.query_params, route.query)
             asked = Asked(self._state, request.path_params, body, query, parts)
@@ -161,6 +158,11 @@ class ControlApi:
 
     async def _openapi(self, _request: Request) -> Response:
         return Response(msgspec.json.encode(openapi_document()), media_type="application/json")
+
+    def _check_room(self) -> None:
+        if self._state.requests > limits.CONTROL_REQUESTS_MAX:
+            self._state.refused += 1
+            raise Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later")
 
     async def _transferred(self, route: Route, endpoint: Endpoint, asked: Asked) -> Response:
         """Take or give a content; its place is free again when all of it was taken or sent."""
