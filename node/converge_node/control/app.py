@@ -58,6 +58,7 @@ class ControlApi:
 
     def __init__(self, state: ControlState) -> None:
         self._state = state
+        self._said_of_tokens = ""
 
     def app(self, tokens: Tokens | None = None) -> Starlette:
         """Return the ASGI application.
@@ -138,8 +139,10 @@ class ControlApi:
         try:
             granted = tokens.scope_of(token.strip()) if kind.lower() == "bearer" else None
         except ConfigError as error:
-            # whoever asks may be a stranger, and is not told about the files here
-            _log.error("nobody is let in over TCP", extra={"error": str(error), "hint": error.hint})
+            # whoever asks may be a stranger, who is not told about the files here, and must not fill the log
+            if str(error) != self._said_of_tokens:
+                self._said_of_tokens = str(error)
+                _log.error("nobody is let in over TCP", extra={"error": str(error), "hint": error.hint})
             granted = None
         if granted is not None and granted >= scope:
             return
