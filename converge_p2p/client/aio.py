@@ -95,7 +95,7 @@ class AsyncClient(Api):
         if question.content is not None:
             size = wire.size_of(question.content)
             headers |= {"content-type": Form.BYTES.value, "content-length": str(size)}
-            content = _pieces(question.content)
+            content = _pieces(question.content, size)
         request = self._http.build_request(
             question.route.method,
             question.target,
@@ -117,13 +117,13 @@ class AsyncClient(Api):
             await response.aclose()
 
 
-async def _pieces(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
-    while piece := file.read(wire.PIECE_BYTES):
+async def _pieces(file: IO[bytes], size: int) -> AsyncGenerator[bytes, None]:
+    for piece in wire.pieces_of(file, size):
         yield piece
 
 
 async def _download(response: httpx.Response, to: IO[bytes]) -> None:
-    left = int(response.headers["content-length"])
+    left = wire.announced(response.headers.get("content-length"))
     try:
         async with _chunks(response) as chunks:
             async for chunk in chunks:

@@ -76,16 +76,19 @@ class Client(Api):
     def _request(self, question: Question, timeout_s: float) -> Iterator[http.client.HTTPResponse]:
         connection = self._connection(timeout_s)
         headers = dict(self.place.headers)
-        body: bytes | IO[bytes] | None = question.body
+        body: bytes | Iterator[bytes] | None = question.body
         if question.content is not None:
-            body, size = question.content, wire.size_of(question.content)
+            size = wire.size_of(question.content)
+            body = wire.pieces_of(question.content, size)
             headers |= {"content-type": Form.BYTES.value, "content-length": str(size)}
         elif body is not None:
             headers["content-type"] = Form.ENVELOPE.value
         try:
             connection.connect()
             connection.request(question.route.method, question.target, body, headers)
-            yield connection.getresponse()
+            # the connection does not close an answer that ends with it
+            with connection.getresponse() as response:
+                yield response
         except TimeoutError as error:
             raise wire.too_slow() from error
         except (OSError, http.client.HTTPException) as error:
@@ -125,7 +128,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _download(response: http.client.HTTPResponse, to: IO[bytes]) -> None:
-    left = int(response.headers["content-length"])
+    left = wire.announced(response.headers["content-length"])
     while piece := response.read(wire.PIECE_BYTES):
         to.write(piece)
         left -= len(piece)

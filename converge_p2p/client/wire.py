@@ -120,6 +120,27 @@ def size_of(content: IO[bytes]) -> int:
     return size
 
 
+def pieces_of(content: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield exactly so many bytes of an open file, as many as the node was told; more would be taken for a question.
+
+    Raises:
+        LocalError: there are fewer.
+    """
+    while size:
+        piece = content.read(min(size, PIECE_BYTES))
+        if not piece:
+            raise LocalError("the file became shorter while it was sent", hint="try again when it is finished")
+        size -= len(piece)
+        yield piece
+
+
+def announced(length: str | None) -> int:
+    """Return how long a content is, as its header says. Raises `NodeUnreachable` if it does not say so."""
+    if length is None or not (length.isascii() and length.isdigit()):
+        raise NodeUnreachable("the answer does not say how long it is", hint="is that a node?")
+    return int(length)
+
+
 def too_short() -> ConvergeError:
     """Return the error for a content that ended before its end."""
     return NodeUnreachable("the content ended too early", hint="the log of the node may say why")

@@ -65,6 +65,9 @@ AUDIT_COUNTED_OPERATIONS_MAX: Final = 10_000
 RECEIPT_EPOCHS_MAX: Final = 4096
 RECEIPT_BYTES_MAX: Final = 256 * 1024 * 1024
 EXPLAINED_STEPS_MAX: Final = 4096
+EXPLAINED_BYTES_MAX: Final = 8 * 1024 * 1024
+EXPLAINED_BYTES_PER_AUTHOR_MAX: Final = 512 * 1024
+"""Of what was signed about a task so much is looked at, beside the votes that decided: anybody can sign more of it."""
 
 # governance
 FORMULA_DEPTH_MAX: Final = 4
@@ -211,6 +214,7 @@ BLOB_BYTES_PER_SECOND_MAX: Final = 64 * 1024 * 1024
 BLOB_BYTES_PER_PEER_PER_SECOND_MAX: Final = 32 * 1024 * 1024
 BLOB_RATES_HELD_MAX: Final = 1024
 BLOB_FETCHES_MAX: Final = 8
+BLOB_FETCHES_PER_MAKER_MAX: Final = 4
 BLOB_PROVIDERS_MAX: Final = 32
 
 # runtime
@@ -415,6 +419,13 @@ AGENT_CHECKPOINT_BYTES_MAX: Final = 64 * 1024
 CONTROL_REQUEST_BYTES_MAX: Final = 1024 * 1024
 CONTROL_STREAMS_MAX: Final = 64
 CONTROL_REQUESTS_MAX: Final = 128
+CONTROL_TRANSFERS_MAX: Final = 16
+"""Contents and receipts that are taken or given at a time; each may be large, on the disk or in memory."""
+CONTROL_BODY_WAIT_S: Final = 30.0
+CONTROL_BODY_BYTES_PER_SECOND_MIN: Final = 16 * 1024
+"""Who sends a request is waited for so long, and as much longer as its bytes take at this rate."""
+CONTROL_SEND_STALL_S: Final = 60.0
+"""Who takes nothing of an answer for so long is cut off."""
 CONTROL_CONNECTIONS_MAX: Final = 512
 CONTROL_TCP_CONNECTIONS_MAX: Final = 256
 """Counted apart from those on the Unix socket, so that strangers cannot lock the owner out."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import trio
@@ -42,6 +43,8 @@ class BlobFetcher:
         self._network = network
         self._counters = counters
         self._places = trio.CapacityLimiter(limits.BLOB_FETCHES_MAX)
+        self._makers: dict[PublicKey, trio.CapacityLimiter] = {}
+        """So that a maker who sends just enough to be waited for takes some of the places, and not all."""
         self._locks: dict[BlobId, trio.Lock] = {}
 
     async def fetch(self, reference: BlobRef, providers: Iterable[PublicKey]) -> Manifest:
@@ -61,10 +64,21 @@ class BlobFetcher:
         lock = self._locks.setdefault(reference.id, trio.Lock())
         try:
             async with lock:
-                return await _Fetch(self._store, self._network, self._counters, reference, providers).run(self._places)
+                fetch = _Fetch(self._store, self._network, self._counters, reference, providers)
+                return await fetch.run(self._place(reference.source))
         finally:
             if not lock.locked() and not lock.statistics().tasks_waiting:
                 self._locks.pop(reference.id, None)
+
+    @asynccontextmanager
+    async def _place(self, maker: PublicKey) -> AsyncIterator[None]:
+        own = self._makers.setdefault(maker, trio.CapacityLimiter(limits.BLOB_FETCHES_PER_MAKER_MAX))
+        try:
+            async with own, self._places:
+                yield
+        finally:
+            if not own.borrowed_tokens and not own.statistics().tasks_waiting:
+                self._makers.pop(maker, None)
 
 
 class _Fetch:
@@ -87,13 +101,13 @@ class _Fetch:
         self._given_up: set[PeerId] = set()
         self._trouble = "nobody is connected who may have it"
 
-    async def run(self, places: trio.CapacityLimiter) -> Manifest:
+    async def run(self, place: AbstractAsyncContextManager[None]) -> Manifest:
         known = self._store.manifest(self._reference.id)
         try:
             if known is not None and self._store.use(known.id):
                 self._take(known)
             if self._lacking is None or self._lacking:
-                async with places:
+                async with place:
                     await self._ask_everybody()
                 await trio.to_thread.run_sync(self._store.finish, self._reference.id, Hold.CACHED)
             assert self._manifest is not None, "it was taken, here or from somebody"

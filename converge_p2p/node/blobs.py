@@ -121,17 +121,23 @@ class Blobs:
             raise LocalError(f"cannot read {path}: {error.strerror}") from error
 
     async def put_stream(self, parts: AsyncIterator[bytes], *, sealed: bool, form: BlobForm, hold: Hold) -> BlobRef:
-        """Keep a content that comes in parts. Raises as `put`."""
+        """Keep a content that comes in parts. Raises as `put`, and what the parts raise."""
         if self._folder is not None:
             await trio.to_thread.run_sync(make_private_folder, self._folder)
-        # a file without a name: nothing of it is left, however this ends
-        with tempfile.TemporaryFile(dir=self._folder) as spool:
-            size = 0
-            async for part in parts:
-                size += len(part)
-                check_content_size(size)
-                await trio.to_thread.run_sync(spool.write, part)
-            return await trio.to_thread.run_sync(self._put_now, _pieces_of_file(spool), sealed, form, hold)
+        try:
+            # a file without a name: nothing of it is left, however this ends
+            with tempfile.TemporaryFile(dir=self._folder) as spool:
+                size = 0
+                async for part in parts:
+                    size += len(part)
+                    check_content_size(size)
+                    await trio.to_thread.run_sync(spool.write, part)
+                return await trio.to_thread.run_sync(self._put_now, _pieces_of_file(spool), sealed, form, hold)
+        except OSError as error:
+            where = "" if self._folder is None else f" in {self._folder}"
+            raise StoreError(
+                f"cannot keep the content{where}: {error.strerror}", hint="check the folder's owner and space"
+            ) from error
 
     def _put_now(self, pieces: Pieces, sealed: bool, form: BlobForm, hold: Hold) -> BlobRef:
         """Read a content to learn its key, again to learn its manifest, and again to keep it."""
@@ -161,13 +167,12 @@ class Blobs:
                     self._store.add(manifest.id, index, chunk)
             self._store.finish(manifest.id, hold)
         except BaseException as error:
-            if not known:
-                self._store.remove(manifest.id)
+            # of the same content somebody else may have been told meanwhile that it is kept
+            (self._store.release if known else self._store.abandon)(manifest.id)
             if isinstance(error, CodecError):
                 raise LocalError("the file changed while it was read", hint="try again when it is finished") from error
             raise
-        finally:
-            self._store.release(manifest.id)
+        self._store.release(manifest.id)
         return BlobRef(manifest.id, size, self._identity.public_key, key, form)
 
     # ------------------------------------------------------------ getting

@@ -11,8 +11,9 @@ import trio
 
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import TaskId
+from converge_p2p.core.view.about_task import search, wanted
 from converge_p2p.core.view.audit import held_chains
-from converge_p2p.core.view.explaining import explain, search, wanted
+from converge_p2p.core.view.explaining import explain
 from converge_p2p.core.view.explanation import Explanation, Renewed
 
 _READINGS_MAX = 3

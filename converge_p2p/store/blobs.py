@@ -233,8 +233,12 @@ class BlobStore:
             manifest = self._entry(blob).manifest
         manifest.check_chunk(index, data)
         self._files.write(_folder(blob), manifest.hashes[index].hex(), data)
-        with self._lock:
-            self._entry(blob).present.add(index)
+        try:
+            with self._lock:
+                self._entry(blob).present.add(index)
+        except NotFound:
+            self._sweep(blob)
+            raise
 
     def finish(self, blob: BlobId, hold: Hold) -> None:
         """Let a blob outlive a loss of power, and hold it at least so firmly.
@@ -243,13 +247,19 @@ class BlobStore:
             NotFound, StoreError: see `add`.
         """
         with self._lock:
-            entry = self._entry(blob)
-            raised, entry.hold = hold > entry.hold, max(hold, entry.hold)
-            entry.used_s = self._clock()
+            raised = hold > self._entry(blob).hold
         if raised:
             self._files.write(_folder(blob), _mark(hold), b"")
         self._files.touch(_folder(blob))
         self._files.sync(_folder(blob))
+        try:
+            with self._lock:
+                entry = self._entry(blob)
+                entry.hold = max(hold, entry.hold)
+                entry.used_s = self._clock()
+        except NotFound:
+            self._sweep(blob)
+            raise
 
     def remove(self, blob: BlobId) -> bool:
         """Remove a blob, however firmly it is held; say whether it was there.
@@ -263,6 +273,30 @@ class BlobStore:
             if known:
                 self._remove_files(blob)
         return known
+
+    def abandon(self, blob: BlobId) -> None:
+        """End what `begin` began, and drop what came of it, unless somebody else uses the blob or has finished it.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        with self._changing:
+            with self._lock:
+                self.release(blob)
+                entry = self._entries.get(blob)
+                drops = entry is not None and not entry.users and entry.hold is Hold.CACHED
+                if drops:
+                    self._forget(blob)
+            if drops:
+                self._remove_files(blob)
+
+    def _sweep(self, blob: BlobId) -> None:
+        """Remove what was written of a blob while somebody removed it."""
+        with self._changing:
+            with self._lock:
+                gone = blob not in self._entries
+            if gone:
+                self._files.remove_folder(_folder(blob))
 
     def _forget(self, blob: BlobId) -> bool:
         entry = self._entries.pop(blob, None)

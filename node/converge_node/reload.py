@@ -18,6 +18,7 @@ import trio
 from converge_node.config import Config, Settings, all_keys
 from converge_node.control.mesh import Meshes
 from converge_node.control.ports import NodeLike
+from converge_node.errors import NotReady
 from converge_node.key_files import read_topic_key
 from converge_node.logs import set_log_level
 from converge_node.settings_check import OPEN_POOLS, parse_private_topic, parse_topic
@@ -33,6 +34,7 @@ _log = logging.getLogger("converge_node.reload")
 
 COMMANDS_ONLY: Final = frozenset({"governance.default", "admission.default"})
 """Settings that commands read each time, and the running node never."""
+TOPICS: Final = frozenset({"node.topics", "node.private_topics"})
 
 
 class LiveSettings:
@@ -67,6 +69,8 @@ class LiveSettings:
         self._meshes = meshes
         self._shutdown = shutdown
         self._join_pool = join_pool
+        self._not_joined: set[str] = set()
+        """Topics that a reload could not join; the next one tries again."""
         self._reloading = trio.Lock()
         self._appliers: Mapping[str, Callable[[Any, Any], Awaitable[list[str]]]] = {
             # the first may still say that the settings are wrong
@@ -92,15 +96,18 @@ class LiveSettings:
 
         Raises:
             ConfigError: something in them is wrong; then nothing was changed.
+            NotReady: the node is stopping.
         """
         async with self._reloading:
             new = _values((await trio.to_thread.run_sync(self._read)).config)
+            self._check_running()
             changed = [path for path in all_keys() if new[path] != self._values[path]]
             for place in new["node.private_topics"]:
                 read_topic_key(parse_private_topic(place)[1])
             troubles: list[str] = []
             for path, apply in self._appliers.items():
-                if path in changed:
+                if path in changed or (path in TOPICS and not self._not_joined.isdisjoint(new[path])):
+                    self._check_running()
                     troubles += await apply(self._values[path], new[path])
             changes = [
                 SettingChange(
@@ -116,6 +123,11 @@ class LiveSettings:
         waiting = [each.key for each in changes if each.effect == "restart"]
         _log.info("settings read again", extra={"applied": applied, "restart": waiting, "troubles": troubles})
         return ReloadItem(file=self._file, changes=changes, troubles=troubles)
+
+    def _check_running(self) -> None:
+        """What would be changed is being closed. Raises `NotReady`."""
+        if self._shutdown.requested.is_set():
+            raise NotReady("the node is stopping", hint="the settings are read when it starts again")
 
     # ------------------------------------------------------------ one each
 
@@ -153,17 +165,23 @@ class LiveSettings:
         for text in before:
             if text in after:
                 continue
+            if text in self._not_joined:
+                # who takes part in the topic does so for another reason
+                self._not_joined.discard(text)
+                continue
             try:
                 name = text.partition("=")[0]
                 await self._meshes.leave_topic(self._node, LeaveTopic(topic=name))
             except ConvergeError as error:
                 troubles.append(f"{text}: {error}")
         for text in after:
-            if text in before:
+            if text in before and text not in self._not_joined:
                 continue
+            self._not_joined.discard(text)
             try:
                 await self._meshes.join(self._node, *read(text))
             except ConvergeError as error:
+                self._not_joined.add(text)
                 troubles.append(f"{text}: {error}")
         return troubles
 

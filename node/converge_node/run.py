@@ -330,6 +330,8 @@ class _Run:
                         await self._state.reload()
                     except ConvergeError as error:
                         _log.error("nothing was changed", extra={"error": str(error), "hint": error.hint})
+                    except Exception:  # noqa: BLE001 - the edge: a defect in one reload must not end the node
+                        _log.exception("reading the settings again failed")
 
     async def _join_topic(self, node: NodeLike, topic: Topic, key: TopicKey | None) -> None:
         try:

@@ -27,8 +27,9 @@ from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica.coordination import CancelFor, SubmitFor
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import TaskId
+from converge_p2p.core.view.about_task import search, wanted
 from converge_p2p.core.view.audit import HeldChain, held_chains
-from converge_p2p.core.view.explaining import explain, search, wanted
+from converge_p2p.core.view.explaining import explain
 from converge_p2p.core.view.explanation import Certificate, Decision, Explanation, StepKind, Tentative
 from converge_p2p.core.view.receipt import Receipt, receipt_of
 
@@ -368,6 +369,28 @@ def test_what_decided_is_kept_where_there_is_too_much_to_be_told(monkeypatch: py
     assert told.left_out == 15 - 4
     assert Tentative.INCOMPLETE in told.tentative
     assert certificate(told, Decision.SETTLEMENT).decides
+
+
+def test_a_flood_about_a_task_is_not_looked_at_and_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story()
+    monkeypatch.setattr(limits, "EXPLAINED_BYTES_PER_AUTHOR_MAX", 4096)
+    monkeypatch.setattr(limits, "EXPLAINED_BYTES_MAX", 16 * 1024)
+    settled = story.settled()
+    ballots = tuple(Ballot(Phase.ACCEPT, story.task, number, story.value.hash) for number in range(20))
+    flood = [story.rival.sign(VoteBody(ballots)) for _ in range(40)]
+    story.explained([*settled, *flood])
+    log = story.replica.log
+    wants = wanted(story.replica.view, log, story.task)
+    looked_at = search(held_chains(log), wants).found
+    assert sum(len(item.operation.signed) for item in looked_at if item.operation.author == story.rival.key) <= 4096
+    told = explained(story.replica, story.task)
+    honest = {step.operation for step in told.steps} - {each.id for each in flood}
+    assert {each.id for each in (story.submit, *story.claims, story.report, *story.accepts)} <= honest
+    assert told.left_out >= 30
+    assert Tentative.INCOMPLETE in told.tentative
+    # no room at all: what decided is there even so
+    monkeypatch.setattr(limits, "EXPLAINED_BYTES_MAX", 0)
+    assert certificate(explained(story.replica, story.task), Decision.SETTLEMENT).decides
 
 
 def test_a_record_without_the_deciding_votes_says_that_it_is_not_whole() -> None:

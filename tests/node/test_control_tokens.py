@@ -55,6 +55,19 @@ async def test_a_damaged_file_lets_nobody_in_and_tells_strangers_nothing_of_it(t
     assert str(tmp_path) not in answer.text
 
 
+async def test_strangers_cannot_fill_the_log_while_the_file_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = await ground()
+    tokens, _ = some_tokens(tmp_path)
+    async with asking(known, tokens) as http:
+        for text in ("nonsense\n", "name lord 00\n", "nonsense\n"):
+            (tmp_path / "api-tokens").write_text("# a comment\n" * len(text) + text)
+            for _ in range(5):
+                assert (await http.get("/v1/node", headers={"authorization": "Bearer x"})).status_code == 401
+    assert len([record for record in caplog.records if "nobody is let in" in record.message]) == 3
+
+
 async def test_a_token_opens_what_its_scope_holds(tmp_path: Path) -> None:
     known = await ground()
     tokens, made = some_tokens(tmp_path)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from node_fakes import FakeNode
 from test_node_run import finish, first_document, started
 
 from converge_node.cli.main import invoke
-from converge_node.config import all_keys, load_settings
+from converge_node.config import Settings, all_keys, load_settings
 from converge_node.control.mesh import Meshes
+from converge_node.errors import NotReady
 from converge_node.key_files import new_topic_key, write_key_file
 from converge_node.logs import log_level, set_log_level
 from converge_node.reload import LiveSettings
@@ -121,6 +123,26 @@ async def test_what_cannot_be_done_yet_is_said_and_the_rest_is_done(tmp_path: Pa
     assert place.shutdown.timeout_s == 4.0
 
 
+async def test_a_topic_that_could_not_be_joined_is_tried_again_and_its_end_ends_no_other(tmp_path: Path) -> None:
+    place, key = Place(tmp_path), tmp_path / "topic.key"
+    write_key_file(key, new_topic_key().to_file())
+    private = f"acme/one={key}"
+    place.write(node={"topics": ["acme/one"]})
+    await place.reload()
+    place.write(node={"topics": ["acme/one"], "private_topics": [private]})
+    assert (await place.live.reload()).troubles
+    again = await place.live.reload()
+    assert (again.changes, len(again.troubles)) == ([], 1)
+    place.write(node={"topics": ["acme/one"]})
+    assert not (await place.live.reload()).troubles
+    assert list(place.node.topics().values()) == [None]
+    place.write(node={"topics": ["acme/one"], "private_topics": [private]})
+    assert (await place.live.reload()).troubles
+    place.write(node={"private_topics": [private]})
+    assert not (await place.live.reload()).troubles
+    assert [bool(key) for key in place.node.topics().values()] == [True]
+
+
 def test_every_setting_that_is_taken_over_exists() -> None:
     place = Place(Path("/nonexistent"))
     assert place.live.live <= set(all_keys())
@@ -153,3 +175,23 @@ def test_a_running_node_reads_its_settings_at_a_command_and_at_sighup(tmp_path: 
         process.send_signal(signal.SIGTERM)
         code, _, err = finish(process)
     assert code == 0, err
+
+
+async def test_a_node_that_began_to_stop_meanwhile_takes_nothing_over(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.write(node={"pools": ["ab" * 32]}, log={"level": "error"})
+    read = place.live._read
+
+    def read_slowly() -> Settings:
+        trio.from_thread.run_sync(place.shutdown.request, "a test")
+        return read()
+
+    place.live._read = read_slowly
+    level = log_level()
+    try:
+        with pytest.raises(NotReady, match="stopping"):
+            await place.reload()
+    finally:
+        place.shutdown.done()
+    assert place.joined == []
+    assert log_level() == level

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from control_kit import served
 
 from converge_node.cli.main import invoke
@@ -26,6 +28,7 @@ from converge_node.web.gateway import QUESTIONS, gateway_app
 from converge_node.web.pages import STATIC, TYPES
 from converge_p2p.client import Client, Refused
 from converge_p2p.client.routes import Scope
+from converge_p2p.core import limits
 from converge_p2p.node.observation import NodeEvent
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +167,57 @@ async def test_while_there_is_no_node_the_gateway_says_so(tmp_path: Path) -> Non
             with pytest.raises(Refused) as refused:
                 await trio.to_thread.run_sync(Client(url=url, token=TOKEN).status)
             assert refused.value.code == "node_unreachable"
+
+
+@pytest.mark.parametrize("said", [b"", b"\r\n\r\n", b"HTTP/1.0\r\n\r\n", b"HTTP/1.0 many\r\n\r\n", b"x" * 100_000])
+async def test_what_answers_in_another_language_is_no_node_to_the_gateway(tmp_path: Path, said: bytes) -> None:
+    async def foreign(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            try:
+                await stream.send_all(said)
+            except trio.BrokenResourceError:
+                pass
+
+    path = tmp_path / "foreign.sock"
+    with trio.fail_after(60), socket.socket(socket.AF_UNIX) as raw:
+        raw.bind(str(path))
+        raw.listen()
+        async with trio.open_nursery() as nursery:
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(raw))
+            nursery.start_soon(trio.serve_listeners, foreign, [listener])
+            transport = httpx.ASGITransport(gateway_app(path, TOKEN))
+            async with httpx.AsyncClient(transport=transport, base_url="http://page") as http:
+                answer = await http.get("/v1/status", headers={"authorization": f"Bearer {TOKEN}"})
+            assert answer.json()["error"]["code"] == "node_unreachable"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_stranger_who_breaks_off_or_never_ends_a_question_costs_the_gateway_nothing(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    app, sent = gateway_app(tmp_path / "none.sock", TOKEN), list[Any]()
+    scope = {
+        "type": "http", "method": "GET", "path": "/v1/status", "raw_path": b"/v1/status", "root_path": "",
+        "query_string": b"", "headers": [], "scheme": "http", "server": ("x", 1), "client": ("x", 1),
+        "asgi": {"version": "3.0"}, "http_version": "1.1",
+    }  # fmt: skip
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def endless() -> dict[str, Any]:
+        await trio.sleep(1)
+        return {"type": "http.request", "body": b".", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    for receive, status in ((gone, 499), (endless, 401)):
+        with trio.fail_after(limits.CONTROL_BODY_WAIT_S + 1):
+            await app(scope, receive, send)
+        assert sent[0]["status"] == status
+        sent.clear()
 
 
 def test_the_page_asks_nothing_that_is_not_passed_on() -> None:

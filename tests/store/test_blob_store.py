@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import CodecError, LimitExceeded, NotFound
+from converge_p2p.core.errors import CodecError, LimitExceeded, NotFound, StoreError
 from converge_p2p.core.model.blob import Manifest
 from converge_p2p.store.blob_files import BlobFiles, DiskFiles, MemoryFiles
 from converge_p2p.store.blobs import BlobStore, Hold
@@ -209,3 +209,58 @@ def test_folders_and_files_are_for_their_owner_only(tmp_path: Path) -> None:
     paths = [tmp_path / "blobs", *(tmp_path / "blobs" / manifest.id.hex()).iterdir()]
     assert len(paths) == 4
     assert not any(path.stat().st_mode & 0o077 for path in paths)
+
+
+def test_who_gives_up_takes_nothing_from_another_who_was_told_that_it_is_kept(files: BlobFiles) -> None:
+    store, chunks = opened(files), chunks_of("same")
+    manifest = Manifest.of(chunks)
+    store.begin(manifest)
+    put(store, "same", Hold.PINNED)
+    store.abandon(manifest.id)
+    assert [store.chunk(manifest.id, index) for index in range(2)] == chunks
+    assert [info.hold for info in opened(files).list()] == [Hold.PINNED]
+    other = Manifest.of(chunks_of("other"))
+    store.begin(other)
+    store.begin(other)
+    store.abandon(other.id)
+    assert store.manifest(other.id) == other, "the second one still writes it"
+    store.abandon(other.id)
+    assert store.manifest(other.id) is None
+    assert store.totals()[0] == 1
+
+
+def test_what_is_removed_while_it_is_written_leaves_nothing_on_the_disk(files: BlobFiles) -> None:
+    store, chunks = opened(files), chunks_of("one")
+    manifest, write = Manifest.of(chunks), files.write
+    store.begin(manifest)
+
+    def write_late(folder: str, name: str, data: bytes) -> None:
+        store.remove(manifest.id)
+        write(folder, name, data)
+
+    files.write = write_late  # type: ignore[method-assign]
+    with pytest.raises(NotFound):
+        store.add(manifest.id, 0, chunks[0])
+    assert files.folders() == []
+    files.write = write  # type: ignore[method-assign]
+    store.begin(manifest)
+    files.write = write_late  # type: ignore[method-assign]
+    with pytest.raises((NotFound, StoreError)):
+        store.finish(manifest.id, Hold.PINNED)
+    assert files.folders() == []
+
+
+def test_a_blob_that_could_not_be_marked_is_not_held(files: BlobFiles) -> None:
+    store, manifest, write = opened(files), Manifest.of(chunks_of("one")), files.write
+    store.begin(manifest)
+
+    def fail(folder: str, name: str, data: bytes) -> None:
+        raise StoreError("the disk is full")
+
+    files.write = fail  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        store.finish(manifest.id, Hold.PINNED)
+    files.write = write  # type: ignore[method-assign]
+    store.abandon(manifest.id)
+    assert store.list() == []
+    assert files.folders() == []

@@ -4,8 +4,8 @@ Knows: which operations are about a task, and how the fold counts them. Must not
 Source: `docs/protocol.md`, task register. A register forgets the way to a settlement; the log still shows it, until a
 checkpoint covers it. That is why the log is read here, as the audit does.
 
-It takes two steps, so that the first can be done in a thread: `search` reads a log that was copied and knows no fold;
-`explain` asks the fold.
+It takes two steps, so that the first can be done in a thread: `about_task.search` reads the log, and `explain` asks the
+fold.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from converge_p2p.core.oplog.bodies import (
     Ballot,
     Body,
     ClaimBody,
-    Phase,
     ReleaseBody,
     ReportBody,
     SubmitBody,
@@ -30,20 +29,15 @@ from converge_p2p.core.oplog.bodies import (
     VoteBody,
 )
 from converge_p2p.core.oplog.coordination import (
-    AuctionCloseBody,
-    AuctionOpenBody,
-    AuctionSettleBody,
-    BidCommitBody,
-    BidRevealBody,
     DelegateBody,
 )
 from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.log import OperationLog
 from converge_p2p.core.oplog.motions import MotionBody, OpinionBody
-from converge_p2p.core.oplog.operation import OPERATION_TAG, Operation, decode_operation
+from converge_p2p.core.oplog.operation import OPERATION_TAG, Operation
 from converge_p2p.core.oplog.verdicts import VerdictBody
-from converge_p2p.core.types import OperationId, PoolId, PublicKey, TaskId, ValueHash
-from converge_p2p.core.view.audit import HeldChain
+from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
+from converge_p2p.core.view.about_task import Found, Searched, Wanted, said_about
 from converge_p2p.core.view.epochs import epoch_subject
 from converge_p2p.core.view.explanation import (
     Certificate,
@@ -67,38 +61,6 @@ _TERMS_MAX = limits.EXPLAINED_STEPS_MAX // limits.ELECTORS_MAX
 """Epochs whose certificates are shown, so that they are no more signatures than there are steps."""
 
 
-class Wanted(NamedTuple):
-    """What makes an operation one about a task.
-
-    Attributes:
-        pool, task: which.
-        veto: what votes on the veto of its result name, None if nobody may deny it.
-        auction: the auction of the task, if there is one.
-        motions: the questions to the electors about it.
-        named: signed operations that are about it without naming it: its submit, and what that rests on.
-    """
-
-    pool: PoolId
-    task: TaskId
-    veto: TaskId | None
-    auction: OperationId | None
-    motions: frozenset[OperationId]
-    named: tuple[bytes, ...]
-
-
-class Found(NamedTuple):
-    """An operation about the task.
-
-    Attributes:
-        loose: its author forked, or was removed: it stands beside the chain.
-        verified: its signature holds.
-    """
-
-    operation: Operation
-    loose: bool
-    verified: bool
-
-
 class _Counted(NamedTuple):
     """Where a vote is counted."""
 
@@ -108,95 +70,6 @@ class _Counted(NamedTuple):
     on_veto: bool
 
 
-# ---------------------------------------------------------------- the log
-
-
-def wanted(view: View, log: OperationLog, task: TaskId) -> Wanted:
-    """Return what to look for, of a task of which anything or nothing is known."""
-    register, named = view.registers.get(task), []
-    submitted = None if register is None else register.submitted
-    if submitted is not None and (signed := log.get(submitted.operation)) is not None:
-        named.append(signed)
-        body = decode_operation(signed, view.pool, trusted=True).body
-        delegation = log.get(body.delegation) if isinstance(body, ActBody) else None
-        named += [] if delegation is None else [delegation]
-    auction = view.coordination.auctions.of_task(task)
-    return Wanted(
-        view.pool,
-        task,
-        None if register is None or register.veto is None else register.veto.id,
-        None if auction is None else auction.id,
-        frozenset(motion.id for motion in view.motions.disputes(task)),
-        tuple(named),
-    )
-
-
-def search(chains: Iterable[HeldChain], wants: Wanted) -> list[Found]:
-    """Return every operation about a task, each once. It knows nothing but these values, so any thread may do it."""
-    needles = [bytes(name) for name in (wants.task, wants.veto, wants.auction, *wants.motions) if name is not None]
-    found = {item.operation.id: item for signed in wants.named if (item := _read(signed, wants, False)) is not None}
-    for chain in chains:
-        for loose, held in ((False, chain.prefix), (True, chain.loose)):
-            for signed in held:
-                # bytes are searched a hundred times as fast as they are decoded
-                if any(name in signed for name in needles):
-                    item = _read(signed, wants, loose)
-                    if item is not None and next(_said(item.operation, item.operation.body, wants), None) is not None:
-                        found.setdefault(item.operation.id, item)
-    return list(found.values())
-
-
-def _read(signed: bytes, wants: Wanted, loose: bool) -> Found | None:
-    operation = decode_operation(signed, wants.pool, trusted=True)
-    payload, signature = signed[SIGNATURE_BYTES:], signed[:SIGNATURE_BYTES]
-    return Found(operation, loose, verify(operation.author, OPERATION_TAG, payload, signature))
-
-
-def _said(
-    operation: Operation, body: Body, wants: Wanted
-) -> Iterator[tuple[StepKind, Body | Ballot, int | None, bool]]:
-    """What an operation says about the task: kind, body or ballot, round, and whether it is about its veto."""
-    about = {wants.task: False} if wants.veto is None else {wants.task: False, wants.veto: True}
-    match body:
-        case VoteBody(ballots):
-            for ballot in ballots:
-                if ballot.task in about:
-                    yield _PHASES[ballot.phase], ballot, ballot.round, about[ballot.task]
-        case SubmitBody() | ActBody(_, SubmitBody()) if operation.signed in wants.named:
-            yield StepKind.SUBMITTED, body, None, False
-        case DelegateBody() if operation.signed in wants.named:
-            yield StepKind.DELEGATED, body, None, False
-        case ClaimBody(task) | ActBody(_, ClaimBody(task)) if task in about:
-            yield StepKind.CLAIMED, body, None, about[task]
-        case ReleaseBody(task, number) if task in about:
-            yield StepKind.RELEASED, body, number if number >= 0 else None, about[task]
-        case ReportBody(task, number) if task in about:
-            yield StepKind.REPORTED, body, number, about[task]
-        case VerdictBody(task) if task == wants.task:
-            yield StepKind.JUDGED, body, None, False
-        case EvidenceBody(task) if task == wants.task:
-            yield StepKind.CITED, body, None, False
-        case VetoBody(task, _, deny) if task == wants.task:
-            yield StepKind.VETOED if deny else StepKind.LET_PASS, body, None, True
-        case MotionBody() if body.subject == wants.task:
-            yield StepKind.DISPUTED, body, None, False
-        case OpinionBody(motion) if motion in wants.motions:
-            yield StepKind.ANSWERED, body, None, False
-        case AuctionOpenBody(task) if task == wants.task:
-            yield StepKind.AUCTION_OPENED, body, None, False
-        case (
-            BidCommitBody(auction) | BidRevealBody(auction) | AuctionCloseBody(auction) | AuctionSettleBody(auction)
-        ) if auction == wants.auction:
-            yield _AUCTION[type(body)], body, None, False
-
-
-_PHASES = {Phase.GRANT: StepKind.GRANTED, Phase.ENDORSE: StepKind.ENDORSED, Phase.ACCEPT: StepKind.ACCEPTED}
-_AUCTION: dict[type, StepKind] = {
-    BidCommitBody: StepKind.BID_SEALED,
-    AuctionCloseBody: StepKind.AUCTION_CLOSED,
-    BidRevealBody: StepKind.BID_OPENED,
-    AuctionSettleBody: StepKind.AUCTION_SETTLED,
-}
 _DECISIONS = {
     StepKind.GRANTED: Decision.CLAIM,
     StepKind.ENDORSED: Decision.ENDORSEMENT,
@@ -212,7 +85,7 @@ def explain(
     view: View,
     log: OperationLog,
     wants: Wanted,
-    found: Iterable[Found],
+    searched: Searched,
     *,
     shown: TaskView | None,
     renewed: Renewed | None = None,
@@ -223,7 +96,7 @@ def explain(
 
     Args:
         view, log: the fold, and the log that it is of.
-        wants, found: see `wanted` and `search`.
+        wants, searched: see `wanted` and `search`.
         shown: the task as an application sees it.
         renewed: what its holder said last.
         opened: returns what an operation says, in clear; None if it does not open here.
@@ -236,7 +109,8 @@ def explain(
         found_past = _compacted(view, wants.task)
         if found_past is not None or register is None:
             return found_past
-    steps, left_out = _kept(_steps(view, register, wants, found, opened), register)
+    steps, left_out = _kept(_steps(view, register, wants, searched.found, opened), register)
+    left_out += searched.left_out
     motions = (view.motions.view(name, view.epochs.number) for name in sorted(wants.motions))
     disputes = tuple(readable(motion) for motion in motions if motion is not None)
     if not steps and register.submitted is None:
@@ -280,7 +154,7 @@ def _steps(
                 kind, operation.id, operation.author, operation.seq, operation.epoch, number, operation.hlc, said,
                 on_veto, verified, counts, clear is None and _hides(operation.body),
             )
-            for kind, said, number, on_veto in _said(operation, clear or operation.body, wants)
+            for kind, said, number, on_veto in said_about(operation, clear or operation.body, wants)
         ]  # fmt: skip
     return steps
 

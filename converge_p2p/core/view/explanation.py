@@ -199,7 +199,7 @@ class Explanation:
         disputes: questions to the electors about its results, and what became of them.
         renewed: what its holder said last, if it was heard here.
         tentative: what of all this is not certain; empty if the task is settled for ever.
-        left_out: how many steps there are beside these.
+        left_out: how many steps there are beside these; an operation that was not looked at counts as one.
     """
 
     pool: PoolId

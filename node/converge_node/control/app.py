@@ -13,15 +13,17 @@ from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
+import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
+from starlette.types import Receive, Scope as HttpScope, Send
 
 from converge_node.control import about, blobs, explaining, joins, meeting, observing, peers, pools, tasks
 from converge_node.control.openapi import openapi_document
-from converge_node.control.requests import body_of, discard, query_of, read
+from converge_node.control.requests import body_of, discard, paced, query_of, read
 from converge_node.control.state import Asked, ControlState, Endpoint
 from converge_node.control.stream import EventStream, Open
 from converge_node.control.tokens import Tokens
@@ -56,6 +58,7 @@ class ControlApi:
 
     def __init__(self, state: ControlState) -> None:
         self._state = state
+        self._said_of_tokens = ""
 
     def app(self, tokens: Tokens | None = None) -> Starlette:
         """Return the ASGI application.
@@ -77,22 +80,22 @@ class ControlApi:
         self, route: Route, endpoint: Endpoint, tokens: Tokens | None
     ) -> Callable[[Request], Awaitable[Response]]:
         async def serve(request: Request) -> Response:
-            async with aclosing(request.stream()) as parts:
-                if not route.raw:
-                    return await answer(request, await read(request), parts)
+            async with aclosing(paced(request.stream())) as parts:
                 try:
-                    return await answer(request, b"", parts)
+                    # before anything of the body is kept
+                    self._check_room()
+                    return await answer(request, b"" if route.raw else await read(parts), parts)
                 except ConvergeError:
-                    await discard(parts, limits.BLOB_BYTES_MAX)
+                    await discard(parts, limits.BLOB_BYTES_MAX if route.raw else 8 * limits.CONTROL_REQUEST_BYTES_MAX)
                     raise
 
         async def answer(request: Request, content: bytes, parts: AsyncGenerator[bytes, None]) -> Response:
-            if self._state.requests > limits.CONTROL_REQUESTS_MAX:
-                self._state.refused += 1
-                raise Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later")
             body = None if route.body is None else body_of(content, route.body)
             query = None if route.query is None else query_of(request.query_params, route.query)
-            found = await endpoint(Asked(self._state, request.path_params, body, query, parts))
+            asked = Asked(self._state, request.path_params, body, query, parts)
+            if route.raw or route.form is Form.BYTES:
+                return await self._transferred(route, endpoint, asked)
+            found = await endpoint(asked)
             match route.form:
                 case Form.EVENTS:
                     return self._events(found, getattr(query, "timeout_s", None))
@@ -136,13 +139,16 @@ class ControlApi:
         try:
             granted = tokens.scope_of(token.strip()) if kind.lower() == "bearer" else None
         except ConfigError as error:
-            # whoever asks may be a stranger, and is not told about the files here
-            _log.error("nobody is let in over TCP", extra={"error": str(error), "hint": error.hint})
+            # whoever asks may be a stranger, who is not told about the files here, and must not fill the log
+            if str(error) != self._said_of_tokens:
+                self._said_of_tokens = str(error)
+                _log.error("nobody is let in over TCP", extra={"error": str(error), "hint": error.hint})
             granted = None
         if granted is not None and granted >= scope:
             return
         self._state.tokens_refused += 1
-        await discard(request.stream())
+        with trio.move_on_after(limits.CONTROL_BODY_WAIT_S):
+            await discard(request.stream())
         if granted is None:
             raise NotAuthenticated(
                 "no known token was given" if token else "a token is needed here",
@@ -156,6 +162,32 @@ class ControlApi:
     async def _openapi(self, _request: Request) -> Response:
         return Response(msgspec.json.encode(openapi_document()), media_type="application/json")
 
+    def _check_room(self) -> None:
+        if self._state.requests > limits.CONTROL_REQUESTS_MAX:
+            self._state.refused += 1
+            raise Busy(f"{limits.CONTROL_REQUESTS_MAX} requests are being served", hint="try again later")
+
+    async def _transferred(self, route: Route, endpoint: Endpoint, asked: Asked) -> Response:
+        """Take or give a content; its place is free again when all of it was taken or sent."""
+        if self._state.transfers >= limits.CONTROL_TRANSFERS_MAX:
+            self._state.refused += 1
+            raise Busy(f"{limits.CONTROL_TRANSFERS_MAX} contents are being sent", hint="try again later")
+        self._state.transfers += 1
+
+        def ended() -> None:
+            self._state.transfers -= 1
+
+        try:
+            found = await endpoint(asked)
+        except BaseException:
+            ended()
+            raise
+        if route.form is Form.BYTES:
+            assert isinstance(found, Response)
+            return _Sent(found, ended)
+        ended()
+        return _json(schema.success(found), 200)
+
     def _events(self, source: Open, timeout_s: float | None) -> EventStream:
         if self._state.streams >= limits.CONTROL_STREAMS_MAX:
             self._state.refused += 1
@@ -166,6 +198,22 @@ class ControlApi:
             self._state.streams -= 1
 
         return EventStream(source, stopping=self._state.stopping, on_end=ended, timeout_s=timeout_s)
+
+
+class _Sent(Response):
+    """An answer, and what is done when it was sent, or could not be."""
+
+    def __init__(self, answer: Response, on_end: Callable[[], None]) -> None:
+        super().__init__()
+        self._answer = answer
+        self._on_end = on_end
+
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
+        """Serve the answer."""
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self._on_end()
 
 
 def _json(envelope: dict[str, Any], status: int) -> Response:

@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio import run as hypercorn_run, serve
 from hypercorn.trio.tcp_server import TCPServer
 from starlette.types import ASGIApp
@@ -28,6 +28,7 @@ from converge_p2p.core.errors import ConfigError
 
 CLOSE_GRACE_S: Final = 1.0
 IDLE_S: Final = 30.0
+SEND_BYTES: Final = 64 * 1024
 
 _log = logging.getLogger("converge_node.control")
 
@@ -83,8 +84,24 @@ class _ContainedServer(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         """Send, but begin to wait for the next request only while somebody could send one."""
-        if not (self._client_gone and isinstance(event, Updated)):
+        if isinstance(event, RawData):
+            await self._send(event.data)
+        elif not (self._client_gone and isinstance(event, Updated)):
             await super().protocol_send(event)
+
+    async def _send(self, data: bytes) -> None:
+        """Send bytes. Stock, a client that reads nothing holds its connection, and what it asked for, for ever."""
+        async with self.send_lock:
+            try:
+                for at in range(0, len(data), SEND_BYTES):
+                    # shielded, as it is stock: half of a frame must not be sent
+                    with trio.fail_after(limits.CONTROL_SEND_STALL_S, shield=True):
+                        await self.stream.send_all(data[at : at + SEND_BYTES])
+            except trio.TooSlowError:
+                await trio.aclose_forcefully(self.stream)
+                await self.protocol.handle(Closed())
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.protocol.handle(Closed())
 
 
 @asynccontextmanager

@@ -64,6 +64,7 @@ class ControlState:
     started_at_s: float = field(default_factory=time.time)
     requests: int = 0
     streams: int = 0
+    transfers: int = 0
     refused: int = 0
     tokens_refused: int = 0
 

@@ -20,7 +20,7 @@ import msgspec
 import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -32,6 +32,7 @@ from converge_node.web.pages import page_routes
 from converge_p2p.client import NodeUnreachable, schema
 from converge_p2p.client.api import all_routes
 from converge_p2p.client.routes import Scope as Allowed
+from converge_p2p.core import limits
 from converge_p2p.core.errors import ConvergeError, NotFound
 
 QUESTIONS: Final = (
@@ -69,7 +70,11 @@ def gateway_app(socket: Path, token: str) -> Starlette:
     assert all(route.method == "GET" and route.scope is Allowed.READ for route in passed)
 
     async def pass_on(request: Request) -> Response:
-        await discard(request.stream())
+        try:
+            with trio.move_on_after(limits.CONTROL_BODY_WAIT_S):
+                await discard(request.stream())
+        except ClientDisconnect:
+            return Response(status_code=499)
         kind, _, sent = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), token.encode()):
             hint = "open the address that `converge-node web` printed last"
@@ -131,7 +136,8 @@ async def _asked(socket: Path, target: bytes) -> AsyncIterator[tuple[int, bytes,
     with trio.fail_after(CONNECT_S):
         stream = await trio.open_unix_socket(socket)
     async with stream:
-        await stream.send_all(b"GET " + target + b" HTTP/1.0\r\nhost: node\r\n\r\n")
+        with trio.fail_after(CONNECT_S):
+            await stream.send_all(b"GET " + target + b" HTTP/1.0\r\nhost: node\r\n\r\n")
         head, end, rest = b"", b"", b""
         while not end:
             part = await _some(stream)
@@ -139,7 +145,7 @@ async def _asked(socket: Path, target: bytes) -> AsyncIterator[tuple[int, bytes,
                 raise ValueError("no head of an answer")
             head, end, rest = (head + part).partition(b"\r\n\r\n")
         first, *lines = head.split(b"\r\n")
-        status = int(first.split(b" ", 2)[1])
+        status = int(first.partition(b" ")[2].partition(b" ")[0])
         fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
         async with aclosing(_parts(stream, rest)) as parts:
             yield status, fields.get(b"content-type", b"application/octet-stream"), parts
