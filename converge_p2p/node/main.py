@@ -397,8 +397,7 @@ class Node:
     ) -> PoolHandle:
         """Return this node's home pool, dictatorial and led by this node alone; the first call founds it.
 
-        Args:
-            admission, whitelist, policy: see `create_pool`; they matter to the call that founds it.
+        The arguments are those of `create_pool`, and matter to the call that founds it.
         """
         return await self._home_pool.get(admission=admission, whitelist=whitelist, policy=policy)
 
