@@ -278,15 +278,15 @@ def _of(kind: str, count: int, each: int | None) -> list[Point]:
 def crash(each: int | None, work: Path, share: tuple[int, int] = (0, 1), stories: str = "both") -> Report:
     """Run the stories with all chosen points."""
     report = Report()
-    template = work / "template"
-    template.mkdir(mode=0o700)
-    made = tell(node_story, template, defaultdict(list))
-    assert made.counts is not None, made.error
-    make_old_database(template / "old" / "node.sqlite")
-    (template / "old" / "node.sqlite").chmod(0o600)
     if stories != "files":
         Crasher(node_story, None, None, work).run(each, report, share)
     if stories != "node":
+        template = work / "template"
+        template.mkdir(mode=0o700)
+        made = tell(node_story, template, defaultdict(list))
+        assert made.counts is not None, made.error
+        make_old_database(template / "old" / "node.sqlite")
+        (template / "old" / "node.sqlite").chmod(0o600)
         Crasher(files_story, work_in_moved_home, template, work).run(each, report, share)
     return report
 

@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("crash_points.py")
 KINDS_MIN = {"node": 100, "files": 100}
 ALL = os.environ.get("CRASH_POINTS") == "all"
-CHOICE = {"node": "4/9", "files": "6/11"}
+CHOICE = {"node": "4/15", "files": "6/17"}
 """Which of the kinds of calls are tried in every run of the tests."""
 
 
@@ -28,6 +28,6 @@ def test_a_kill_before_any_write_loses_nothing_acknowledged_and_forks_no_chain(s
     assert report["failures"] == []
     # a watch that sees no calls, or kills nobody, would find nothing either
     assert report["kinds"] >= KINDS_MIN[story]
-    assert report["points"] >= 12
+    assert report["points"] >= 8
     assert report["killed"] >= report["points"] * 0.9
     assert report["acknowledged"] > report["points"]
