@@ -19,6 +19,7 @@ from converge_p2p.store.api import NodeStore
 from converge_p2p.store.home import BLOB_FOLDER, DATABASE_FILE, KEY_FILE
 from converge_p2p.store.keyfile import load_or_create_identity
 from converge_p2p.store.memory import MemoryStore
+from converge_p2p.store.private_files import remove_left_overs
 from converge_p2p.store.sqlite import SqliteStore
 
 
@@ -28,6 +29,9 @@ def load_identity_now(given: Identity | None, home: Path | None) -> Identity:
     Raises:
         StoreError, CodecError: the key file cannot be read.
     """
+    if home is not None:
+        # the home is held by this node: what a killed one left half written belongs to nobody
+        remove_left_overs(home / KEY_FILE)
     if given is not None:
         return given
     return Identity.generate() if home is None else load_or_create_identity(home / KEY_FILE)

@@ -21,7 +21,7 @@ from converge_p2p.core.errors import CodecError, StoreError
 from converge_p2p.core.types import PoolId
 from converge_p2p.store.api import Store
 from converge_p2p.store.home import AGE_FILE, AGE_KEY, FORGOTTEN_KEY, LEARNED_KEY, RESTORED_KEY
-from converge_p2p.store.private_files import write_private_file
+from converge_p2p.store.private_files import remove_left_overs, write_private_file
 
 _logger = logging.getLogger(__name__)
 
@@ -54,6 +54,8 @@ class StoreAge:
         Raises:
             StoreError: store or file cannot be read or written.
         """
+        if self._file is not None:
+            remove_left_overs(self._file)
         store, file = self._read_store(), self._read_file()
         if self._file is not None and store is None and file is None:
             # the first start: with the file there, a crash before the store's number is written changes nothing

@@ -38,7 +38,7 @@ from converge_p2p.store.home import (
     RESTORED_KEY,
     only_node_in,
 )
-from converge_p2p.store.private_files import make_private_folder, sync_folder, write_private_file
+from converge_p2p.store.private_files import make_private_folder, remove_left_overs, sync_folder, write_private_file
 from converge_p2p.store.upkeep import Examination, age_of, examine_database, held_if_free
 
 FORMAT: Final = 1
@@ -116,6 +116,7 @@ def backup_home(
         raise Conflict(f"{target} exists already", hint="name a folder that is not there yet; it was not changed")
     target = target.absolute()
     make_private_folder(target.parent)
+    remove_left_overs(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
     try:
         temporary.mkdir(mode=0o700)
@@ -268,8 +269,11 @@ def restore_home(
     home = home.absolute()
     make_private_folder(home)
     with only_node_in(home):
+        secret_places = {name: home / name for name in SECRET_FILES} | dict(places or {})
+        for path in (*secret_places.values(), home / AGE_FILE):
+            remove_left_overs(path)
         _check_empty(home, {*_ALLOWED, *beside})
-        _put_secrets(backup, manifest, {name: home / name for name in SECRET_FILES} | dict(places or {}))
+        _put_secrets(backup, manifest, secret_places)
         for left_over in home.glob(f"{_TEMPORARY}*"):
             left_over.unlink()
         temporary = home / f"{_TEMPORARY}restored"

@@ -13,7 +13,7 @@ from pathlib import Path
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, NotFound, StoreError
 from converge_p2p.core.identity import Identity
-from converge_p2p.store.private_files import make_private_folder, write_private_file
+from converge_p2p.store.private_files import make_private_folder, remove_left_overs, write_private_file
 
 
 def save_identity(
@@ -36,6 +36,9 @@ def save_identity(
     data = identity.to_key_file(passphrase)
     make_private_folder(path.absolute().parent)
     write_private_file(path.absolute(), data, replace=replace)
+    if replace:
+        # a key that is replaced is to be gone, also where a killed process left a second copy of it
+        remove_left_overs(path.absolute())
 
 
 def load_identity(path: str | Path, passphrase: str | None = None) -> Identity:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import shutil
 from pathlib import Path
 
 from converge_p2p.core.errors import Conflict, StoreError
@@ -62,6 +64,29 @@ def write_private_file(path: Path, data: bytes, *, replace: bool = False, sync: 
         raise Conflict(f"{path} exists already", hint="choose another path; it was not changed") from None
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}", hint="check the folder's owner and space") from error
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove what writing a file, or a folder, left beside it when the process was killed; a key may stand in it.
+
+    To be called while nobody else writes that file.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    left_over = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.new(-journal|-wal|-shm)?")
+    try:
+        for each in path.parent.iterdir() if path.parent.is_dir() else ():
+            if not left_over.fullmatch(each.name):
+                continue
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            else:
+                each.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot remove what is left of writing {path}: {error.strerror}", hint="check the folder's owner"
+        ) from error
 
 
 def _publish_new(temporary: Path, path: Path, data: bytes) -> None:

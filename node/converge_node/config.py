@@ -36,7 +36,8 @@ from converge_node.settings_check import (
 )
 from converge_p2p.client.watch_schema import LogLevel
 from converge_p2p.core import limits
-from converge_p2p.core.errors import ConfigError
+from converge_p2p.core.errors import ConfigError, Conflict, StoreError
+from converge_p2p.store.private_files import write_private_file
 
 _log = logging.getLogger("converge_node.config")
 
@@ -401,17 +402,13 @@ def example_file() -> str:
 def write_example(file: Path) -> None:
     """Write the example file, if there is no settings file and one may be made."""
     try:
-        with open(file, "x", encoding="utf-8", opener=_private) as handle:
-            handle.write(example_file())
-    except FileExistsError:
+        # settings that a kill cut off in the middle of a line would keep the node from starting
+        write_private_file(file, example_file().encode())
+    except Conflict:
         pass
-    except OSError as error:
+    except StoreError as error:
         # settings may well stand in a folder that the node's user may only read
         _log.debug("no settings file was written", extra={"file": str(file), "error": str(error)})
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _description(kind: Any) -> str:

@@ -6,12 +6,11 @@ Source: docs/operations.md, configuration.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from converge_node.config import all_keys, checked_value, load_settings, nearest, value_from_text
-from converge_p2p.core.errors import ConfigError
+from converge_p2p.core.errors import ConfigError, StoreError
+from converge_p2p.store.private_files import remove_left_overs, write_private_file
 
 
 def check_key(path: str) -> None:
@@ -57,11 +56,8 @@ def write_settings(file: Path, content: str) -> None:
         ConfigError: it cannot be written.
     """
     try:
-        handle, partial = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(partial, file)
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}") from error
+        write_private_file(file, content.encode(), replace=True)
+        # of this or another change that was killed
+        remove_left_overs(file)
+    except StoreError as error:
+        raise ConfigError(str(error), hint=error.hint) from error

@@ -383,3 +383,14 @@ def test_what_a_backup_does_not_list_or_is_no_plain_file_is_not_put_back(tmp_pat
     manifest.write_text(manifest.read_text().replace(f'"size": {size},', f'"size": {2**40},'))
     with pytest.raises(StoreError, match="too long"):
         examine_backup(backup)
+
+
+def test_a_restore_that_was_killed_while_it_wrote_the_key_can_be_done_again(tmp_path: Path) -> None:
+    home, backup, new = (tmp_path / each for each in ("home", "backup", "new"))
+    a_home(home)
+    backup_home(home, backup, secret_files={KEY_FILE: home / KEY_FILE})
+    new.mkdir()
+    (new / f".{KEY_FILE}.{'0a' * 8}.new").write_bytes(b"half a key")
+    restore_home(backup, new)
+    assert (new / KEY_FILE).read_bytes() == (home / KEY_FILE).read_bytes()
+    assert not [each.name for each in new.iterdir() if each.name.startswith(".")]

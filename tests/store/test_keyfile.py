@@ -154,3 +154,13 @@ def test_a_verify_only_identity_has_no_key_file(tmp_path: Path) -> None:
     with pytest.raises(LocalError):
         save_identity(Identity.from_public_key(ALICE.public_key), tmp_path / "key")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_is_replaced_leaves_no_copy_that_a_killed_process_had_made(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    old = load_or_create_identity(path)
+    copy, others = tmp_path / f".node.key.{'0a' * 8}.new", tmp_path / f".other.key.{'0a' * 8}.new"
+    for each in (copy, others):
+        each.write_bytes(path.read_bytes())
+    save_identity(old, path, "secret", replace=True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([others.name, path.name])
