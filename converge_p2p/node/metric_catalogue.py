@@ -136,7 +136,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "gossip_dropped": "Payloads dropped because too many waited to be gossiped.",
     "gossip_failed": "Payloads that could not be gossiped.",
     "join_requests": "Requests to be let into pools that were heard.",
-    "join_requests_refused": "Requests to be let into pools for which there was no room, or that were malformed.",
+    "join_requests_refused": "Requests to be let into pools for which there was no room.",
     "peers_silent": "Peers given up because nothing was heard of them.",
     "rejected": "Operations of others that were refused, for whatever reason.",
     "renewals_dropped": "Renewals of claims dropped because a peer sent too many.",
