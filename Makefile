@@ -19,6 +19,7 @@ COVERAGE_MIN ?= 85
 
 # Tests are shared out over all processors; a module of tests with real hosts stays together, as its hosts do.
 SHARED_OUT := --numprocesses auto --dist worksteal
+CORE_TESTS := tests/core tests/vectors
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -87,13 +88,14 @@ types: $(DEV_STAMP) ## mypy, strict
 contracts: $(DEV_STAMP) ## who may import whom (import-linter)
 	$(BIN)/lint-imports --no-logo
 
-unit: $(DEV_STAMP) ## tests without a network, with the coverage of the core
-	$(BIN)/pytest $(SHARED_OUT) -m "not network and not simulation" --cov --cov-report=term \
+unit: $(DEV_STAMP) ## tests without a network; the core's own ones with its coverage, which slows them down
+	$(BIN)/pytest $(SHARED_OUT) -m "not network and not simulation" $(CORE_TESTS) --cov --cov-report=term \
 		--cov-fail-under=$(COVERAGE_MIN) $(PYTEST_ARGS)
+	$(BIN)/pytest $(SHARED_OUT) -m "not network and not simulation" $(CORE_TESTS:%=--ignore=%) $(PYTEST_ARGS)
 
 network: $(DEV_STAMP) ## tests with real libp2p hosts
 	@test "$$(id -u)" -eq 0 || echo "not root: the tests that make network namespaces are left out"
-	$(BIN)/pytest --numprocesses auto --dist loadfile -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" $(PYTEST_ARGS)
 
 simulation: $(DEV_STAMP) ## the simulator's fixed seeds and its own ablation tests
 	$(BIN)/pytest $(SHARED_OUT) -m simulation $(PYTEST_ARGS)
