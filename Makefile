@@ -95,7 +95,7 @@ unit: $(DEV_STAMP) ## tests without a network; the core's own ones with its cove
 
 network: $(DEV_STAMP) ## tests with real libp2p hosts
 	@test "$$(id -u)" -eq 0 || echo "not root: the tests that make network namespaces are left out"
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" $(PYTEST_ARGS)
 
 simulation: $(DEV_STAMP) ## the simulator's fixed seeds and its own ablation tests
 	$(BIN)/pytest $(SHARED_OUT) -m simulation $(PYTEST_ARGS)
