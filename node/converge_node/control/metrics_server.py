@@ -1,6 +1,6 @@
 """Metrics and health on a TCP port, for programs that cannot read a Unix socket. Nothing else is answered there.
 
-Knows: hypercorn, and the three paths. Must not know: what is measured.
+Knows: the three paths. Must not know: what is measured.
 Source: docs/observability.md. It is off by default: whoever reaches the port may read.
 """
 
@@ -9,25 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import msgspec
-import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from converge_node.control.observing import health_item, metrics_response
-from converge_node.control.server import CLOSE_GRACE_S, IDLE_S
+from converge_node.control.server import serving
 from converge_node.control.state import ControlState
 from converge_node.error_catalogue import http_status_of
 from converge_node.errors import known_error
 from converge_p2p.client import schema
-from converge_p2p.core.errors import ConfigError, ConvergeError
+from converge_p2p.core.errors import ConvergeError
 
 _log = logging.getLogger("converge_node.control")
 
@@ -72,30 +68,9 @@ def _json(envelope: dict[str, Any], status: int) -> Response:
 async def open_metrics_server(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
     """Answer on a TCP port while the block runs, and give its number; port 0 is any that is free.
 
-    The control server has to run already: it bounds the connections of both.
-
     Raises:
         ConfigError: it cannot be listened on.
     """
-    config = Config()
-    config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.loglevel = "WARNING"
-    config.graceful_timeout = CLOSE_GRACE_S
-    config.keep_alive_timeout = IDLE_S
-    config.include_server_header = False
-    closing = trio.Event()
-    async with trio.open_nursery() as nursery:
-        try:
-            bound: list[str] = await nursery.start(
-                partial(serve, app, config, shutdown_trigger=closing.wait, mode="asgi")  # type: ignore[arg-type]
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {config.bind[0]} for metrics: {error.strerror}", hint="see metrics.listen"
-            ) from error
-        try:
-            yield int(bound[0].rpartition(":")[2])
-        finally:
-            closing.set()
+    bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    async with serving(app, [bind], f"{bind} for metrics", "see metrics.listen") as (place,):
+        yield int(place.rpartition(":")[2])

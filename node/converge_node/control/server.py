@@ -112,7 +112,7 @@ async def open_control_server(app: ASGIApp, path: Path) -> AsyncIterator[None]:
         ConfigError: the socket cannot be made.
     """
     hint = "choose another with --home DIR or [api] socket"
-    async with _serving(app, [f"unix:{path}"], f"the control socket {path}", hint):
+    async with serving(app, [f"unix:{path}"], f"the control socket {path}", hint):
         try:
             yield
         finally:
@@ -134,12 +134,20 @@ async def open_tcp_server(app: ASGIApp, listen: Sequence[str]) -> AsyncIterator[
         yield []
         return
     hint = "choose another with [api] listen"
-    async with _serving(app, list(listen), f"the control addresses {', '.join(listen)}", hint) as places:
+    async with serving(app, list(listen), f"the control addresses {', '.join(listen)}", hint) as places:
         yield places
 
 
 @asynccontextmanager
-async def _serving(app: ASGIApp, binds: list[str], what: str, hint: str) -> AsyncIterator[list[str]]:
+async def serving(app: ASGIApp, binds: list[str], what: str, hint: str) -> AsyncIterator[list[str]]:
+    """Serve on Unix sockets or addresses while the block runs; yields where it really listens.
+
+    Args:
+        what, hint: for the error.
+
+    Raises:
+        ConfigError: it cannot be listened on.
+    """
     config = Config()
     config.bind = binds
     config.umask = 0o177
