@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from converge_p2p.core.model.pool import AssignmentRule
 from converge_p2p.core.model.task import Outcome, TaskState, TaskView
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import PublicKey, TaskId
@@ -43,6 +44,11 @@ class WorkPort:
     def renewal_interval_s(self, view: TaskView, round_: int) -> float:
         """How often to say so, in seconds."""
         return self._pool.renewal_interval_s(view, round_)
+
+    def in_turn(self) -> bool:
+        """Whether the pool takes the first claim for as good as any, and one worker for each task."""
+        spec = self._pool.driver.replica.view.spec
+        return spec is not None and spec.policy.assignment is AssignmentRule.FIRST and not spec.model.speculative
 
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterator[TaskView]:
         """The open tasks that could be worked on."""

@@ -3,30 +3,27 @@
 Knows: order, deferral and bounds. Must not know: how a task is claimed or done. Pure: time comes in as a value.
 Source: rendezvous hashing (Thaler and Ravishankar, 1998): workers prefer different tasks without talking.
 
-The order is priority, then how often the task failed here, then the rendezvous hash. Each change costs O(log n);
+The order is priority, then how often the task failed here, then the rank that the electors would give a claim of this
+worker in a first round, so that a worker prefers the tasks it gets. Each change costs O(log n);
 entries that went stale stay in the heap until they come up, or until they outnumber the valid ones.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from converge_p2p.core import limits
 from converge_p2p.core.model.task import TaskView
+from converge_p2p.core.replica.ranking import claim_rank
 from converge_p2p.core.types import PublicKey, TaskId
+from converge_p2p.runtime.turns import Turns
 
 DEFER_S = 0.1
 DEFER_S_MAX = 10.0
 
 _Order = tuple[int, int, bytes]
-
-
-def preference(task: TaskId, worker: PublicKey) -> bytes:
-    """The rendezvous hash: of tasks that are alike a worker takes that with the least."""
-    return hashlib.sha256(task + worker).digest()
 
 
 @dataclass(slots=True)
@@ -40,6 +37,7 @@ class Candidates:
     """The open tasks of one handler.
 
     Attributes:
+        turns: whose turn a task is that nobody claimed yet.
         dropped: tasks that did not fit. While there are such, `incomplete` is True and the caller reads the pending
             tasks again when it runs out of candidates.
     """
@@ -52,6 +50,7 @@ class Candidates:
             candidates_max: bound of the set.
         """
         self._worker = worker
+        self.turns = Turns(worker)
         self._candidates_max = candidates_max
         self._open: dict[TaskId, _Candidate] = {}
         self._ready: list[tuple[_Order, TaskId]] = []
@@ -66,8 +65,14 @@ class Candidates:
     def __contains__(self, task_id: TaskId) -> bool:
         return task_id in self._open
 
-    def put(self, view: TaskView, now: float) -> None:
-        """Add an open task, or renew its view. One that was put off stays so until its time."""
+    def put(self, view: TaskView, now: float, *, in_turn: bool = False) -> None:
+        """Add an open task, or renew its view. One that was put off stays so until its time.
+
+        Args:
+            view: the task.
+            now: monotonic time in seconds.
+            in_turn: leave it for a while to those whose turn it is.
+        """
         known = self._open.get(view.id)
         if known is not None:
             # what the order rests on is in the signed task and cannot have changed
@@ -78,7 +83,9 @@ class Candidates:
             self.dropped += 1
             return
         failures, not_before = self._put_off.get(view.id, (0, 0.0))
-        order = (-view.spec.priority, failures, preference(view.id, self._worker))
+        if in_turn and view.round < 0:
+            not_before = max(not_before, now + self.turns.wait_s(view.id, now))
+        order = (-view.spec.priority, failures, claim_rank(view.id, 0, self._worker))
         ready_at = not_before if not_before > now else 0.0
         self._open[view.id] = _Candidate(view, order, ready_at)
         if ready_at:

@@ -161,6 +161,9 @@ class TaskWorkPort(Protocol):
     def renewal_interval_s(self, view: TaskView, round_: int) -> float:
         """Return how often whoever holds a task in a round has to say so, in seconds."""
 
+    def in_turn(self) -> bool:
+        """Whether workers take turns in claiming: rival claims have no use, for the first one is as good as any."""
+
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterable[TaskView]:
         """Return the pending tasks that fit, and those already assigned to this identity (after a restart)."""
 

@@ -59,6 +59,7 @@ class Slot:
         handler: whose place.
         view: the task as it was last seen.
         token: None while the claim is out, then the (epoch, round) that was won.
+        since: when it was taken, on the monotonic clock.
         again: a later token that was won while the attempt of an earlier one is still ending.
         reopened: the task was seen open since `token` was won.
         ended_by: why it is given up: lost, settled, stopping; empty while it is not.
@@ -68,6 +69,7 @@ class Slot:
 
     handler: Handler
     view: TaskView
+    since: float
     token: Token | None = None
     again: Token | None = None
     reopened: bool = False
@@ -87,6 +89,7 @@ class WorkBook:
         give_back: claims to be released, with the reason.
         capabilities: names of what the workers can do.
         resources: what a task may ask for; None is anything.
+        in_turn: says whether workers take turns in claiming; asked whenever a task is offered.
         running: attempts may start. Neither before the pool runs nor after.
         stopping: nothing new is taken.
         counters: see `WorkerPool`.
@@ -111,6 +114,7 @@ class WorkBook:
         self.give_back: dict[TaskId, str] = {}
         self.capabilities: frozenset[str] = frozenset()
         self.resources: ResourceLimits | None = None
+        self.in_turn: Callable[[], bool] = lambda: False
         self.running = False
         self.stopping = False
         self.counters: Counter[str] = Counter()
@@ -135,6 +139,8 @@ class WorkBook:
                 slot.view, slot.reopened = view, True
         else:
             handler.candidates.remove(view.id)
+            if view.assigned_to is not None:
+                handler.candidates.turns.saw(view.assigned_to, trio.current_time())
             if slot is not None:
                 slot.view, slot.reopened = view, False
                 self._check_rival(slot)
@@ -157,6 +163,7 @@ class WorkBook:
         if slot is None:
             return
         if slot.token is None:
+            slot.handler.candidates.turns.granted(trio.current_time() - slot.since)
             self.start(slot, token)
         elif slot.token < token and slot.ended_by:
             slot.again = token
@@ -206,14 +213,14 @@ class WorkBook:
     def offer(self, handler: Handler, view: TaskView) -> None:
         """Make an open task a candidate, if it fits."""
         if not self.stopping and self.fits(view):
-            handler.candidates.put(view, trio.current_time())
+            handler.candidates.put(view, trio.current_time(), in_turn=self.in_turn())
             if handler.free > 0:
                 self._wake()
 
     def occupy(self, handler: Handler, view: TaskView) -> Slot:
         """Take a place for a task."""
         assert view.id not in self.slots, "one place for each task"
-        slot = self.slots[view.id] = Slot(handler, view)
+        slot = self.slots[view.id] = Slot(handler, view, trio.current_time())
         handler.used += 1
         return slot
 

@@ -79,6 +79,7 @@ class WorkerPool:
         self._book = WorkBook(public_key, wake=self._wake_up, start=self._start)
         self._book.capabilities = frozenset(capabilities)
         self._book.resources = resources
+        self._book.in_turn = port.in_turn
         self._blocked_until = -math.inf
         self._blocks = 0
         self._reload = False

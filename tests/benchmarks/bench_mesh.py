@@ -23,7 +23,11 @@ from converge_p2p.core.governance import Democratic, Dictatorial, GovernanceMode
 from converge_p2p.core.model.task import Task
 from converge_p2p.node import Node, PoolHandle
 
-WORKERS, LOW, SUSTAINED, WINDOW, COLD = 4, 100, 600, 64, 10_000
+WORKERS, LOW, COLD = 4, 100, 10_000
+SUSTAINED = ((64, 1_000), (256, 2_000))
+"""How many tasks are open at a time, and how many in all."""
+CONCURRENCY = 64
+"""How many of them one worker may have."""
 
 
 class Worker:
@@ -62,6 +66,12 @@ def memory_mb(pid: int) -> float:
     return 0.0
 
 
+def processor_s(pid: int) -> float:
+    """Processor time of a process so far, seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def percentiles(times_ms: list[float]) -> str:
     """Median and 99th percentile."""
     ordered = sorted(times_ms)
@@ -88,10 +98,11 @@ async def low_load(pool: PoolHandle, workers: list[Worker], name: str) -> None:
     )
 
 
-async def sustained(pool: PoolHandle, workers: list[Worker], name: str) -> None:
+async def sustained(pool: PoolHandle, workers: list[Worker], name: str, window: int, tasks: int) -> None:
     """A window of open tasks."""
-    room = trio.Semaphore(WINDOW)
-    began = time.perf_counter()
+    room = trio.Semaphore(window)
+    pids = [os.getpid(), *(worker.process.pid for worker in workers)]
+    began, cpu_s, operations = time.perf_counter(), sum(map(processor_s, pids)), pool.operations
 
     async def one(number: int) -> None:
         handle = await pool.submit(Task("echo", {"number": number}))
@@ -99,12 +110,17 @@ async def sustained(pool: PoolHandle, workers: list[Worker], name: str) -> None:
         room.release()
 
     async with trio.open_nursery() as nursery:
-        for number in range(SUSTAINED):
+        for number in range(tasks):
             await room.acquire()
             nursery.start_soon(one, number)
-    rate = SUSTAINED / (time.perf_counter() - began)
+    rate = tasks / (time.perf_counter() - began)
+    each_ms = (sum(map(processor_s, pids)) - cpu_s) * 1000 / tasks
     times_ms = await collect(workers)
-    print(f"{name}, {WINDOW} open tasks: {rate:.1f} tasks/s, claim to settled {percentiles(times_ms)}")
+    print(
+        f"{name}, {window} open tasks: {rate:.1f} tasks/s, claim to settled {percentiles(times_ms)}; "
+        f"{each_ms:.1f} ms of processor time a task in all processes, "
+        f"{(pool.operations - operations) / tasks:.1f} operations a task"
+    )
 
 
 async def measure(model: GovernanceModel, folder: Path) -> None:
@@ -120,7 +136,7 @@ async def measure(model: GovernanceModel, folder: Path) -> None:
             electors = [node.id, *ids] if isinstance(model, Democratic) else [node.id]
             pool = await node.create_pool(name, governance=model, electors=electors)
             for worker in workers:
-                await worker.ask({"pool": pool.id.hex(), "concurrency": 8, "expect": 1})
+                await worker.ask({"pool": pool.id.hex(), "concurrency": CONCURRENCY, "expect": 1})
             handle = await pool.submit(Task("echo", {"first": True}))
             await handle.result()
             print(
@@ -128,13 +144,10 @@ async def measure(model: GovernanceModel, folder: Path) -> None:
             )
             await collect(workers)
             await low_load(pool, workers, name)
-            await sustained(pool, workers, name)
+            for window, tasks in SUSTAINED:
+                await sustained(pool, workers, name, window, tasks)
             sizes = [memory_mb(worker.process.pid) for worker in workers]
             print(f"{name}: {statistics.median(sizes):.0f} MiB per node after {pool.operations} operations")
-            counters = node.status().counters
-            print(
-                f"{name}: {pool.operations / (LOW + SUSTAINED):.1f} operations per task, commits {counters['commits']}"
-            )
         finally:
             for worker in workers:
                 worker.stop()

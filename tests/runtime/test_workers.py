@@ -18,8 +18,10 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import decode_value
 from converge_p2p.core.errors import ClaimLost, Conflict, LimitExceeded, LocalError, NotAuthorised
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskView
+from converge_p2p.core.replica.ranking import claim_rank
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.runtime.attempt import PermanentFailure, WorkContext
+from converge_p2p.runtime.turns import TURN_S_MIN
 from converge_p2p.runtime.workers import WorkerPool
 
 ME, RIVAL = PublicKey(b"m" * 32), PublicKey(b"r" * 32)
@@ -45,6 +47,7 @@ class Register:
         self.pending_reads = 0
         self.renewals: list[tuple[float, int, int, str]] = []
         self.refuse_renewals = False
+        self.turns = False
         self.workers: WorkerPool
 
     def claim(self, task_id: TaskId) -> None:
@@ -81,6 +84,9 @@ class Register:
 
     def stands(self, task_id: TaskId) -> bool:
         return task_id in self.claimed
+
+    def in_turn(self) -> bool:
+        return self.turns
 
     # what happens elsewhere
 
@@ -610,3 +616,51 @@ def test_handlers_that_make_no_sense_are_refused() -> None:
             workers.add_handler("y", print, timeout_s=timeout_s)
     with pytest.raises(LocalError):
         workers.add_handler("", print)
+
+
+def falls_to(worker: PublicKey, other: PublicKey, start: int = 0) -> TaskView:
+    views = (task(number) for number in itertools.count(start))
+    return next(view for view in views if claim_rank(view.id, 0, worker) < claim_rank(view.id, 0, other))
+
+
+async def meet_the_rival(register: Register) -> None:
+    register.submit(task(10_000))
+    register.rival_wins(task(10_000).id)
+    register.settle(task(10_000).id)
+    await wait_all_tasks_blocked()
+    register.claims.clear()
+
+
+@pytest.mark.parametrize("turns", [True, False])
+async def test_a_task_that_falls_to_another_worker_is_left_to_it_for_a_turn(
+    autojump_clock: MockClock, turns: bool
+) -> None:
+    register, gate = Register(grant=False), Gate()
+    register.turns = turns
+    async with working(register, x=gate.handle, concurrency=9):
+        await meet_the_rival(register)
+        mine, another = falls_to(ME, RIVAL), falls_to(RIVAL, ME, 1000)
+        register.submit(mine)
+        register.submit(another)
+        await wait_all_tasks_blocked()
+        assert set(register.claims) == {number_of(mine.id)} | ({number_of(another.id)} if not turns else set())
+        await trio.sleep(TURN_S_MIN * 1.01)
+        await wait_all_tasks_blocked()
+        assert set(register.claims) == {number_of(mine.id), number_of(another.id)}, "whose turn it was did not come"
+        assert len(register.claims) == 2
+
+
+async def test_a_task_that_was_claimed_in_turn_is_claimed_by_nobody_else(autojump_clock: MockClock) -> None:
+    register, gate = Register(grant=False), Gate()
+    register.turns = True
+    async with working(register, x=gate.handle, concurrency=9):
+        await meet_the_rival(register)
+        register.submit(another := falls_to(RIVAL, ME))
+        await wait_all_tasks_blocked()
+        register.rival_wins(another.id)
+        await trio.sleep(60)
+        assert register.claims == []
+        # a round was granted and came to nothing: from now on nobody waits for anybody
+        register.change(another.id, TaskState.PENDING)
+        await wait_all_tasks_blocked()
+        assert register.claims == [number_of(another.id)]

@@ -43,6 +43,9 @@ class Electors:
     def pending(self, objectives: frozenset[str], capabilities: frozenset[str]) -> Iterable[TaskView]:
         return self.open
 
+    def in_turn(self) -> bool:
+        return True
+
     def stands(self, task_id: TaskId) -> bool:
         return task_id in self.claims
 

@@ -11,7 +11,7 @@ from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.governance.trust import objective_context
 from converge_p2p.core.model.pool import AssignmentRule
 from converge_p2p.core.oplog.bodies import Purpose, Token
-from converge_p2p.core.types import OperationId, PublicKey
+from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.changes import EpochRegister
 from converge_p2p.core.view.fold import View
 from converge_p2p.core.view.register import Register, RoundVotes, StandingClaim
@@ -25,6 +25,14 @@ _STILL = Token(-2, -2)
 _ORDER = {
     Purpose.CANCEL: 0, Purpose.FAIL: 1, Purpose.WORK: 2, Purpose.EPOCH: 3, Purpose.DENY: 4, Purpose.PASS: 5,
 }  # fmt: skip
+
+
+def claim_rank(task: TaskId, number: int, worker: PublicKey) -> bytes:
+    """Where a worker stands among those who claim a task in a round, if nothing else tells them apart: less is better.
+
+    Rendezvous hashing (Thaler and Ravishankar, 1998), so that workers take turns without talking.
+    """
+    return tagged_hash("claim-rank", task, number.to_bytes(8, "big"), worker)
 
 
 def best_claim(view: View, register: Register, token: Token) -> StandingClaim | None:
@@ -96,7 +104,7 @@ def _rank(
     # whoever had its chance comes after everybody who had none, and then they take turns: a canceller or a worker
     # that died may not keep a round from those who live
     turn = had.get((claim.author, claim.purpose), _NEVER)
-    tie = tagged_hash("claim-rank", register.id, token.round.to_bytes(8, "big"), claim.author)
+    tie = claim_rank(register.id, token.round, claim.author)
     lost, cost = _merit(view, register, claim, token)
     return register.reported_twice(claim.author), turn, _ORDER[claim.purpose], lost, cost, tie, claim.operation
 

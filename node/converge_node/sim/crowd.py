@@ -23,9 +23,9 @@ from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, task_id
 from converge_p2p.core.oplog.operation import author_of
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
+from converge_p2p.core.replica.ranking import claim_rank
 from converge_p2p.core.replica.wire import Operations, batches, encode_message
 from converge_p2p.core.types import PeerId, PublicKey, TaskId
-from converge_p2p.runtime.candidates import preference
 
 WALL_MS = 1_700_000_000_000
 FAR_MS = 60_000
@@ -281,7 +281,7 @@ class Crowd:
                 result = encode_value({"by": node.index, "data": self.rng.randbytes(self.plan.payload)})
                 self._feed_later(work_ms, node, ev.Report(task, Outcome.COMPLETED, result))
             case ev.ClaimLost(task):
-                node.open[task] = preference(task, node.key)
+                node.open[task] = claim_rank(task, 0, node.key)
                 self._free(node, task)
 
     def _feed_later(self, wait_ms: int, node: Node, event: ev.Event) -> None:
@@ -294,7 +294,7 @@ class Crowd:
         if not self.plan.electors <= node.index < self.plan.electors + self.plan.workers:
             return
         if state is TaskState.PENDING:
-            node.open[task] = preference(task, node.key)
+            node.open[task] = claim_rank(task, 0, node.key)
             self._claim_next(node)
         else:
             node.open.pop(task, None)
