@@ -11,10 +11,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from converge_p2p.client.schema import Positive
+from converge_p2p.client.schema import Count, Positive
 from converge_p2p.core import limits
 
-Count = Annotated[int, Meta(ge=0)]
 Note = Annotated[str, Meta(max_length=limits.JOIN_NOTE_BYTES_MAX)]
 
 
