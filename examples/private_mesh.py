@@ -1,5 +1,7 @@
 """A private network by invitation: one line leads into the network, a private topic and a pool."""
 
+import secrets
+
 import trio
 
 from converge_p2p import AdmissionKind, ConvergeError, InvitationLine, NetworkKey, Node, NodeConfig, Task, TopicKey
@@ -8,9 +10,9 @@ LOCAL = ["/ip4/127.0.0.1/tcp/0"]
 
 
 async def main():
-    config = NodeConfig(network_key=NetworkKey.generate())
+    config = NodeConfig(network_key=NetworkKey(secrets.token_bytes(32)))
     async with Node(listen=LOCAL, config=config) as host:
-        topic = await host.join("acme/secret", key=TopicKey.generate())
+        topic = await host.join("acme/secret", key=TopicKey(secrets.token_bytes(32)))
         pool = await host.create_pool("few", admission=AdmissionKind.TOKEN)
         pool.add_handler("greet", lambda task, context: f"hello {task.inputs['name']}")
         line = await host.invitations.write(pool=pool, topics=[topic.topic])

@@ -68,6 +68,11 @@ def tagged_hash(tag: str, *parts: bytes) -> bytes:
     return hashlib.sha256(b"converge-p2p/1/" + tag.encode() + b"\0" + whole).digest()
 
 
+def agent_id(key: bytes) -> str:
+    """What everybody calls the agent that has a key."""
+    return hashlib.sha256(key).hexdigest()
+
+
 def encode(value: Any) -> bytes:
     """Canonical CBOR."""
     encoded: bytes = cbor2.dumps(value, canonical=True)
@@ -313,7 +318,7 @@ def formula_text(formula: Formula) -> str:
         return f"{formula.need} of {len(formula.parts)} electors"
     names = [
         (f"{weight} x " if weight > 1 else "")
-        + (part.hex()[:12] if isinstance(part, bytes) else f"({formula_text(part)})")
+        + (agent_id(part)[:12] if isinstance(part, bytes) else f"({formula_text(part)})")
         for weight, part in formula.parts
     ]
     return f"{formula.need} of [{', '.join(names)}]"
@@ -523,9 +528,9 @@ def main(arguments: Sequence[str]) -> int:
         "pool": f"{proven.pool.hex()} {proven.terms[0].name!a}",
         "task": proven.task.hex(),
         "outcome": proven.outcome,
-        "worker": proven.worker.hex(),
+        "worker": agent_id(proven.worker),
         "epoch": proven.epoch,
-        "accepted by": ", ".join(key.hex()[:12] for key in proven.electors),
+        "accepted by": ", ".join(agent_id(key)[:12] for key in proven.electors),
         "result": f"{len(proven.result)} bytes, SHA-256 {hashlib.sha256(proven.result).hexdigest()}",
     }
     for number, terms in enumerate(proven.terms):

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from converge_p2p.client.schema import Count
 from converge_p2p.core import limits
 
-Count = Annotated[int, Meta(ge=0)]
 Limit = Annotated[int, Meta(ge=1, le=limits.QUERY_RESULTS_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 

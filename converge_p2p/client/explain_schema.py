@@ -6,14 +6,11 @@ Source: docs/receipts.md.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
-from converge_p2p.client.schema import MotionItem, TaskDetail
-
-Count = Annotated[int, Meta(ge=0)]
+from converge_p2p.client.schema import Count, MotionItem, TaskDetail
 
 
 class StepItem(msgspec.Struct, frozen=True, kw_only=True):

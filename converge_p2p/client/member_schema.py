@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from converge_p2p.client.schema import Positive
+from converge_p2p.client.schema import Count, Positive
+from converge_p2p.core import limits
 
-Count = Annotated[int, Meta(ge=0)]
-NOTE_MAX = 256
+Note = Annotated[str, Meta(max_length=limits.JOIN_NOTE_BYTES_MAX)]
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class JoinItem(_Answer, frozen=True):
 class AskToJoin(_Request, frozen=True):
     """Ask the electors of a pool to let this node in. `note` is for them."""
 
-    note: Annotated[str, Meta(max_length=NOTE_MAX)] = ""
+    note: Note = ""
     capabilities: list[str] = []
     timeout_s: Positive = 30.0
 
@@ -65,7 +65,7 @@ class AskToJoin(_Request, frozen=True):
 class DecideJoin(_Request, frozen=True):
     """Let somebody in, or refuse; `reason` is for the electors if there is a motion, or for whoever asked."""
 
-    reason: Annotated[str, Meta(max_length=NOTE_MAX)] = ""
+    reason: Note = ""
 
 
 class TermsItem(_Answer, frozen=True):

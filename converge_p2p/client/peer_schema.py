@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from converge_p2p.client.schema import Positive
+from converge_p2p.client.schema import Count, Positive
 
-Count = Annotated[int, Meta(ge=0)]
 PINGS_MAX = 100
 
 

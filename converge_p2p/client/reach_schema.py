@@ -6,12 +6,12 @@ Source: docs/control.md, docs/operations.md.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 
-Count = Annotated[int, Meta(ge=0)]
+from converge_p2p.client.schema import Count
+
 Verdict = Literal["pass", "warn", "fail", "skip"]
 
 

@@ -6,13 +6,11 @@ Source: docs/observability.md.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
-Count = Annotated[int, Meta(ge=0)]
-
+from converge_p2p.client.schema import Count
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 

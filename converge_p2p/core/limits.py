@@ -57,6 +57,16 @@ INVITATION_USES_MAX: Final = 1000
 INVITATIONS_OPEN_MAX: Final = 1024
 INVITATIONS_FOLLOWED_MAX: Final = 64
 
+# requests to join: one, those that wait here of others, and own ones
+JOIN_NOTE_BYTES_MAX: Final = 256
+JOIN_REQUEST_BYTES_MAX: Final = 1024
+JOIN_REQUESTS_PER_POOL_MAX: Final = 64
+JOIN_REQUESTS_PER_KEY_MAX: Final = 8
+JOIN_REQUESTS_MAX: Final = 1024
+JOIN_REQUEST_TTL_S: Final = 7 * 24 * 3600.0
+"""How long a request waits for somebody to decide, and how long what was decided is remembered."""
+JOIN_APPLICATIONS_MAX: Final = 64
+
 # audit: findings kept of an elector and a rule, and how large a log is read for a mere count
 AUDIT_FINDINGS_MAX: Final = 64
 AUDIT_COUNTED_OPERATIONS_MAX: Final = 10_000

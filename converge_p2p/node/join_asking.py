@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from converge_p2p.core import limits
 from converge_p2p.core.errors import (
     CodecError,
     Conflict,
@@ -27,8 +28,6 @@ from converge_p2p.core.errors import (
 from converge_p2p.core.governance.proofs import Invitation, Vouch
 from converge_p2p.core.model.join_request import (
     CANNOT_WORDS,
-    JOIN_APPLICATIONS_MAX,
-    JOIN_REQUEST_TTL_S,
     AnswerKind,
     Application,
     JoinAnswer,
@@ -97,7 +96,7 @@ class JoinAsking:
             except CodecError:
                 await trio.to_thread.run_sync(self._store.delete, name)
                 continue
-            if len(self._cases) < JOIN_APPLICATIONS_MAX:
+            if len(self._cases) < limits.JOIN_APPLICATIONS_MAX:
                 case = self._cases[application.pool] = _Case(application)
                 if application.state is JoinState.PENDING:
                     self._node.spawn(self._run, case)
@@ -158,7 +157,7 @@ class JoinAsking:
         if case is None or case.application.state is not JoinState.PENDING:
             await self._make_room(pool)
             now = now_ms()
-            expires = now + round(JOIN_REQUEST_TTL_S * 1000)
+            expires = now + round(limits.JOIN_REQUEST_TTL_S * 1000)
             case = self._cases[pool] = _Case(Application(pool, note, tuple(capabilities), now, expires))
             # before anything is awaited: who asked may not wait for the answer
             self._node.spawn(self._run, case)
@@ -355,12 +354,14 @@ class JoinAsking:
 
     async def _make_room(self, pool: PoolId) -> None:
         self._cases.pop(pool, None)
-        if len(self._cases) < JOIN_APPLICATIONS_MAX:
+        if len(self._cases) < limits.JOIN_APPLICATIONS_MAX:
             return
         ended = [each for each in self.all() if each.state is not JoinState.PENDING]
         if not ended:
             raise LimitExceeded(
-                "JOIN_APPLICATIONS_MAX", f"this node asks to join {JOIN_APPLICATIONS_MAX} pools", hint="leave one"
+                "JOIN_APPLICATIONS_MAX",
+                f"this node asks to join {limits.JOIN_APPLICATIONS_MAX} pools",
+                hint="leave one",
             )
         del self._cases[ended[0].pool]
         await trio.to_thread.run_sync(self._store.delete, ASKING_KEY + ended[0].pool.hex())

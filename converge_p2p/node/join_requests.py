@@ -17,14 +17,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, Conflict, ConvergeError, LocalError, NotAuthorised, NotFound
 from converge_p2p.core.governance.proofs import Invitation, Vouch
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.join_request import (
-    JOIN_REQUEST_TTL_S,
-    JOIN_REQUESTS_MAX,
-    JOIN_REQUESTS_PER_KEY_MAX,
-    JOIN_REQUESTS_PER_POOL_MAX,
     AnswerKind,
     HeldRequest,
     JoinAnswer,
@@ -72,7 +69,7 @@ class JoinRequests:
             except CodecError:
                 await trio.to_thread.run_sync(self._store.delete, name)
                 continue
-            if len(self._held) < JOIN_REQUESTS_MAX:
+            if len(self._held) < limits.JOIN_REQUESTS_MAX:
                 self._held[request.pool, request.joiner] = request
         await self._expire()
 
@@ -110,7 +107,7 @@ class JoinRequests:
                     self._node.counters["join_requests_refused"] += 1
                     return JoinAnswer(AnswerKind.CANNOT, reason="full")
                 now = now_ms()
-                known = HeldRequest(ask.pool, joiner, ask.note, now, now + round(JOIN_REQUEST_TTL_S * 1000))
+                known = HeldRequest(ask.pool, joiner, ask.note, now, now + round(limits.JOIN_REQUEST_TTL_S * 1000))
                 await self._keep(known)
                 self._node.counters["join_requests"] += 1
                 self._tell("join_asked", known, note=ask.note)
@@ -131,9 +128,9 @@ class JoinRequests:
         What waits never does, and what was given and not used neither: strangers cost nothing, and enough of them would
         take back what somebody decided.
         """
-        if sum(key == joiner for _, key in self._held) >= JOIN_REQUESTS_PER_KEY_MAX:
+        if sum(key == joiner for _, key in self._held) >= limits.JOIN_REQUESTS_PER_KEY_MAX:
             return False
-        for bound, there in ((JOIN_REQUESTS_PER_POOL_MAX, pool), (JOIN_REQUESTS_MAX, None)):
+        for bound, there in ((limits.JOIN_REQUESTS_PER_POOL_MAX, pool), (limits.JOIN_REQUESTS_MAX, None)):
             among = [each for each in self._held.values() if there in (None, each.pool)]
             if len(among) < bound:
                 continue

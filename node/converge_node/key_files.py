@@ -6,14 +6,15 @@ Source: docs/operations.md, private networks.
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Final
 
 from converge_node.paths import NodePaths
 from converge_p2p.core import limits
 from converge_p2p.core.errors import CodecError, ConfigError
-from converge_p2p.core.model.network_key import NetworkKey
-from converge_p2p.core.model.topic_key import TopicKey
+from converge_p2p.core.model.network_key import NETWORK_KEY_BYTES, NetworkKey
+from converge_p2p.core.model.topic_key import TOPIC_KEY_BYTES, TopicKey
 from converge_p2p.store.private_files import make_private_folder, write_private_file
 
 NETWORK_KEY_FILE: Final = "network.key"
@@ -22,12 +23,12 @@ NETWORK_KEY_FILE: Final = "network.key"
 
 def new_network_key() -> NetworkKey:
     """Return the key of a network that nobody is in yet."""
-    return NetworkKey.generate()
+    return NetworkKey(secrets.token_bytes(NETWORK_KEY_BYTES))
 
 
 def new_topic_key() -> TopicKey:
     """Return the key of a topic that nobody takes part in yet."""
-    return TopicKey.generate()
+    return TopicKey(secrets.token_bytes(TOPIC_KEY_BYTES))
 
 
 def write_key_file(path: Path, data: bytes) -> None:

@@ -19,7 +19,7 @@ from converge_p2p.core.codec import encode, encode_value, tagged_hash
 from converge_p2p.core.errors import CodecError
 from converge_p2p.core.governance.check import least_honest_overlap
 from converge_p2p.core.governance.formula import Threshold, encode_formula
-from converge_p2p.core.identity import Identity
+from converge_p2p.core.identity import Identity, fingerprint
 from converge_p2p.core.model.pool import GovernanceKind, ModelTerms, PoolSpec, pool_id
 from converge_p2p.core.model.task import Outcome, TaskValue
 from converge_p2p.core.oplog.bodies import Ballot, Body, Genesis, Phase, VoteBody
@@ -311,6 +311,10 @@ def test_it_runs_with_two_packages_and_says_how_it_ended(tmp_path: Path) -> None
 
     good = run(str(file), pool.hex())
     assert (good.returncode, "completed" in good.stdout) == (0, True), good.stderr
+    receipt = Receipt.from_bytes(data)
+    said = dict(line.split(maxsplit=1) for line in good.stdout.replace("accepted by", "accepted_by").splitlines()[:-1])
+    assert said["worker"] == fingerprint(receipt.value.worker)
+    assert said["accepted_by"] == ", ".join(fingerprint(key)[:12] for key in receipt.prove().signers)
     # the last two belong to environments and not to packages
     theirs = {"nacl", "_sodium", "cffi", "_cffi_backend", "cbor2", "_distutils_hack", "_virtualenv"}
     assert {"nacl", "cbor2"} <= set(good.stdout.splitlines()[-1].split(",")) <= theirs

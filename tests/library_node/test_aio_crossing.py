@@ -56,27 +56,31 @@ def test_results_and_errors_come_over_and_either_side_knows_which_library_runs_i
 def test_who_is_cancelled_in_asyncio_cancels_in_trio_and_waits_for_its_end() -> None:
     said: list[str] = []
 
-    async def in_trio(begun: asyncio.Event) -> None:
+    async def in_trio(begun: Callable[[], None], cleaning: asyncio.Event, go_on: trio.Event) -> None:
         try:
-            begun.set()
+            begun()
             await trio.sleep_forever()
         finally:
-            with trio.move_on_after(5, shield=True):
-                await trio.sleep(0.01)
+            cleaning.set()
+            with trio.CancelScope(shield=True):
+                await go_on.wait()
             said.append("cleaned up")
 
     async def main() -> None:
         async with crossing() as cross:
-            begun = asyncio.Event()
-            task = asyncio.ensure_future(cross(functools.partial(in_trio, begun)))
+            begun, cleaning, go_on = asyncio.Event(), asyncio.Event(), trio.Event()
+            task = asyncio.ensure_future(cross(functools.partial(in_trio, begun.set, cleaning, go_on)))
             await begun.wait()
             task.cancel()
+            await cleaning.wait()
+            assert not task.done()
+            go_on.set()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert said == ["cleaned up"]
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.01):
-                    await cross(trio.sleep_forever)
+                async with asyncio.timeout(None) as patience:
+                    await cross(functools.partial(in_trio, lambda: patience.reschedule(0), cleaning, go_on))
 
     asyncio.run(main())
 
@@ -84,21 +88,28 @@ def test_who_is_cancelled_in_asyncio_cancels_in_trio_and_waits_for_its_end() -> 
 def test_who_is_cancelled_in_trio_cancels_in_asyncio_and_waits_for_its_end() -> None:
     said: list[str] = []
 
-    async def in_loop() -> None:
+    async def in_loop(scope: trio.CancelScope, cleaning: asyncio.Event, go_on: asyncio.Event) -> None:
         try:
+            scope.cancel()
             await asyncio.sleep(3600)
         finally:
-            await asyncio.sleep(0.01)
+            cleaning.set()
+            await go_on.wait()
             said.append("cleaned up")
 
-    async def in_trio() -> bool:
-        with trio.move_on_after(0.01) as scope:
-            await into_asyncio(in_loop())
+    async def in_trio(cleaning: asyncio.Event, go_on: asyncio.Event) -> bool:
+        with trio.CancelScope() as scope:
+            await into_asyncio(in_loop(scope, cleaning, go_on))
         return scope.cancelled_caught
 
     async def main() -> None:
         async with crossing() as cross:
-            assert await cross(in_trio)
+            cleaning, go_on = asyncio.Event(), asyncio.Event()
+            task = asyncio.ensure_future(cross(functools.partial(in_trio, cleaning, go_on)))
+            await cleaning.wait()
+            assert not task.done()
+            go_on.set()
+            assert await task
             assert said == ["cleaned up"]
 
     asyncio.run(main())

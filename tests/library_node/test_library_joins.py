@@ -12,12 +12,11 @@ import trio
 import trio.testing
 from node_library_kit import terms, who
 
+from converge_p2p.core import limits
 from converge_p2p.core.errors import NotFound
 from converge_p2p.core.governance.proofs import make_invitation, make_vouch
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.join_request import (
-    JOIN_REQUEST_TTL_S,
-    JOIN_REQUESTS_PER_POOL_MAX,
     AnswerKind,
     Application,
     JoinAnswer,
@@ -36,7 +35,7 @@ from converge_p2p.store.memory import MemoryStore
 
 ME, NEW = who(1), who(2)
 POOL = PoolId(b"p" * 32)
-WEEK_MS = round(JOIN_REQUEST_TTL_S * 1000)
+WEEK_MS = round(limits.JOIN_REQUEST_TTL_S * 1000)
 
 
 class Council:
@@ -113,7 +112,7 @@ async def test_strangers_cannot_take_back_what_was_given_by_asking_in_numbers() 
     requests = requests_at(pool)
     await ask(requests)
     await requests.admit(pool, NEW.public_key)  # type: ignore[arg-type]
-    for number in range(JOIN_REQUESTS_PER_POOL_MAX - 1):
+    for number in range(limits.JOIN_REQUESTS_PER_POOL_MAX - 1):
         assert (await ask(requests, stranger(number))).kind is AnswerKind.PENDING
     assert (await ask(requests, stranger(99))).reason == "full"
     assert (await ask(requests)).kind is AnswerKind.GIVEN
@@ -123,7 +122,7 @@ async def test_strangers_cannot_take_back_what_was_given_by_asking_in_numbers() 
     pool.members.add(NEW.public_key)
     assert (await ask(requests, stranger(100))).kind is AnswerKind.PENDING
     assert (await ask(requests, stranger(101))).reason == "full"
-    assert len(requests.all()) == JOIN_REQUESTS_PER_POOL_MAX
+    assert len(requests.all()) == limits.JOIN_REQUESTS_PER_POOL_MAX
 
 
 @pytest.mark.parametrize("kind", [AdmissionKind.TOKEN, AdmissionKind.VOUCHED])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,11 +16,12 @@ from node_fakes import FakeNode
 
 from converge_node.control import server
 from converge_node.control.app import ControlApi
-from converge_node.control.server import open_control_server
+from converge_node.control.server import open_control_server, open_tcp_server
 from converge_node.control.state import ControlState
 from converge_node.errors import NodeUnreachable
 from converge_p2p.client import Client
 from converge_p2p.core import limits
+from converge_p2p.core.errors import ConfigError
 
 BODY_CUT_SHORT = b"POST /v1/pools HTTP/1.1\r\nhost: node\r\ncontent-length: 99999999\r\n\r\n" + b"x" * 100_000
 BAD = (
@@ -87,3 +91,29 @@ async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         for stream in (*held, refused):
             await trio.aclose_forcefully(stream)
         assert await is_healthy(path)
+
+
+async def test_an_address_that_is_taken_is_a_clear_error_and_leaves_no_socket_open(tmp_path: Path) -> None:
+    app = ControlApi(ControlState(str(tmp_path), "", lambda: None, "running", FakeNode(), True)).app()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        open_before = os.listdir("/proc/self/fd")
+        with pytest.raises(ConfigError, match=f"{place}: Address already in use"):
+            async with open_tcp_server(app, ["127.0.0.1:0", place]):
+                raise AssertionError("it listens on what is taken")
+        assert os.listdir("/proc/self/fd") == open_before
+
+
+async def test_a_dead_socket_is_replaced_and_one_in_no_folder_is_a_clear_error(tmp_path: Path) -> None:
+    path, mask = tmp_path / "control.sock", os.umask(0o022)
+    try:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        async with served(tmp_path):
+            assert await is_healthy(path)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with pytest.raises(ConfigError, match="No such file or directory"):
+            async with served(tmp_path / "none"):
+                raise AssertionError("it listens in no folder")
+    finally:
+        assert os.umask(mask) == 0o022

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from control_kit import asking, ground, some_tokens
 
 from converge_node.cli.main import invoke
+from converge_node.control import tokens
 from converge_node.control.tokens import Tokens, add_token, read_tokens, remove_token
 from converge_node.errors import ExitCode
 from converge_p2p.client.api import all_routes
@@ -143,6 +147,36 @@ def test_names_are_unique_and_their_number_is_bounded(tmp_path: Path, monkeypatc
     monkeypatch.setattr(limits, "API_TOKENS_MAX", 1)
     with pytest.raises(LimitExceeded):
         add_token(file, "two", Scope.READ)
+
+
+def test_a_token_that_is_made_while_another_is_written_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, write, lock, made = tmp_path / "api-tokens", tokens._write, fcntl.flock, []
+    waits = threading.Event()
+
+    def second() -> None:
+        made.append(add_token(file, "second", Scope.WRITE))
+        waits.set()
+
+    other = threading.Thread(target=second)
+
+    def lock_and_say(handle: int, how: int) -> None:
+        if threading.current_thread() is other:
+            waits.set()
+        lock(handle, how)
+
+    def write_late(*arguments: Any) -> None:
+        if threading.current_thread() is not other:
+            other.start()
+            assert waits.wait(20)
+        write(*arguments)
+
+    monkeypatch.setattr(tokens, "_write", write_late)
+    monkeypatch.setattr(fcntl, "flock", lock_and_say)
+    made.append(add_token(file, "first", Scope.READ))
+    other.join(20)
+    assert [token.name for token in read_tokens(file)] == ["first", "second"]
+    assert sorted(map(str, map(Tokens(file).scope_of, made))) == sorted(map(str, (Scope.READ, Scope.WRITE)))
+    assert os.listdir(tmp_path) == ["api-tokens"]
 
 
 def test_tokens_are_made_listed_and_removed_by_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,8 @@ def test_key_files_are_new_private_and_never_replaced(desk: Desk, tmp_path: Path
         key = read(file)
         assert desk.json(*words, str(file))[1]["code"] == "conflict"
         assert read(file) == key
-    assert desk.json("mesh", "new", str(tmp_path / "other"))[1]["network"] != data.get("network")
+        assert desk.json(*words, str(tmp_path / f"other-{words[0]}"))[0] == 0
+        assert read(tmp_path / f"other-{words[0]}") != key
 
 
 def test_a_wrong_key_file_is_told_where_and_what_to_do(tmp_path: Path) -> None:

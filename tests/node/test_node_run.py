@@ -104,11 +104,21 @@ def test_with_addresses_in_the_settings_the_control_interface_is_served_to_token
         process.terminate()
         assert finish(process)[0] == 0
     assert refused.value.code == "not_authenticated"
-    with started("--home", str(tmp_path), "--json", CONVERGE_NODE_API__LISTEN="192.0.2.1:1") as process:
-        error = first_document(process)["error"]
-        assert error["code"] == "bad_configuration"
-        assert "cannot listen on the control addresses 192.0.2.1:1" in error["message"]
-        assert finish(process)[0] == ExitCode.BAD_CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [("CONVERGE_NODE_API__LISTEN", "the control addresses {}"), ("CONVERGE_NODE_METRICS__LISTEN", "{} for metrics")],
+)
+def test_a_port_that_is_taken_ends_the_start_and_is_named(tmp_path: Path, setting: str, what: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        with started("--home", str(tmp_path), "--json", **{setting: place}) as process:
+            error = first_document(process)["error"]
+            assert finish(process)[0] == ExitCode.BAD_CONFIGURATION
+    assert error["code"] == "bad_configuration"
+    assert error["message"] == f"cannot listen on {what.format(place)}: Address already in use"
+    assert "listen" in error["hint"]
 
 
 def test_the_profile_private_does_not_start_without_a_key(tmp_path: Path) -> None:

@@ -283,6 +283,9 @@ async def test_the_port_for_metrics_answers_what_it_is_for_and_nothing_else(benc
             assert (await ask("/readyz"))[0] == (await ask("/healthz"))[0] == 503
             for path, method in (("/v1/status", "GET"), ("/v1/shutdown", "POST"), ("/metrics", "POST")):
                 assert (await ask(path, method))[0] in (404, 405)
+            bench.state.node = object()  # type: ignore[assignment]
+            status, answer = await ask("/metrics")
+            assert (status, b"internal error: AttributeError" in answer) == (500, True)
             bench.state.node = None
             assert (await ask("/metrics"))[0] == 503
         assert not bench.stopped.is_set()

@@ -17,19 +17,7 @@ from converge_p2p.core.errors import CodecError
 from converge_p2p.core.identity import PUBLIC_KEY_BYTES
 from converge_p2p.core.types import PoolId, PublicKey
 
-JOIN_NOTE_BYTES_MAX: Final = 256
-JOIN_REQUESTS_PER_POOL_MAX: Final = 64
-JOIN_REQUESTS_PER_KEY_MAX: Final = 8
-JOIN_REQUESTS_MAX: Final = 1024
-JOIN_REQUEST_TTL_S: Final = 7 * 24 * 3600.0
-"""How long a request waits for somebody to decide, and how long what was decided is remembered."""
-JOIN_APPLICATIONS_MAX: Final = 64
-JOIN_REQUEST_BYTES_MAX: Final = 1024
-
 _ID_BYTES = 32
-
-assert 32 + JOIN_NOTE_BYTES_MAX + 16 < JOIN_REQUEST_BYTES_MAX
-assert limits.INVITATION_BYTES_MAX + JOIN_NOTE_BYTES_MAX < limits.DIRECT_BYTES_MAX
 
 
 class JoinState(StrEnum):
@@ -86,8 +74,8 @@ class JoinAsk:
         Raises:
             CodecError: not canonical, another shape, or out of bounds.
         """
-        if len(data) > JOIN_REQUEST_BYTES_MAX:
-            raise CodecError(f"a join request has at most {JOIN_REQUEST_BYTES_MAX} bytes")
+        if len(data) > limits.JOIN_REQUEST_BYTES_MAX:
+            raise CodecError(f"a join request has at most {limits.JOIN_REQUEST_BYTES_MAX} bytes")
         match decode(data):
             case [bytes(pool), str(note)] if len(pool) == _ID_BYTES:
                 return cls(PoolId(pool), checked_note(note))
@@ -119,7 +107,7 @@ class JoinAnswer:
         Raises:
             CodecError: not canonical, another shape, or out of bounds.
         """
-        if len(data) > limits.INVITATION_BYTES_MAX + JOIN_REQUEST_BYTES_MAX:
+        if len(data) > limits.INVITATION_BYTES_MAX + limits.JOIN_REQUEST_BYTES_MAX:
             raise CodecError("the answer to a join request is too long")
         match decode(data):
             case [int(kind), bytes(proof), str(reason)] if type(kind) is int and kind in set(AnswerKind):
@@ -249,7 +237,7 @@ def is_over(expires_ms: int, now_ms: int) -> bool:
     A clock that was wrong and was put right would otherwise leave requests that hold their places for years. A
     correction by less than `JOIN_REQUEST_TTL_S` changes nothing.
     """
-    return not now_ms < expires_ms <= now_ms + round(2 * JOIN_REQUEST_TTL_S * 1000)
+    return not now_ms < expires_ms <= now_ms + round(2 * limits.JOIN_REQUEST_TTL_S * 1000)
 
 
 def checked_note(note: str) -> str:
@@ -258,6 +246,7 @@ def checked_note(note: str) -> str:
     Raises:
         CodecError: longer than `JOIN_NOTE_BYTES_MAX` bytes.
     """
-    if len(note.encode()) > JOIN_NOTE_BYTES_MAX:
-        raise CodecError(f"what is said with a join request has at most {JOIN_NOTE_BYTES_MAX} bytes", hint="say less")
+    if len(note.encode()) > limits.JOIN_NOTE_BYTES_MAX:
+        most = limits.JOIN_NOTE_BYTES_MAX
+        raise CodecError(f"what is said with a join request has at most {most} bytes", hint="say less")
     return note

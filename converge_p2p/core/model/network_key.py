@@ -12,8 +12,6 @@ import binascii
 from dataclasses import dataclass, field
 from typing import Final
 
-from nacl.utils import random as random_bytes
-
 from converge_p2p.core import limits
 from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import CodecError, LocalError
@@ -30,7 +28,7 @@ class NetworkKey:
     """The secret that all hosts of a private network share.
 
     Attributes:
-        secret: 32 bytes; never shown.
+        secret: 32 bytes from a source of randomness, as `secrets.token_bytes`; never shown.
         network: 8 bytes that name the network and tell nothing about the secret.
 
     Raises:
@@ -44,11 +42,6 @@ class NetworkKey:
         if type(self.secret) is not bytes or len(self.secret) != NETWORK_KEY_BYTES:
             raise LocalError(f"the key of a private network has {NETWORK_KEY_BYTES} bytes", hint=_HINT)
         object.__setattr__(self, "network", tagged_hash("network", self.secret)[:NETWORK_ID_BYTES])
-
-    @classmethod
-    def generate(cls) -> NetworkKey:
-        """Make a new key from the operating system's randomness."""
-        return cls(random_bytes(NETWORK_KEY_BYTES))
 
     def to_file(self) -> bytes:
         """Return the bytes of a `swarm.key` file that go-libp2p and js-libp2p read too."""

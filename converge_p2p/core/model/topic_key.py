@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt, crypto_aead_xchacha20poly1305_ietf_encrypt
 from nacl.exceptions import CryptoError
-from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, domain_bytes, encode
@@ -40,7 +39,7 @@ class TopicKey:
     """The secret that the members of a private topic share.
 
     Attributes:
-        secret: 32 bytes; never shown.
+        secret: 32 bytes from a source of randomness, as `secrets.token_bytes`; never shown.
 
     Raises:
         LocalError: not 32 bytes.
@@ -51,11 +50,6 @@ class TopicKey:
     def __post_init__(self) -> None:
         if type(self.secret) is not bytes or len(self.secret) != TOPIC_KEY_BYTES:
             raise LocalError(f"the key of a private topic has {TOPIC_KEY_BYTES} bytes", hint=_HINT)
-
-    @classmethod
-    def generate(cls) -> TopicKey:
-        """Make a new key from the operating system's randomness."""
-        return cls(random_bytes(TOPIC_KEY_BYTES))
 
     def to_file(self) -> bytes:
         """Return the bytes of a key file."""

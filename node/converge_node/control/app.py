@@ -8,32 +8,31 @@ Source: docs/control.md.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope as HttpScope, Send
 
 from converge_node.control import about, blobs, explaining, joins, meeting, observing, peers, pools, tasks
+from converge_node.control.answers import Serve, error_answer, guarded, json_answer
 from converge_node.control.openapi import openapi_document
 from converge_node.control.requests import body_of, discard, paced, query_of, read
 from converge_node.control.state import Asked, ControlState, Endpoint
 from converge_node.control.stream import EventStream, Open
 from converge_node.control.tokens import Tokens
-from converge_node.error_catalogue import http_status_of
 from converge_node.errors import (
     Busy,
     NotAuthenticated,
     ScopeTooSmall,
     UsageError,
-    known_error,
 )
 from converge_node.web.pages import page_routes
 from converge_p2p.client import schema
@@ -76,9 +75,7 @@ class ControlApi:
         routes.append(HttpRoute("/openapi.json", self._permitted(Scope.READ, self._openapi, tokens), methods=["GET"]))
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
-    def _serves(
-        self, route: Route, endpoint: Endpoint, tokens: Tokens | None
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _serves(self, route: Route, endpoint: Endpoint, tokens: Tokens | None) -> Serve:
         async def serve(request: Request) -> Response:
             async with aclosing(paced(request.stream())) as parts:
                 try:
@@ -101,38 +98,27 @@ class ControlApi:
                     return self._events(found, getattr(query, "timeout_s", None))
                 case Form.ENVELOPE:
                     bad = isinstance(found, schema.HealthItem) and not getattr(found, _ASKED_FOR[route.name])
-                    return _json(schema.success(found), 503 if bad else 200)
+                    return json_answer(schema.success(found), 503 if bad else 200)
                 case _:
                     assert isinstance(found, Response)
                     return found
 
         return self._permitted(route.scope, serve, tokens)
 
-    def _permitted(
-        self, scope: Scope, serve: Callable[[Request], Awaitable[Response]], tokens: Tokens | None
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """Ask for permission, count requests, and turn every error into an answer: a request never harms the node."""
+    def _permitted(self, scope: Scope, serve: Serve, tokens: Tokens | None) -> Serve:
+        """Ask for permission, count requests, and turn every error into an answer."""
 
         async def permitted(request: Request) -> Response:
+            if tokens is not None:
+                # not counted, so that strangers cannot take the places of those who have a token
+                await self._check(request, scope, tokens)
+            self._state.requests += 1
             try:
-                if tokens is not None:
-                    # not counted, so that strangers cannot take the places of those who have a token
-                    await self._check(request, scope, tokens)
-                self._state.requests += 1
-                try:
-                    return await serve(request)
-                finally:
-                    self._state.requests -= 1
-            except ClientDisconnect:
-                return Response(status_code=499)
-            except Exception as error:  # noqa: BLE001 - the edge: one bad request must not end the node
-                known = known_error(error)
-                if known is None:
-                    _log.exception("control request %s %s failed", request.method, request.url.path)
-                    known = ConvergeError(f"internal error: {type(error).__name__}", hint="see the log of the node")
-                return _error(known)
+                return await serve(request)
+            finally:
+                self._state.requests -= 1
 
-        return permitted
+        return guarded(permitted)
 
     async def _check(self, request: Request, scope: Scope, tokens: Tokens) -> None:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
@@ -186,7 +172,7 @@ class ControlApi:
             assert isinstance(found, Response)
             return _Sent(found, ended)
         ended()
-        return _json(schema.success(found), 200)
+        return json_answer(schema.success(found), 200)
 
     def _events(self, source: Open, timeout_s: float | None) -> EventStream:
         if self._state.streams >= limits.CONTROL_STREAMS_MAX:
@@ -216,20 +202,9 @@ class _Sent(Response):
             self._on_end()
 
 
-def _json(envelope: dict[str, Any], status: int) -> Response:
-    return Response(msgspec.json.encode(envelope), status_code=status, media_type="application/json")
-
-
-def _error(error: ConvergeError) -> Response:
-    answer = _json(schema.failure(error), http_status_of(error.code))
-    if isinstance(error, NotAuthenticated):
-        answer.headers["www-authenticate"] = 'Bearer realm="converge-node"'
-    return answer
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     known: ConvergeError = NotFound(f"there is no {request.method} {request.url.path}")
     if status == 405:
         known = UsageError(f"{request.url.path} does not take {request.method}")
-    return _error(known)
+    return error_answer(known)

@@ -6,26 +6,19 @@ Source: docs/observability.md. It is off by default: whoever reaches the port ma
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from converge_node.control.answers import guarded, json_answer
 from converge_node.control.observing import health_item, metrics_response
 from converge_node.control.server import serving
 from converge_node.control.state import ControlState
-from converge_node.error_catalogue import http_status_of
-from converge_node.errors import known_error
 from converge_p2p.client import schema
-from converge_p2p.core.errors import ConvergeError
-
-_log = logging.getLogger("converge_node.control")
 
 
 def metrics_app(state: ControlState) -> Starlette:
@@ -36,32 +29,14 @@ def metrics_app(state: ControlState) -> Starlette:
 
     async def health(_request: Request) -> Response:
         item = await health_item(state)
-        return _json(schema.success(item), 200 if item.healthy else 503)
+        return json_answer(schema.success(item), 200 if item.healthy else 503)
 
     async def ready(_request: Request) -> Response:
         item = await health_item(state)
-        return _json(schema.success(item), 200 if item.ready else 503)
+        return json_answer(schema.success(item), 200 if item.ready else 503)
 
     paths = {"/metrics": metrics, "/healthz": health, "/readyz": ready}
-    return Starlette(routes=[Route(path, _guarded(endpoint)) for path, endpoint in paths.items()])
-
-
-def _guarded(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except Exception as error:  # noqa: BLE001 - the edge: one bad request must not end the node
-            known = known_error(error)
-            if known is None:
-                _log.exception("reading %s failed", request.url.path)
-                known = ConvergeError(f"internal error: {type(error).__name__}", hint="see the log of the node")
-            return _json(schema.failure(known), http_status_of(known.code))
-
-    return answer
-
-
-def _json(envelope: dict[str, Any], status: int) -> Response:
-    return Response(msgspec.json.encode(envelope), status_code=status, media_type="application/json")
+    return Starlette(routes=[Route(path, guarded(endpoint)) for path, endpoint in paths.items()])
 
 
 @asynccontextmanager

@@ -7,10 +7,11 @@ Source: docs/control.md.
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from converge_node.control import views
-from converge_node.control.peer_ports import ReportLike
+from converge_node.control.peer_ports import LinksLike, ReportLike
 from converge_node.control.ports import NodeLike
 from converge_node.control.state import Asked, Endpoint
 from converge_p2p.client import peer_schema as schema
@@ -80,36 +81,26 @@ async def connect(asked: Asked) -> schema.PeerReportItem:
     return _report(asked.node, await asked.node.links.connect(asked.body.peer, asked.body.timeout_s))
 
 
-async def disconnect(asked: Asked) -> schema.PeerReportItem:
-    """Close the connections to a peer. Raises as `Links.disconnect`."""
-    node = asked.node
-    found = node.links.find(asked.body.peer)
-    await node.links.disconnect(found)
-    return _report(node, found)
+def _to_named(act: Callable[[LinksLike, PeerId, Any], Awaitable[None]]) -> Endpoint:
+    """Return an endpoint that does something to the peer of the body, and says what is known of it then.
 
+    It raises as the method of `Links` that it calls.
+    """
 
-async def block(asked: Asked) -> schema.PeerReportItem:
-    """Keep a peer out. Raises as `Links.block`."""
-    node = asked.node
-    found = node.links.find(asked.body.peer)
-    await node.links.block(found, asked.body.seconds)
-    return _report(node, found)
+    async def endpoint(asked: Asked) -> schema.PeerReportItem:
+        links, body = asked.node.links, asked.body
+        found = links.find(body.peer)
+        await act(links, found, body)
+        return _report(asked.node, found)
 
-
-async def unblock(asked: Asked) -> schema.PeerReportItem:
-    """Keep a peer out no more. Raises as `Links.unblock`."""
-    node = asked.node
-    found = node.links.find(asked.body.peer)
-    await node.links.unblock(found)
-    return _report(node, found)
+    return endpoint
 
 
 async def forget(asked: Asked) -> schema.PeerReportItem:
     """Know no address of a peer any more. Raises as `Links.forget`."""
-    node = asked.node
-    found = node.links.find(asked.body.peer)
-    node.links.forget(found)
-    return _report(node, found)
+    found = asked.node.links.find(asked.body.peer)
+    asked.node.links.forget(found)
+    return _report(asked.node, found)
 
 
 async def bootstrap(asked: Asked) -> list[schema.BootstrapItem]:
@@ -138,9 +129,9 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "ping": ping,
     "add_peer": add,
     "connect_peer": connect,
-    "disconnect_peer": disconnect,
-    "block_peer": block,
-    "unblock_peer": unblock,
+    "disconnect_peer": _to_named(lambda links, peer, _body: links.disconnect(peer)),
+    "block_peer": _to_named(lambda links, peer, body: links.block(peer, body.seconds)),
+    "unblock_peer": _to_named(lambda links, peer, _body: links.unblock(peer)),
     "forget_peer": forget,
     "bootstrap": bootstrap,
     "topic_peers": topic_peers,

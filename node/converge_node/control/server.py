@@ -11,13 +11,13 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio import run as hypercorn_run, serve
 from hypercorn.trio.tcp_server import TCPServer
@@ -148,35 +148,63 @@ async def serving(app: ASGIApp, binds: list[str], what: str, hint: str) -> Async
     Raises:
         ConfigError: it cannot be listened on.
     """
-    config = Config()
-    config.bind = binds
-    config.umask = 0o177
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.loglevel = "WARNING"
-    config.graceful_timeout = CLOSE_GRACE_S
-    config.keep_alive_timeout = IDLE_S
-    config.include_server_header = False
-    hypercorn_run.TCPServer = _ContainedServer  # type: ignore[attr-defined]
-    closing = trio.Event()
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
         try:
-            places: list[str] = await nursery.start(
-                partial(serve, app, config, shutdown_trigger=closing.wait, mode="asgi")  # type: ignore[arg-type]
-            )
-        except ExceptionGroup as group:
-            # the server opens its sockets inside nurseries of its own
-            known, others = group.split(OSError)
-            if known is None or others is not None:
-                raise
-            raise ConfigError(f"cannot listen on {what}: {_first(known)}", hint=hint) from group
+            opened = [stack.enter_context(_listening(bind)) for bind in binds]
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {what}: {error.strerror}", hint=hint) from error
+        config = _OnSockets(opened)
+        config.accesslog = None
+        config.errorlog = logging.getLogger("hypercorn.error")
+        config.loglevel = "WARNING"
+        config.graceful_timeout = CLOSE_GRACE_S
+        config.keep_alive_timeout = IDLE_S
+        config.include_server_header = False
+        hypercorn_run.TCPServer = _ContainedServer  # type: ignore[attr-defined]
+        closing = trio.Event()
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        places: list[str] = await nursery.start(
+            partial(serve, app, config, shutdown_trigger=closing.wait, mode="asgi")  # type: ignore[arg-type]
+        )
         try:
             yield places
         finally:
             closing.set()
 
 
-def _first(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return getattr(error, "strerror", None) or str(error)
+class _OnSockets(Config):
+    """Serves on sockets that are open. Stock, one that cannot be bound stays open, and so do those before it."""
+
+    def __init__(self, opened: list[socket.socket]) -> None:
+        self._opened = opened
+
+    def create_sockets(self) -> Sockets:
+        """Return the sockets."""
+        return Sockets([], self._opened, [])
+
+
+def _listening(bind: str) -> socket.socket:
+    """Return a socket that listens on `unix:PATH`, `HOST:PORT` or `[HOST]:PORT`. Raises OSError: it cannot."""
+    path = Path(bind.removeprefix("unix:")) if bind.startswith("unix:") else None
+    host, _, port = bind.rpartition(":")
+    family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family)
+    try:
+        opened.setblocking(False)
+        if path:
+            if path.is_socket():
+                path.unlink()
+            before = os.umask(0o177)
+            try:
+                opened.bind(str(path))
+            finally:
+                os.umask(before)
+        else:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            opened.bind((host.strip("[]"), int(port)))
+        opened.listen(Config.backlog)
+    except BaseException:
+        opened.close()
+        raise
+    return opened

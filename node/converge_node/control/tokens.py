@@ -6,10 +6,13 @@ Source: docs/control.md, tokens; RFC 6750 for how a token is sent.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -115,16 +118,18 @@ def add_token(file: Path, name: str, scope: Scope) -> str:
     """
     if not name or len(name) > 64 or set(name) - NAME_CHARACTERS:
         raise ConfigError(f"{name!r} is no name for a token", hint="use letters, digits, dots, hyphens, underscores")
-    tokens = read_tokens(file)
-    if any(token.name == name for token in tokens):
-        raise Conflict(f"there is a token named {name}", hint=f"converge-node api token rm {name}")
-    return _add(file, tokens, name, scope)
+    with _held(file):
+        tokens = read_tokens(file)
+        if any(token.name == name for token in tokens):
+            raise Conflict(f"there is a token named {name}", hint=f"converge-node api token rm {name}")
+        return _add(file, tokens, name, scope)
 
 
 def replace_token(file: Path, name: str, scope: Scope) -> str:
     """Make a token in place of the one of that name, if there is one, and return it. Raises as `add_token`."""
-    kept = tuple(token for token in read_tokens(file) if token.name != name)
-    return _add(file, kept, name, scope)
+    with _held(file):
+        kept = tuple(token for token in read_tokens(file) if token.name != name)
+        return _add(file, kept, name, scope)
 
 
 def remove_token(file: Path, name: str) -> None:
@@ -134,11 +139,12 @@ def remove_token(file: Path, name: str) -> None:
         NotFound: there is none of that name.
         ConfigError: the file cannot be read or written.
     """
-    tokens = read_tokens(file)
-    kept = tuple(token for token in tokens if token.name != name)
-    if len(kept) == len(tokens):
-        raise NotFound(f"there is no token named {name}", hint="`converge-node api token ls` lists them")
-    _write(file, kept)
+    with _held(file):
+        tokens = read_tokens(file)
+        kept = tuple(token for token in tokens if token.name != name)
+        if len(kept) == len(tokens):
+            raise NotFound(f"there is no token named {name}", hint="`converge-node api token ls` lists them")
+        _write(file, kept)
 
 
 def new_token() -> str:
@@ -154,11 +160,35 @@ def _add(file: Path, tokens: tuple[Token, ...], name: str, scope: Scope) -> str:
     return token
 
 
+@contextmanager
+def _held(file: Path) -> Iterator[None]:
+    """Hold the token file, made if it is missing, from before it is read until it is written: of two commands at once,
+    the second takes up what the first wrote. The kernel frees it however the process ends.
+    """
+    handle = -1
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while handle < 0:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not (file.exists() and os.path.samestat(os.fstat(handle), os.stat(file))):
+                # whoever held it put another file in its place
+                os.close(handle)
+                handle = -1
+    except OSError as error:
+        if handle >= 0:
+            os.close(handle)
+        raise ConfigError(f"cannot write the token file {file}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def _write(file: Path, tokens: tuple[Token, ...]) -> None:
     text = "".join(f"{token.line()}\n" for token in tokens)
     partial = file.with_name(f"{file.name}.new")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(partial, "w", encoding="utf-8", opener=_private) as handle:
             handle.write(text)
             handle.flush()

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,15 +24,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from converge_node.control.answers import error_answer
 from converge_node.control.requests import discard
-from converge_node.error_catalogue import http_status_of
 from converge_node.errors import Busy, NotAuthenticated
 from converge_node.web.pages import page_routes
-from converge_p2p.client import NodeUnreachable, schema
+from converge_p2p.client import NodeUnreachable
 from converge_p2p.client.api import all_routes
 from converge_p2p.client.routes import Scope as Allowed
 from converge_p2p.core import limits
-from converge_p2p.core.errors import ConvergeError, NotFound
+from converge_p2p.core.errors import NotFound
 
 QUESTIONS: Final = (
     "status", "peers", "pool", "tasks", "task", "motions", "evidence", "hosted", "agents", "health", "metrics",
@@ -78,9 +77,9 @@ def gateway_app(socket: Path, token: str) -> Starlette:
         kind, _, sent = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), token.encode()):
             hint = "open the address that `converge-node web` printed last"
-            return _failure(NotAuthenticated("this page does not know the right token", hint=hint))
+            return error_answer(NotAuthenticated("this page does not know the right token", hint=hint))
         if count.now >= PASSED_ON_MAX:
-            return _failure(Busy(f"{PASSED_ON_MAX} questions are being passed on", hint="close other windows"))
+            return error_answer(Busy(f"{PASSED_ON_MAX} questions are being passed on", hint="close other windows"))
         target = request.scope["raw_path"]
         if request.scope["query_string"]:
             target += b"?" + request.scope["query_string"]
@@ -120,7 +119,7 @@ class _Passed(Response):
         except (OSError, ValueError, trio.BrokenResourceError, trio.TooSlowError):
             if not begun:
                 gone = NodeUnreachable("no node answers", hint="start it; this page goes on by itself")
-                await _failure(gone)(scope, receive, send)
+                await error_answer(gone)(scope, receive, send)
                 return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -169,13 +168,8 @@ async def _until_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _failure(error: ConvergeError) -> Response:
-    content = msgspec.json.encode(schema.failure(error))
-    return Response(content, http_status_of(error.code), media_type="application/json")
-
-
 async def _http_error(request: Request, _error: Exception) -> Response:
-    return _failure(NotFound(f"{request.method} {request.url.path} is not passed on to the node"))
+    return error_answer(NotFound(f"{request.method} {request.url.path} is not passed on to the node"))
 
 
 async def run_gateway(socket: Path, token: str, port: int, task_status: trio.TaskStatus[str]) -> None:
