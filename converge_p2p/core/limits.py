@@ -62,6 +62,7 @@ JOIN_NOTE_BYTES_MAX: Final = 256
 JOIN_REQUEST_BYTES_MAX: Final = 1024
 JOIN_REQUESTS_PER_POOL_MAX: Final = 64
 JOIN_REQUESTS_PER_KEY_MAX: Final = 8
+JOIN_REQUESTS_PER_HOST_MAX: Final = 8
 JOIN_REQUESTS_MAX: Final = 1024
 JOIN_REQUEST_TTL_S: Final = 7 * 24 * 3600.0
 """How long a request waits for somebody to decide, and how long what was decided is remembered."""

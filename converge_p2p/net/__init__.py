@@ -10,12 +10,14 @@ from converge_p2p.net.config import (
     RelayUse,
     Transport,
 )
+from converge_p2p.net.host_shares import THIS_MACHINE
 from converge_p2p.net.names import peer_id_of, public_key_of
 from converge_p2p.net.network import Network, open_network
 from converge_p2p.net.reach.autonat import Reachable
 from converge_p2p.net.reach.reachability import ReachStatus
 
 __all__ = [
+    "THIS_MACHINE",
     "NetQueues",
     "Network",
     "NetworkConfig",

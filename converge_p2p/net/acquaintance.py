@@ -22,8 +22,10 @@ from converge_p2p.net.bootstrap import Connector
 from converge_p2p.net.conduct import Conduct
 from converge_p2p.net.config import NetworkConfig
 from converge_p2p.net.hardening import reset_quietly, shielded, write_whole
+from converge_p2p.net.host_shares import THIS_MACHINE, is_loopback
 from converge_p2p.net.names import peer_name, raw_peer_id
 from converge_p2p.net.private_network import check_private_addresses
+from converge_p2p.net.reach.circuit import host_of_connection
 
 PING_PROTOCOL: Final = TProtocol("/ipfs/ping/1.0.0")
 _PING_BYTES: Final = 32
@@ -86,6 +88,18 @@ class Acquaintance:
     def forget(self, peer: PeerId) -> bool:
         """Know no address of a peer any more; return whether one was known. Others may tell of it again."""
         return self._book.forget(peer)
+
+    def host(self, peer: PeerId) -> str:
+        """Return where a connected peer is, as far as that can be counted; see `circuit.host_of_connection`.
+
+        `THIS_MACHINE` for a process of this machine. Empty for who is not connected, or only over relays: they show
+        where it is to nobody else.
+        """
+        for connection in self._host.get_network().get_connections(raw_peer_id(peer)):
+            if host := host_of_connection(connection.muxed_conn):
+                remote = connection.muxed_conn.get_remote_address()
+                return THIS_MACHINE if is_loopback(remote[0]) else host
+        return ""
 
     async def ping(self, peer: PeerId, timeout_s: float = 10.0) -> float:
         """Return how many seconds a few bytes take to a connected peer and back.

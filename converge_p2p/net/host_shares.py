@@ -42,12 +42,13 @@ def source_of(raw: RawConnection) -> Source:
         # no TCP connection; all of its kind share one place
         return Source("")
     remote = raw.get_remote_address()
-    if remote is not None and (remote[0] == _own_end(raw) or _is_loopback(remote[0])):
+    if remote is not None and (remote[0] == _own_end(raw) or is_loopback(remote[0])):
         return THIS_MACHINE
     return Source(host)
 
 
-def _is_loopback(text: str) -> bool:
+def is_loopback(text: str) -> bool:
+    """Say whether an IP address is one that a machine has for itself."""
     address = ipaddress.ip_address(text)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback

@@ -34,7 +34,7 @@ from converge_p2p.core.model.pool import AdmissionKind, PoolSpec
 from converge_p2p.core.oplog.motions import YES
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey
 from converge_p2p.core.view.motions import MotionView, Outcome
-from converge_p2p.net import Network, peer_id_of, public_key_of
+from converge_p2p.net import THIS_MACHINE, Network, peer_id_of, public_key_of
 from converge_p2p.node.admitting import EPOCHS_AHEAD, from_text, now_ms
 from converge_p2p.node.switchboard import DECIDED
 from converge_p2p.store.api import Store
@@ -86,9 +86,10 @@ class JoinRequests:
             ask = JoinAsk.from_bytes(payload)
         except CodecError:
             return JoinAnswer(AnswerKind.CANNOT, reason="malformed").to_bytes()
-        return (await self._answer(ask, public_key_of(peer))).to_bytes()
+        host = self._network().acquaintance.host(peer)
+        return (await self._answer(ask, public_key_of(peer), host)).to_bytes()
 
-    async def _answer(self, ask: JoinAsk, joiner: PublicKey) -> JoinAnswer:
+    async def _answer(self, ask: JoinAsk, joiner: PublicKey, host: str) -> JoinAnswer:
         pool = self._node.pools.get(ask.pool)
         if pool is None or not pool.ready:
             return JoinAnswer(AnswerKind.CANNOT, reason="elsewhere")
@@ -103,11 +104,12 @@ class JoinRequests:
             await self._expire()
             known = self._held.get((ask.pool, joiner))
             if known is None:
-                if not await self._make_room(ask.pool, joiner):
+                if not await self._make_room(ask.pool, joiner, host):
                     self._node.counters["join_requests_refused"] += 1
                     return JoinAnswer(AnswerKind.CANNOT, reason="full")
                 now = now_ms()
-                known = HeldRequest(ask.pool, joiner, ask.note, now, now + round(limits.JOIN_REQUEST_TTL_S * 1000))
+                until = now + round(limits.JOIN_REQUEST_TTL_S * 1000)
+                known = HeldRequest(ask.pool, joiner, ask.note, now, until, host=host)
                 await self._keep(known)
                 self._node.counters["join_requests"] += 1
                 self._tell("join_asked", known, note=ask.note)
@@ -122,12 +124,16 @@ class JoinRequests:
                 return JoinAnswer(AnswerKind.GIVEN, known.proof)
         return JoinAnswer(AnswerKind.PENDING)
 
-    async def _make_room(self, pool: PoolId, joiner: PublicKey) -> bool:
+    async def _make_room(self, pool: PoolId, joiner: PublicKey, host: str) -> bool:
         """Whether one more is taken. What is of no use any more makes room, the oldest first.
 
         What waits never does, and what was given and not used neither: strangers cost nothing, and enough of them would
-        take back what somebody decided.
+        take back what somebody decided. Keys cost nothing, addresses do: one of them has a part of a pool's places, and
+        so has everybody who comes over a relay together. This machine is its owner's.
         """
+        of_host = sum(each.host == host and each.pool == pool for each in self._held.values())
+        if host != THIS_MACHINE and of_host >= limits.JOIN_REQUESTS_PER_HOST_MAX:
+            return False
         if sum(key == joiner for _, key in self._held) >= limits.JOIN_REQUESTS_PER_KEY_MAX:
             return False
         for bound, there in ((limits.JOIN_REQUESTS_PER_POOL_MAX, pool), (limits.JOIN_REQUESTS_MAX, None)):

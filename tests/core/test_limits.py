@@ -20,6 +20,7 @@ def test_what_one_bound_lets_through_the_next_one_takes():
     assert 32 + limits.JOIN_NOTE_BYTES_MAX + 16 < limits.JOIN_REQUEST_BYTES_MAX
     assert limits.INVITATION_BYTES_MAX + limits.JOIN_REQUEST_BYTES_MAX < limits.DIRECT_BYTES_MAX
     assert limits.JOIN_REQUESTS_PER_KEY_MAX <= limits.JOIN_REQUESTS_PER_POOL_MAX <= limits.JOIN_REQUESTS_MAX
+    assert 4 * limits.JOIN_REQUESTS_PER_HOST_MAX <= limits.JOIN_REQUESTS_PER_POOL_MAX
     assert (
         limits.INVITATION_TOPICS_MAX * (limits.TOPIC_BYTES_MAX + 64) + limits.INVITATION_BYTES_MAX + 1024
         < limits.INVITATION_LINE_BYTES_MAX

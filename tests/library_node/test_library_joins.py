@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from converge_p2p.core.model.join_request import (
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.types import OperationId, PoolId
 from converge_p2p.core.view.motions import Outcome
-from converge_p2p.net import peer_id_of
+from converge_p2p.net import THIS_MACHINE, peer_id_of
 from converge_p2p.node.admitting import EPOCHS_AHEAD, now_ms
 from converge_p2p.node.join_asking import ASKING_KEY, JoinAsking, _Case
 from converge_p2p.node.join_requests import JoinRequests
@@ -94,8 +95,11 @@ def node_of(identity: Identity, pool: Pool) -> Any:
     )
 
 
-def requests_at(pool: Pool, store: MemoryStore | None = None) -> JoinRequests:
-    return JoinRequests(node_of(ME, pool), store or MemoryStore(), lambda: None)  # type: ignore[arg-type,return-value]
+def requests_at(pool: Pool, store: MemoryStore | None = None, hosts: Mapping[str, str] | None = None) -> JoinRequests:
+    """`hosts`: from which host a peer asks; the others are on this machine."""
+    known = SimpleNamespace(host=lambda peer: (hosts or {}).get(peer, THIS_MACHINE))
+    network: Any = SimpleNamespace(acquaintance=known)
+    return JoinRequests(node_of(ME, pool), store or MemoryStore(), lambda: network)
 
 
 async def ask(requests: JoinRequests, who_asks: Identity = NEW) -> JoinAnswer:
@@ -123,6 +127,23 @@ async def test_strangers_cannot_take_back_what_was_given_by_asking_in_numbers() 
     assert (await ask(requests, stranger(100))).kind is AnswerKind.PENDING
     assert (await ask(requests, stranger(101))).reason == "full"
     assert len(requests.all()) == limits.JOIN_REQUESTS_PER_POOL_MAX
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::/64", ""])
+async def test_one_address_or_all_relays_together_cannot_fill_the_queue(host: str) -> None:
+    pool, store = Pool(AdmissionKind.TOKEN), MemoryStore()
+    hosts = {peer_id_of(stranger(number).public_key): host for number in range(100)}
+    requests = requests_at(pool, store, hosts)
+    answers = [await ask(requests, stranger(number)) for number in range(30)]
+    bound = limits.JOIN_REQUESTS_PER_HOST_MAX
+    assert [answer.kind for answer in answers[:bound]] == [AnswerKind.PENDING] * bound
+    assert {answer.reason for answer in answers[bound:]} == {"full"}
+    # also after a restart
+    again = requests_at(pool, store, hosts)
+    await again.restore()
+    assert (await ask(again, stranger(50))).reason == "full"
+    assert (await ask(again, stranger(0))).kind is AnswerKind.PENDING, "who waits goes on waiting"
+    assert (await ask(again, NEW)).kind is AnswerKind.PENDING, "others have their places"
 
 
 @pytest.mark.parametrize("kind", [AdmissionKind.TOKEN, AdmissionKind.VOUCHED])

@@ -129,6 +129,7 @@ class HeldRequest:
         proof: what the newcomer is given.
         reason: why it was refused.
         motion: the id of the motion that would let it in, if one was moved here; else empty.
+        host: where it asked from, as far as that can be counted.
     """
 
     pool: PoolId
@@ -140,13 +141,14 @@ class HeldRequest:
     proof: bytes = field(default=b"", repr=False)
     reason: str = ""
     motion: bytes = b""
+    host: str = ""
 
     def to_bytes(self) -> bytes:
         """Return canonical bytes, for the store."""
         return encode(
             [
                 self.pool, self.joiner, self.note, self.asked_ms, self.expires_ms, str(self.state), self.proof,
-                self.reason, self.motion,
+                self.reason, self.motion, self.host,
             ]
         )  # fmt: skip
 
@@ -160,11 +162,13 @@ class HeldRequest:
         match decode(data):
             case [
                 bytes(pool), bytes(joiner), str(note), int(asked), int(expires), str(state), bytes(proof), str(reason),
-                bytes(motion),
+                bytes(motion), *rest,
             ] if len(pool) == _ID_BYTES and len(joiner) == PUBLIC_KEY_BYTES and state in set(JoinState):  # fmt: skip
-                return cls(
-                    PoolId(pool), PublicKey(joiner), note, asked, expires, JoinState(state), proof, reason, motion
-                )
+                # the host is newer than the rest
+                host = rest[0] if rest else ""
+                if len(rest) <= 1 and isinstance(host, str):
+                    known = PoolId(pool), PublicKey(joiner)
+                    return cls(*known, note, asked, expires, JoinState(state), proof, reason, motion, host)
         raise CodecError("this is no kept join request")
 
 
