@@ -53,7 +53,8 @@ environment: $(DEV_STAMP) ## make .venv with all that the targets below need
 
 # Stamps, so that a second run starts at once: the locked packages, the project itself, the tools of developers.
 # A demonstration does not wait for the last. The project is installed again when pyproject.toml changes, because its
-# entry points are written then; hatchling is in the lock, so that the build fetches nothing that is not pinned.
+# entry points are written then; hatchling is in the lock, so that the build fetches nothing that is not pinned. Of the
+# tools, thousands of files are never imported, so none is compiled before it is.
 $(LOCK_STAMP): requirements/base.txt scripts/find-python scripts/system-packages
 	@interpreter=$$(scripts/find-python '$(PYTHON)'); \
 	scripts/system-packages "$$interpreter"; \
@@ -69,7 +70,7 @@ $(RUN_STAMP): $(LOCK_STAMP) pyproject.toml
 
 $(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
 	@scripts/system-packages $(BIN)/python tests
-	$(PIP) install --quiet --requirement requirements/dev.txt
+	$(PIP) install --quiet --no-compile --requirement requirements/dev.txt
 	$(PIP) check
 	@mkdir -p $(VENV)/typing && ln -sfn "$$($(BIN)/python -c 'import os, trio; print(os.path.dirname(trio.__file__))')" $(VENV)/typing/trio
 	@touch $@
