@@ -17,9 +17,13 @@ LOCK_ARGS ?=
 SEEDS ?= 2000
 COVERAGE_MIN ?= 85
 
-# Tests are shared out over all processors; a module of tests with real hosts stays together, as its hosts do.
+# Tests are shared out over all processors; a module of tests with real hosts stays together, as its hosts do. Each
+# process imports all that it looks into, which takes half a minute for the whole, so none looks where it finds nothing.
 SHARED_OUT := --numprocesses auto --dist worksteal
 CORE_TESTS := tests/core tests/vectors
+SIMULATION_TESTS := tests/simulation
+# Those with real hosts wait about half of their time, so there are half as many processes again as processors.
+HOSTS_SHARED_OUT := --numprocesses $(shell expr $$(nproc) '*' 3 / 2) --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,13 +31,15 @@ LOCK_STAMP := $(VENV)/.installed-lock
 RUN_STAMP := $(VENV)/.installed-project
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
+# Where there is room, tests write into memory: what they kill is a process, and nothing has to outlive the machine.
+PYTEST = $(addprefix TMPDIR=,$(shell scripts/memory-folder)) $(BIN)/pytest
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 COMPILE_MORE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host
 COMPILE := $(COMPILE_MORE) --build-deps-for=editable
 
-.PHONY: help demo test environment lint format types contracts unit network sim simulation attack bench lock clean \
-	fresh-clone-check docs
+.PHONY: help demo test environment checks lint format types contracts unit network sim simulation attack bench lock \
+	clean fresh-clone-check docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,13 +47,14 @@ help: ## list the targets
 demo: $(RUN_STAMP) ## set everything up, then run a mesh of real processes that does real work
 	$(BIN)/converge-node demo $(DEMO_ARGS)
 
-test: lint types contracts unit network simulation ## set everything up, then run every check and every test
+test: checks unit network simulation ## set everything up, then run every check and every test
 
 environment: $(DEV_STAMP) ## make .venv with all that the targets below need
 
 # Stamps, so that a second run starts at once: the locked packages, the project itself, the tools of developers.
 # A demonstration does not wait for the last. The project is installed again when pyproject.toml changes, because its
-# entry points are written then; hatchling is in the lock, so that the build fetches nothing that is not pinned.
+# entry points are written then; hatchling is in the lock, so that the build fetches nothing that is not pinned. Of the
+# tools, thousands of files are never imported, so none is compiled before it is.
 $(LOCK_STAMP): requirements/base.txt scripts/find-python scripts/system-packages
 	@interpreter=$$(scripts/find-python '$(PYTHON)'); \
 	scripts/system-packages "$$interpreter"; \
@@ -63,7 +70,7 @@ $(RUN_STAMP): $(LOCK_STAMP) pyproject.toml
 
 $(DEV_STAMP): $(RUN_STAMP) requirements/dev.txt
 	@scripts/system-packages $(BIN)/python tests
-	$(PIP) install --quiet --requirement requirements/dev.txt
+	$(PIP) install --quiet --no-compile --requirement requirements/dev.txt
 	$(PIP) check
 	@mkdir -p $(VENV)/typing && ln -sfn "$$($(BIN)/python -c 'import os, trio; print(os.path.dirname(trio.__file__))')" $(VENV)/typing/trio
 	@touch $@
@@ -73,6 +80,9 @@ $(DOCS_STAMP): $(RUN_STAMP) requirements/docs.txt
 	$(PIP) install --quiet --requirement requirements/docs.txt
 	$(PIP) check
 	@touch $@
+
+checks: $(DEV_STAMP) ## lint, types and contracts, side by side
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=target lint types contracts
 
 lint: $(DEV_STAMP) ## style of the code and its format (ruff)
 	$(BIN)/ruff check .
@@ -89,16 +99,17 @@ contracts: $(DEV_STAMP) ## who may import whom (import-linter)
 	$(BIN)/lint-imports --no-logo
 
 unit: $(DEV_STAMP) ## tests without a network; the core's own ones with its coverage, which slows them down
-	$(BIN)/pytest $(SHARED_OUT) -m "not network and not simulation" $(CORE_TESTS) --cov --cov-report=term \
+	$(PYTEST) $(SHARED_OUT) -m "not network and not simulation" $(CORE_TESTS) --cov --cov-report=term \
 		--cov-fail-under=$(COVERAGE_MIN) $(PYTEST_ARGS)
-	$(BIN)/pytest $(SHARED_OUT) -m "not network and not simulation" $(CORE_TESTS:%=--ignore=%) $(PYTEST_ARGS)
+	$(PYTEST) $(SHARED_OUT) -m "not network and not simulation" $(CORE_TESTS:%=--ignore=%) $(PYTEST_ARGS)
 
 network: $(DEV_STAMP) ## tests with real libp2p hosts
 	@test "$$(id -u)" -eq 0 || echo "not root: the tests that make network namespaces are left out"
-	$(BIN)/pytest --numprocesses auto --dist loadfile -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" $(PYTEST_ARGS)
+	$(PYTEST) $(HOSTS_SHARED_OUT) -m "network$$(test "$$(id -u)" -eq 0 || echo ' and not namespaces')" \
+		$(addprefix --ignore=,$(CORE_TESTS) $(SIMULATION_TESTS)) $(PYTEST_ARGS)
 
 simulation: $(DEV_STAMP) ## the simulator's fixed seeds and its own ablation tests
-	$(BIN)/pytest $(SHARED_OUT) -m simulation $(PYTEST_ARGS)
+	$(PYTEST) $(SHARED_OUT) -m simulation $(SIMULATION_TESTS) $(PYTEST_ARGS)
 
 sim: $(RUN_STAMP) ## many simulator seeds: make sim SEEDS=2000
 	$(BIN)/python -m converge_p2p.testing.sim --seeds $(SEEDS)

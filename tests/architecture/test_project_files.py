@@ -56,6 +56,16 @@ def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
     assert re.search(r"^phase \w+ make test$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def test_no_test_stands_where_make_does_not_look_for_it() -> None:
+    marked = {
+        (path.relative_to(ROOT).parts[1], mark)
+        for path in ROOT.glob("tests/*/*.py")
+        for mark in re.findall(r"\bmark\.(network|simulation)\b", path.read_text(encoding="utf-8"))
+    }
+    assert {folder for folder, mark in marked if mark == "simulation"} == {"simulation"}
+    assert not {folder for folder, mark in marked if mark == "network"} & {"core", "vectors", "simulation"}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
 def test_every_relative_link_leads_to_a_file(document: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
@@ -94,7 +104,14 @@ def test_developers_and_continuous_integration_have_what_every_extra_installs() 
 
 @pytest.mark.parametrize(
     "name",
-    ["scripts/find-python", "scripts/system-packages", "scripts/fresh-clone-check", "scripts/newcomer", ".ci/run"],
+    [
+        "scripts/find-python",
+        "scripts/system-packages",
+        "scripts/fresh-clone-check",
+        "scripts/newcomer",
+        "scripts/memory-folder",
+        ".ci/run",
+    ],
 )
 def test_a_script_is_executable_and_parses(name: str) -> None:
     script = ROOT / name

@@ -38,6 +38,7 @@ def compare(one: AgentIndex, other: AgentIndex, start: int = 0) -> bool:
     return True
 
 
+@pytest.mark.no_cover
 @settings(max_examples=100, deadline=None)
 @given(st.lists(said(20), max_size=30), st.lists(said(20), max_size=30), st.integers(0, 255))
 def test_a_round_leaves_both_with_the_newest_of_both(

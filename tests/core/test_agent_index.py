@@ -33,6 +33,7 @@ def scan(query: DiscoveryQuery, held: list[AgentDescriptor], now_ms: int) -> lis
     return sorted(matching, key=query.order)[: query.limit]
 
 
+@pytest.mark.no_cover
 @settings(max_examples=200, deadline=None)
 @given(st.lists(said(), max_size=25), QUERIES, st.sampled_from([0, 2000, 6000]), st.randoms(use_true_random=False))
 def test_a_lookup_finds_what_a_scan_finds_whatever_came_in_whatever_order(
@@ -61,6 +62,7 @@ def test_a_lookup_finds_what_a_scan_finds_whatever_came_in_whatever_order(
     assert index.find(query, NOW + later_ms) == scan(query, list(best.values()), NOW + later_ms)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(said(12), st.sampled_from("pqr")), max_size=60), st.integers(1, 5), st.integers(1, 6))
 def test_whatever_comes_the_bounds_hold_and_the_books_are_right(

@@ -144,6 +144,7 @@ def replayed(pool: Pool, operations: list[Operation], order: random.Random, *, r
     return replica
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32))
 @example(381274043)
 @settings(max_examples=EXAMPLES, deadline=None)

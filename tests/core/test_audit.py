@@ -217,6 +217,7 @@ def test_an_elector_that_forks_is_named_and_a_worker_that_forks_is_not_an_electo
 # ---------------------------------------------------------------- honest electors
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("seed", range(5))
 def test_honest_electors_are_never_named_whatever_is_held_when_the_audit_is_made(seed: int) -> None:
     faults = seed % 2
@@ -335,6 +336,7 @@ class Riot(Trial):
         return Lock(Token(0, rng.randrange(3)), rng.choice((self.one, self.other)).hash)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(
     st.integers(0, 2**32),

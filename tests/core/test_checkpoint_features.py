@@ -140,6 +140,7 @@ def check_cuts(pool: Pool, replica: Replica, seed: int, *, late: bool = False) -
     assert Summary.restore(snapshot).snapshot().data == snapshot.data
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__)
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None)

@@ -55,6 +55,7 @@ def whole(pool: Pool, operations: list[Operation], order: random.Random) -> Repl
     return replica
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_a_checkpoint_and_the_tail_make_the_state_of_the_whole(seed: int) -> None:
@@ -73,6 +74,7 @@ def test_a_checkpoint_and_the_tail_make_the_state_of_the_whole(seed: int) -> Non
     assert copy.log.digest() == replica.log.digest()
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_the_root_depends_on_the_cut_and_not_on_the_checkpoints_before_it(seed: int) -> None:
@@ -180,6 +182,7 @@ pasts = st.builds(
 ).flatmap(lambda past: st.sampled_from((past, past._replace(final=past.value, attempts=past.plain))))
 
 
+@pytest.mark.no_cover
 @given(st.dictionaries(hashes, pasts, max_size=12), st.integers(0, 12))
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_a_table_of_settled_tasks_is_the_same_however_it_grew(tasks: dict[bytes, Past], split: int) -> None:

@@ -263,6 +263,7 @@ def sorted_people(replica: Replica) -> list[Author]:
     return [Author(number, replica.pool) for number in range(1, 6)]
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_random_coordination_makes_one_state(seed: int) -> None:
@@ -275,6 +276,7 @@ def test_random_coordination_makes_one_state(seed: int) -> None:
     assert all(whole(replica) == first for replica in replicas[1:])
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_without_forks_nothing_that_is_final_changes_when_more_arrives(seed: int) -> None:
@@ -313,6 +315,7 @@ def test_without_forks_nothing_that_is_final_changes_when_more_arrives(seed: int
                 won[auction.id] = (auction.winner, auction.price)
 
 
+@pytest.mark.no_cover
 def test_the_random_scripts_reach_every_outcome() -> None:
     seen: set[object] = set()
     for seed in range(80):

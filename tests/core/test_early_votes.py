@@ -27,6 +27,7 @@ def flood(live: Live, liar: Author) -> list[Operation]:
     return made
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("nonce", range(3))
 def test_a_flood_of_a_liar_is_bounded_and_what_the_epoch_rests_on_still_counts(nonce: int) -> None:
     live = removal_that_the_removed_certified(nonce)

@@ -325,6 +325,7 @@ entries = st.builds(
 )
 
 
+@pytest.mark.no_cover
 @given(st.lists(entries, unique_by=lambda entry: entry.author), st.lists(entries, unique_by=lambda entry: entry.author))
 @settings(max_examples=200, deadline=None)
 def test_digests_are_equal_exactly_when_frontiers_are(one: list[FrontierEntry], other: list[FrontierEntry]) -> None:

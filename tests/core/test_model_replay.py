@@ -43,6 +43,7 @@ events = st.lists(
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=300, deadline=None)
 @given(events, st.integers(1, 12), st.integers(1, 6))
 def test_no_message_is_ever_taken_twice_and_memory_is_bounded(

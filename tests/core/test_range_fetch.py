@@ -257,6 +257,7 @@ def test_a_long_chain_comes_from_all_peers_and_once() -> None:
     assert sum(mesh.sent_bytes[:3]) < 1.1 * size
 
 
+@pytest.mark.no_cover
 def test_a_newcomer_syncs_through_a_flood_of_a_hundred_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PARKED_BYTES_MAX", 8 * 1024 * 1024)
     whole = [*POOL.base, *LONG]
@@ -363,6 +364,7 @@ def test_liars_of_any_kind_cost_a_newcomer_little(liars: list[frozenset[str]], s
     assert all(len(state.targets) <= limits.SYNC_AUTHORS_PER_PEER_MAX for state in states)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("lie", LIES)
 def test_ten_liars_of_one_kind_do_not_stop_a_newcomer(lie: str) -> None:
     _, alone = sync_among([], seed=1, at_most_ms=20_000)

@@ -87,6 +87,7 @@ def test_proofs_that_lack_something_and_other_pools_are_refused() -> None:
         assert not agreed(data, pool[:-1] + bytes([pool[-1] ^ 1]))
 
 
+@pytest.mark.no_cover
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_after_a_change_of_some_bytes_both_say_the_same(data: st.DataObject) -> None:
@@ -110,6 +111,7 @@ JUNK = st.one_of(
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_after_a_change_of_a_field_both_say_the_same(data: st.DataObject) -> None:
@@ -249,6 +251,7 @@ formulas = st.recursive(
 ).filter(lambda made: isinstance(made, Threshold) and made.depth <= 4)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=300, deadline=None)
 @given(formulas, st.integers(0, 3), st.sets(st.sampled_from(KEYS), max_size=2))
 def test_both_find_the_same_two_sets_that_share_least(made: Threshold, faults: int, trusted: set[Any]) -> None:

@@ -70,6 +70,7 @@ def crowded_key_of(number: int) -> PublicKey:
     return PublicKey(bytes(29) + (number * 3).to_bytes(3, "big"))
 
 
+@pytest.mark.no_cover
 @given(
     st.integers(0, 300),
     st.dictionaries(st.integers(0, 400), st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=60),
@@ -121,6 +122,7 @@ def test_when_very_much_differs_no_range_is_left_out(monkeypatch: pytest.MonkeyP
     assert len(exchange.found[0]) == 500
 
 
+@pytest.mark.no_cover
 @given(st.lists(st.binary(min_size=1, max_size=32), max_size=40, unique=True), st.binary(min_size=16, max_size=16))
 @settings(max_examples=40, deadline=None)
 def test_whatever_ranges_a_liar_makes_up_the_answer_is_bounded(bounds: list[bytes], lie: bytes) -> None:
@@ -160,6 +162,7 @@ for number_ in range(40):
     CHAINS.append([author_.sign(JoinBody()), *(author_.sign(ClaimBody(TASK)) for _ in range(3))])
 
 
+@pytest.mark.no_cover
 @given(
     st.lists(st.lists(st.integers(0, 4), min_size=40, max_size=40), min_size=2, max_size=3),
     st.sampled_from([0.0, 0.1, 0.2]),

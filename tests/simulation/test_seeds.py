@@ -27,28 +27,34 @@ from converge_p2p.testing.world import World
 
 pytestmark = pytest.mark.simulation
 
-JOBS = multiprocessing.cpu_count()
+JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else multiprocessing.cpu_count()
+"""Where the tests are shared out already, more processes only wait for each other."""
 REGRESSIONS = json.loads((Path(__file__).parent / "regressions.json").read_text())
 
 
 FIXED, LIVE, FRESH = 120, 60, 40
-"""How many seeds each test runs. A fixed set finds what breaks again, a fresh one what nobody has seen yet."""
+"""How many seeds are run. A fixed set finds what breaks again, a fresh one what nobody has seen yet."""
+PARTS = 4
+"""The fixed seeds are run in so many tests, which several processors share."""
 
 START_VARIABLE = "CONVERGE_SIM_START"
 """Environment variable that names the first of the fresh seeds, to run again what failed elsewhere."""
 
 
-def test_safety_holds_on_the_fixed_seeds() -> None:
-    outcomes = list(run_seeds(range(FIXED), Options(), jobs=JOBS))
+@pytest.mark.parametrize("part", range(PARTS))
+def test_safety_holds_on_the_fixed_seeds(part: int) -> None:
+    seeds = range(FIXED)[part::PARTS]
+    outcomes = list(run_seeds(seeds, Options(), jobs=JOBS))
     assert [outcome.violation for outcome in outcomes if outcome.violation] == []
     # a simulator in which nothing happens finds nothing
-    assert sum(outcome.settled for outcome in outcomes) > FIXED
-    assert sum(outcome.epochs for outcome in outcomes) > FIXED // 4
-    assert len({outcome.trace_hash for outcome in outcomes}) == FIXED
+    assert sum(outcome.settled for outcome in outcomes) > len(seeds)
+    assert sum(outcome.epochs for outcome in outcomes) > len(seeds) // 4
+    assert len({outcome.trace_hash for outcome in outcomes}) == len(seeds)
 
 
-def test_every_task_settles_after_healing_on_the_fixed_seeds() -> None:
-    outcomes = list(run_seeds(range(LIVE), Options(mode="liveness"), jobs=JOBS))
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_task_settles_after_healing_on_the_fixed_seeds(part: int) -> None:
+    outcomes = list(run_seeds(range(LIVE)[part::PARTS], Options(mode="liveness"), jobs=JOBS))
     assert [outcome.violation for outcome in outcomes if outcome.violation] == []
 
 
@@ -104,6 +110,11 @@ def test_the_same_seed_is_the_same_run() -> None:
             second.events,
             second.operations,
         )
+
+
+def test_several_processes_run_the_same() -> None:
+    apart, here = (list(run_seeds(range(3), Options(), jobs=jobs)) for jobs in (2, 1))
+    assert [outcome.trace_hash for outcome in apart] == [outcome.trace_hash for outcome in here]
 
 
 def test_a_run_does_not_depend_on_the_order_of_sets_in_memory() -> None:
