@@ -36,7 +36,7 @@ MORE = {
     "converge_p2p.runtime.recording": ("register_recorded",),
     "converge_p2p.runtime.replay": ("replay",),
     "converge_p2p.runtime.replay_log": ("read_turns",),
-    "converge_p2p.store.api": ("NodeStore", "Store"),
+    "converge_p2p.store.api": ("KeptStore", "NodeStore", "Store"),
     "converge_p2p.store.memory": ("MemoryStore",),
     "converge_p2p.store.sqlite": ("SqliteStore",),
 }
@@ -148,7 +148,7 @@ IN_ASYNCIO = [
     (converge_p2p.WorkContext, aio.WorkContext),
 ]
 INSIDE = {
-    "Blobs": {"chunk", "counts", "manifest", "open", "put_stream", "stream"},
+    "Blobs": {"chunk", "counts", "expire", "manifest", "open", "put_stream", "stream"},
     "PoolBlobs": {"bring", "bring_result", "bring_value", "keep_result", "spec_of"},
     # called by the parts of a node among themselves
     "Node": {"spawn"},
