@@ -22,9 +22,9 @@ class JoinRequests(Facade[join_requests.JoinRequests]):
 
     all = direct(join_requests.JoinRequests.all)
 
-    async def admit(self, pool: PoolHandle, joiner: PublicKey, reason: str = "") -> HeldRequest:
+    async def admit(self, pool: PoolHandle, joiner: PublicKey, reason: str = "", *, vote: bool = False) -> HeldRequest:
         """Let a newcomer in, as far as this node can. Arguments and errors are those of the class for trio."""
-        return await self._calls.run(self.inner.admit, pool.inner, joiner, reason)
+        return await self._calls.run(self.inner.admit, pool.inner, joiner, reason, vote=vote)
 
     async def refuse(self, pool: PoolHandle, joiner: PublicKey, reason: str = "") -> HeldRequest:
         """Say no. Arguments and errors are those of the class for trio."""
