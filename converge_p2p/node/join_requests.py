@@ -39,7 +39,7 @@ from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey
 from converge_p2p.core.view.motions import Outcome
 from converge_p2p.net import Network, peer_id_of, public_key_of
 from converge_p2p.node.admitting import EPOCHS_AHEAD, from_text, now_ms
-from converge_p2p.node.join_votes import carried_vote, is_recent, put_to_vote
+from converge_p2p.node.join_votes import carried_vote, is_moved_again, is_recent, is_vote_on, put_to_vote
 from converge_p2p.node.switchboard import DECIDED
 from converge_p2p.store.api import Store
 
@@ -292,8 +292,7 @@ class JoinRequests:
             request = replace(request, state=JoinState.REFUSED, reason="the electors turned it down")
             self._tell("join_refused", request, reason=request.reason)
         elif outcome is Outcome.LAPSED:
-            by_motion = pool.spec.admission in (AdmissionKind.WHITELIST, AdmissionKind.TOKEN)
-            if view.motion.epoch + 1 < pool.council.epoch or not by_motion:
+            if not is_moved_again(pool, view, request.joiner):
                 return await self._ask_again(request)
             try:
                 request = replace(request, motion=await put_to_vote(pool, request.joiner, ""))
@@ -301,7 +300,7 @@ class JoinRequests:
                 _logger.info("it was not moved again to let a newcomer in: %s", error)
                 return request
         elif outcome is Outcome.CARRIED and invited:
-            if not is_recent(pool, view):
+            if not is_recent(pool, view) or not is_vote_on(view, request.joiner):
                 return await self._ask_again(request)
             try:
                 request = replace(request, state=JoinState.ADMITTED, proof=_invitation(pool, request.joiner))

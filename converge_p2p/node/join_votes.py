@@ -58,15 +58,29 @@ def is_recent(pool: PoolHandle, view: MotionView) -> bool:
     return pool.council.epoch <= view.motion.epoch + EPOCHS_SINCE_MAX
 
 
+def is_moved_again(pool: PoolHandle, view: MotionView, joiner: PublicKey) -> bool:
+    """Whether a motion that lapsed may be moved again: at once, and not under another admission than its own."""
+    terms, kind = view.motion.terms, pool.spec.admission
+    if terms is None or terms.admission is not kind or view.motion.epoch + 1 < pool.council.epoch:
+        return False
+    return kind is AdmissionKind.WHITELIST or is_vote_on(view, joiner)
+
+
+def is_vote_on(view: MotionView, joiner: PublicKey) -> bool:
+    """Whether a motion was made to let somebody in by an invitation; in other terms its words mean nothing."""
+    motion = view.motion
+    if motion.terms is None or motion.expelled or motion.terms.admission is not AdmissionKind.TOKEN:
+        return False
+    return (motion.reason + ":").startswith(_words(joiner) + ":")
+
+
 def _asks_for(view: MotionView, joiner: PublicKey, now: PoolSpec) -> bool:
     """Whether a motion does nothing but let somebody in."""
     motion = view.motion
-    if motion.terms is None or motion.expelled:
-        return False
     if now.admission is AdmissionKind.WHITELIST:
-        return motion.terms == replace(now, whitelist=tuple(sorted({*now.whitelist, joiner})))
-    said, words = motion.reason, _words(joiner)
-    return now.admission is AdmissionKind.TOKEN and motion.terms == now and (said + ":").startswith(words + ":")
+        listed = replace(now, whitelist=tuple(sorted({*now.whitelist, joiner})))
+        return motion.terms == listed and not motion.expelled
+    return motion.terms == now and is_vote_on(view, joiner)
 
 
 def _words(joiner: PublicKey) -> str:
