@@ -20,17 +20,25 @@ from converge_p2p.aio.handles import (
     TopicHandle,
 )
 from converge_p2p.aio.node import Node
+from converge_p2p.aio.parts import Bids, Hosting, JoinAsking, JoinRequests, Joins, Links, Observation
 
 __all__ = [
     "Accepted",
     "Agent",
     "AgentRuntime",
+    "Bids",
     "Blobs",
     "Council",
     "DiscoveryService",
     "HandlerFunction",
+    "Hosting",
     "Invitations",
+    "JoinAsking",
+    "JoinRequests",
+    "Joins",
+    "Links",
     "Node",
+    "Observation",
     "PoolBlobs",
     "PoolEvidence",
     "PoolHandle",

@@ -17,6 +17,7 @@ from converge_p2p.aio.crossing import in_asyncio, into_asyncio
 from converge_p2p.aio.facade import Calls, Facade, bridged, direct, giving, streamed
 from converge_p2p.core.governance.invitation_line import InvitationLine
 from converge_p2p.core.model.descriptor import AgentDescriptor
+from converge_p2p.core.model.network_key import NetworkKey
 from converge_p2p.core.model.task import TaskView
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.core.types import TaskId
@@ -255,6 +256,11 @@ class Invitations(Facade[invitations.Invitations]):
     write = bridged(invitations.Invitations.write)
     accept = giving(_accepted, invitations.Invitations.accept)
     take_part = giving(_handles, invitations.Invitations.take_part)
+
+    @property
+    def network_key(self) -> NetworkKey | None:
+        """Of the private network that this node is in."""
+        return self.inner.network_key
 
     @property
     def accepted_network(self) -> tuple[bytes, int] | None:

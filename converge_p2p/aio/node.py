@@ -7,6 +7,7 @@ Source: `docs/embedding.md`; `docs/decisions/0024-asyncio.md`.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from converge_p2p.aio.blobs import Blobs
 from converge_p2p.aio.crossing import Call, TrioRun, unbroken
 from converge_p2p.aio.facade import Calls, Facade, bridged, direct, giving, streamed
 from converge_p2p.aio.handles import DiscoveryService, Invitations, PoolHandle, TaskHandle, TopicHandle
+from converge_p2p.aio.parts import Bids, Hosting, Joins, Links, Observation
 from converge_p2p.core.errors import LocalError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.types import AgentId, PeerId, PoolId, PublicKey
@@ -209,3 +211,33 @@ class Node(Facade[main.Node]):
     def invitations(self) -> Invitations:
         """Inviting others, and following invitations."""
         return Invitations(self._calls, self.inner.invitations)
+
+    @property
+    def joins(self) -> Joins:
+        """Asking to be let into pools, and who asks to be let into those of this node."""
+        return Joins(self._calls, self.inner.joins)
+
+    @property
+    def links(self) -> Links:
+        """Its peers, for people who look after it."""
+        return Links(self._calls, self.inner.links)
+
+    @property
+    def observation(self) -> Observation:
+        """Its metrics, traces, events and health."""
+        return Observation(self._calls, self.inner.observation)
+
+    @property
+    def hosting(self) -> Hosting:
+        """The agents of this node."""
+        return Hosting(self._calls, self.inner.hosting)
+
+    @property
+    def bids(self) -> Bids:
+        """This node's sealed bids."""
+        return Bids(self._calls, self.inner.bids)
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Drops, refusals and errors of the node itself; `observation.counters` has those of all its parts."""
+        return self.inner.counters

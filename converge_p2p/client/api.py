@@ -245,7 +245,7 @@ class Api:
         """Ask to be let into a pool no more; the answer is what else is asked for."""
 
     @ask("POST /v1/pools/{pool}/joins/{agent}/admit", Scope.WRITE)
-    def admit(self, pool: str, agent: str, body: member_schema.DecideJoin | None = None) -> member_schema.JoinItem:
+    def admit(self, pool: str, agent: str, body: member_schema.AdmitJoin | None = None) -> member_schema.JoinItem:
         """Let somebody in who asked, as far as this elector can."""
 
     @ask("POST /v1/pools/{pool}/joins/{agent}/refuse", Scope.WRITE)

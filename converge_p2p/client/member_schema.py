@@ -62,8 +62,19 @@ class AskToJoin(_Request, frozen=True):
     timeout_s: Positive = 30.0
 
 
+class AdmitJoin(_Request, frozen=True):
+    """Let somebody in; `reason` is for the electors if there is a motion.
+
+    Attributes:
+        vote: where an invitation is needed, let the electors vote first.
+    """
+
+    reason: Annotated[str, Meta(max_length=NOTE_MAX)] = ""
+    vote: bool = False
+
+
 class DecideJoin(_Request, frozen=True):
-    """Let somebody in, or refuse; `reason` is for the electors if there is a motion, or for whoever asked."""
+    """Refuse somebody; `reason` is for whoever asked."""
 
     reason: Note = ""
 

@@ -59,6 +59,12 @@ class OwnChainUnsure(LocalError):
     code = "own_chain_unsure"
 
 
+class StoreFull(LocalError):
+    """The store holds as much as its operator allows, so this node begins nothing more of its own."""
+
+    code = "store_full"
+
+
 class ClaimLost(LocalError):
     """The claim is no longer held, so the result cannot be reported in its round."""
 

@@ -205,6 +205,12 @@ STORE_BUSY_MS: Final = 10_000
 STORE_CHECKPOINT_BUSY_MS: Final = 500
 STORE_WAL_BYTES_MAX: Final = 8 * 1024 * 1024
 KEY_FILE_BYTES_MAX: Final = 4096
+STORE_HELD_BYTES_MIN: Final = 16 * 1024 * 1024
+"""Less an operator cannot allow: a node has to be able to take what the pools of others write."""
+STORE_WARN_SHARE: Final = 0.9
+RETENTION_DAYS_MAX: Final = 36_500
+KEYS_PER_DELETION_MAX: Final = 512
+ENDED_TASKS_PER_ROW_MAX: Final = 16_384
 
 # blobs: what one is, what a node keeps, and what it gives to others and asks of them
 BLOB_CHUNK_BYTES: Final = 256 * 1024

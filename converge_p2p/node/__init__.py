@@ -1,6 +1,6 @@
 """The node: composition of core, store, network and runtime. Importing it loads libp2p, which takes a second or two."""
 
-from converge_p2p.node.config import NodeConfig, NodeStatus
+from converge_p2p.node.config import NodeConfig, NodeStatus, Retention
 from converge_p2p.node.directory import PoolAnnouncement
 from converge_p2p.node.discovery import DiscoveryService
 from converge_p2p.node.handles import PoolHandle
@@ -18,6 +18,7 @@ __all__ = [
     "NodeStatus",
     "PoolAnnouncement",
     "PoolHandle",
+    "Retention",
     "TaskHandle",
     "TaskResult",
     "TopicHandle",

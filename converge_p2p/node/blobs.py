@@ -261,6 +261,14 @@ class Blobs:
         if not await trio.to_thread.run_sync(self._store.remove, blob):
             raise NotFound(f"no blob {blob.hex()[:12]} is kept here")
 
+    async def expire(self, before_s: float, needed: frozenset[BlobId]) -> int:
+        """Keep no longer what was used last before a Unix time; return how many. See `BlobStore.expire`.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        return await trio.to_thread.run_sync(self._store.expire, before_s, needed)
+
     # ------------------------------------------------------------ giving (`net.blobs.BlobSource`)
 
     async def manifest(self, blob: BlobId) -> bytes | None:

@@ -18,6 +18,23 @@ from converge_p2p.runtime.tracing import Tracer
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """For how many days a node keeps what no protocol asks for; 0 is for ever. See `docs/operations.md`.
+
+    Attributes:
+        results_days: inputs and results of own tasks, once a checkpoint took them from the log.
+        left_pools_days: operations of pools that were left, other than as one of their electors.
+        blobs_days: blobs that nobody pinned, since they were used last; 0 is until their room is needed.
+        records_days: turns of agents that were recorded.
+    """
+
+    results_days: int = 0
+    left_pools_days: int = 0
+    blobs_days: int = 0
+    records_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Settings that few applications need.
 
@@ -27,6 +44,9 @@ class NodeConfig:
         digest_interval_ms: how often frontiers are compared when nothing happens.
         policy: what this node lets happen.
         blob_bytes_max: bytes of all blobs that are kept.
+        store_bytes_max: bytes that the store may hold before the node begins nothing more of its own (`StoreFull`); 0
+            is no bound, otherwise at least `limits.STORE_HELD_BYTES_MIN`.
+        retention: for how long is kept what no protocol asks for.
         metrics: where things are counted and measured; None keeps them for `Node.observation.metrics_text`.
         tracer: records traces; None records none.
     """
@@ -36,6 +56,8 @@ class NodeConfig:
     digest_interval_ms: int = limits.DIGEST_INTERVAL_MS
     policy: NodePolicy = field(default_factory=NodePolicy)
     blob_bytes_max: int = limits.BLOB_STORE_BYTES_MAX
+    store_bytes_max: int = 0
+    retention: Retention = field(default_factory=Retention)
     metrics: Metrics | None = None
     tracer: Tracer | None = None
 

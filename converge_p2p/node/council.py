@@ -19,7 +19,7 @@ from converge_p2p.core.oplog.bodies import Body
 from converge_p2p.core.oplog.motions import YES, MotionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.replica.coordination import CoordinationCommand
+from converge_p2p.core.replica.coordination import ActFor, CoordinationCommand, SubmitFor
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.coordination import Coordination
 from converge_p2p.core.view.motions import MotionView
@@ -205,8 +205,11 @@ class Council:
             The id of the operation, which names what was opened; None if it was done before.
 
         Raises:
+            StoreFull: it submits a task for somebody, and the store holds as much as it may.
             LocalError, LimitExceeded: it cannot be done; the message says why, and nothing was changed.
         """
+        if isinstance(command, ActFor) and isinstance(command.what, SubmitFor) and self._driver.room is not None:
+            await self._driver.room.check("the task was not submitted")
         operations = await self._driver.record(command)
         return operations[0] if operations else None
 

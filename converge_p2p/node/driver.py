@@ -10,10 +10,12 @@ import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence, Set as AbstractSet
-from typing import Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 import trio
 
+from converge_p2p.core import limits
+from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import CodecError, LocalError, NoContentKey, NotFound
 from converge_p2p.core.oplog.operation import operation_id
 from converge_p2p.core.replica import events as ev
@@ -21,6 +23,7 @@ from converge_p2p.core.replica.coordination import CoordinationCommand
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.replica.wire import Operations, decode_message
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey, TaskId
+from converge_p2p.node.room import StoreRoom
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.vault import keyring_key, seal_secrets
 from converge_p2p.node.writer import StoreWriter
@@ -31,9 +34,22 @@ KEY_WAIT_S = 10.0
 """So long a command waits for the content key of a private pool, which an elector may be about to hand out."""
 
 
+ENDED_KEY: Final = "ended/"
+ENDED_ROW_KEY: Final = "ended-at/"
+
+
 def ended_key(pool: PoolId, task: TaskId) -> str:
     """Return the key under which a node keeps an own task that ended before the last checkpoint."""
-    return f"ended/{pool.hex()}/{task.hex()}"
+    return f"{ENDED_KEY}{pool.hex()}/{task.hex()}"
+
+
+def ended_rows(pool: PoolId, tasks: Sequence[TaskId], at_ms: int) -> dict[str, bytes]:
+    """Return what says since when such tasks are kept: keys that sort by that time, and lists of the tasks."""
+    step = limits.ENDED_TASKS_PER_ROW_MAX
+    return {
+        f"{ENDED_ROW_KEY}{at_ms:016x}/{pool.hex()}/{at // step}": encode([*tasks[at : at + step]])
+        for at in range(0, len(tasks), step)
+    }
 
 
 class Wire(Protocol):
@@ -98,6 +114,7 @@ class PoolDriver:
         replica: the replica.
         counters: refusals, by name.
         watcher: is told what happens, if there is one.
+        room: says whether this node may begin more of its own; None: always.
     """
 
     def __init__(
@@ -115,6 +132,7 @@ class PoolDriver:
         self.replica = replica
         self.counters: Counter[str] = Counter()
         self.watcher: Watcher | None = None
+        self.room: StoreRoom | None = None
         self._writer = writer
         self._timers = timers
         self._wire = wire
@@ -272,6 +290,7 @@ class PoolDriver:
                     self._writer.keep(keyring_key(self.pool), sealed)
                 case ev.Compact(snapshot, drop, kept):
                     entries = {ended_key(self.pool, task): data for task, data in kept}
+                    entries |= ended_rows(self.pool, [task for task, _ in kept], _now().wall_ms)
                     self._writer.compact(self.pool, snapshot, drop, entries)
                 case ev.Publish(operations):
                     self._wire.publish_pool(self.pool, operations, self.replica.peers)

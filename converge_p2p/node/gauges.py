@@ -145,6 +145,8 @@ def _used(parts: NodeParts) -> Mapping[str, float]:
 
 def _store(parts: NodeParts) -> Iterator[Reading]:
     yield "store_stalled_seconds", parts.writer.stalled_s, ""
+    yield "store_held_bytes", parts.pools.room.held, ""
+    yield "store_allowed_bytes", parts.pools.room.bytes_max, ""
     if parts.home is None:
         return
     sizes = 0

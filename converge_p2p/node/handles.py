@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -134,14 +135,20 @@ class PoolHandle(PoolReader):
         Raises:
             Conflict: another task was submitted with this key.
             LocalError, LimitExceeded, CodecError: the task cannot be submitted; nothing was changed.
+            StoreFull: the store holds as much as it may.
             StoreError: the inputs became blobs, and the disk fails.
         """
-        spec = await self.blobs.spec_of(task, random_bytes(16))
-        own = task_id(self.id, self._node.public_key, self.driver.replica.contents.task_key(spec.key))
+        key = random_bytes(16)
+        # looked at before large inputs are moved into blobs: what is refused leaves nothing behind
+        named = replace(task, inputs={}).to_spec(key=key).key
+        own = task_id(self.id, self._node.public_key, self.driver.replica.contents.task_key(named))
         known = own in self._view.registers or own in self._view.compacted
-        if not known and len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
-            raise LimitExceeded("PENDING_TASKS_PER_AUTHOR_MAX", "too many tasks of this pool are open")
-        await self.driver.carry_out(ev.Submit(spec))
+        if not known:
+            if len(self._view.open) >= limits.PENDING_TASKS_PER_AUTHOR_MAX:
+                raise LimitExceeded("PENDING_TASKS_PER_AUTHOR_MAX", "too many tasks of this pool are open")
+            if self.driver.room is not None:
+                await self.driver.room.check("the task was not submitted")
+        await self.driver.carry_out(ev.Submit(await self.blobs.spec_of(task, key)))
         return TaskHandle(self, own)
 
     async def cancel(self, task_id: TaskId, reason: str = "") -> None:

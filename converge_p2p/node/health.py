@@ -57,6 +57,10 @@ class Health:
         self._clock = ClockWatch(parts.store, parts.counters)
         spawn(self._clock.run)
 
+    def clock_jumped(self) -> bool:
+        """Whether the wall clock was found to have been set within `clock_watch.SHOWN_S`."""
+        return self._clock is not None and self._clock.look() is not None
+
     async def look(self, parts: NodeParts) -> list[Trouble]:
         """Return what is wrong, the worst first. Never raises for what is wrong."""
         found = [trouble for trouble in (await self._probe(parts), _stalled(parts), _disk(parts)) if trouble]
@@ -71,6 +75,8 @@ class Health:
         if jump is not None:
             hint = "set the clock, and keep it right with NTP; no task and no vote is lost by it"
             found.append(Trouble("clock", jump.text, hint, fatal=False))
+        if (tight := _room(parts)) is not None:
+            found.append(tight)
         unsure = [pool for pool in parts.pools.all().values() if pool.ready and pool.unsure]
         return found + [Trouble("pool", f"pool {pool.name}: {pool.unsure}", fatal=False) for pool in unsure]
 
@@ -92,6 +98,17 @@ async def _write(parts: NodeParts) -> Trouble | None:
             return Trouble("store", f"the store cannot be written: {error}", error.hint or hint)
         return None
     return Trouble("store", f"the store did not write a few bytes within {PROBE_S:g} s", hint)
+
+
+def _room(parts: NodeParts) -> Trouble | None:
+    room = parts.pools.room
+    if not room.nearly_full:
+        return None
+    hint = "allow more (store.max_bytes), leave pools that are not needed, or keep results for less time"
+    text = f"the store holds {room.held // 1024} of {room.bytes_max // 1024} KiB"
+    if room.full:
+        text += ": nothing more is submitted, founded or joined from here"
+    return Trouble("store_room", text, hint, fatal=False)
 
 
 def _stalled(parts: NodeParts) -> Trouble | None:

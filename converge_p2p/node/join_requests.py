@@ -5,13 +5,14 @@ a newcomer asks (see `join_asking`), or HTTP.
 Source: `docs/protocol.md`, join requests; `docs/governance.md`, letting newcomers in.
 
 Nothing here is a way into a pool of its own: an elector that says yes gives a named invitation or a vouch, and where a
-whitelist decides it moves or supports the motion that puts the newcomer on it. What a crash forgets is asked again.
+whitelist or a vote decides it moves or supports the motion (see `join_votes`). What a crash forgets is asked again.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,12 +31,12 @@ from converge_p2p.core.model.join_request import (
     checked_note,
     is_over,
 )
-from converge_p2p.core.model.pool import AdmissionKind, PoolSpec
-from converge_p2p.core.oplog.motions import YES
+from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.types import OperationId, PeerId, PoolId, PublicKey
-from converge_p2p.core.view.motions import MotionView, Outcome
+from converge_p2p.core.view.motions import Outcome
 from converge_p2p.net import THIS_MACHINE, Network, peer_id_of, public_key_of
 from converge_p2p.node.admitting import EPOCHS_AHEAD, from_text, now_ms
+from converge_p2p.node.join_votes import carried_vote, is_moved_again, is_recent, is_vote_on, put_to_vote
 from converge_p2p.node.switchboard import DECIDED
 from converge_p2p.store.api import Store
 
@@ -113,7 +114,7 @@ class JoinRequests:
                 await self._keep(known)
                 self._node.counters["join_requests"] += 1
                 self._tell("join_asked", known, note=ask.note)
-            elif known.motion and known.state is JoinState.PENDING:
+            elif known.state is JoinState.PENDING:
                 known = await self._follow_motion(pool, known)
             elif known.state is JoinState.ADMITTED and not self._holds(pool, known):
                 known = await self._ask_again(known)
@@ -186,7 +187,7 @@ class JoinRequests:
         ]
         return sorted(found, key=lambda each: (each.asked_ms, each.joiner))
 
-    async def admit(self, pool: PoolHandle, joiner: PublicKey, reason: str = "") -> HeldRequest:
+    async def admit(self, pool: PoolHandle, joiner: PublicKey, reason: str = "", *, vote: bool = False) -> HeldRequest:
         """Let a newcomer in, as far as this node can.
 
         By invitation it is in; by vouches once enough electors did the same; on a whitelist once enough of them said
@@ -196,32 +197,50 @@ class JoinRequests:
             pool: which.
             joiner: who asked; nobody else can be admitted so.
             reason: for the electors, if there is a motion.
+            vote: where an invitation is needed, do not give one before the electors carried a motion for it, which is
+                moved here or supported.
 
         Raises:
             NotFound: nobody with this key asked here.
             NotAuthorised: this node can let nobody in, or trusts the newcomer too little.
-            LocalError: the pool needs nobody's word.
+            Conflict: the electors are voting on the newcomer, and this node shall let it in without waiting for them.
+            LocalError: the pool needs nobody's word, or a vote is asked for where each yes is one already.
         """
         async with self._changing:
             request = self._find(pool, joiner)
             self._check_power(pool)
-            named, until = f"key:{joiner.hex()}", pool.council.epoch + EPOCHS_AHEAD
             match pool.spec.admission:
-                case AdmissionKind.TOKEN:
-                    given = from_text("invitation", pool.invite(joiner=named, until_epoch=until))
+                case AdmissionKind.TOKEN if not vote:
+                    self._check_no_vote(pool, request)
+                    given = _invitation(pool, joiner)
+                    request = replace(request, state=JoinState.ADMITTED, proof=given, motion=b"", reason="")
+                case AdmissionKind.VOUCHED if not vote:
+                    given = from_text("vouch", pool.vouch(_named(joiner), until_epoch=_until(pool)))
                     request = replace(request, state=JoinState.ADMITTED, proof=given, reason="")
                 case AdmissionKind.VOUCHED:
-                    given = from_text("vouch", pool.vouch(named, until_epoch=until))
-                    request = replace(request, state=JoinState.ADMITTED, proof=given, reason="")
-                case AdmissionKind.WHITELIST:
-                    motion = await self._put_on_whitelist(pool, joiner, reason)
+                    raise LocalError(
+                        "each vouch is a vote already", hint="admit the newcomer without asking for another one"
+                    )
+                case AdmissionKind.TOKEN | AdmissionKind.WHITELIST:
+                    motion = await put_to_vote(pool, joiner, reason)
                     request = replace(request, state=JoinState.PENDING, motion=motion, reason="")
                 case _:
                     raise LocalError("the pool needs nobody's word to let somebody in")
             await self._keep(request)
-        self._tell("join_admitted", request)
+        if request.state is JoinState.ADMITTED or pool.spec.admission is AdmissionKind.WHITELIST:
+            self._tell("join_admitted", request)
         self._node.spawn(self._tell_joiner, request)
         return request
+
+    def _check_no_vote(self, pool: PoolHandle, request: HeldRequest) -> None:
+        if not request.motion or request.state is not JoinState.PENDING:
+            return
+        with suppress(NotFound):
+            if pool.council.motion(OperationId(request.motion)).outcome is Outcome.OPEN:
+                raise Conflict(
+                    "the electors are voting on this newcomer",
+                    hint="wait for them; `pool vote` says yes or no, and `pool refuse` ends it here",
+                )
 
     async def refuse(self, pool: PoolHandle, joiner: PublicKey, reason: str = "") -> HeldRequest:
         """Say no. A named invitation or vouch that was given before cannot be taken back.
@@ -256,21 +275,17 @@ class JoinRequests:
         if not may_admit(pool, self._node.public_key):
             raise NotAuthorised("this node has no say in who joins the pool", hint="ask an elector of it")
 
-    async def _put_on_whitelist(self, pool: PoolHandle, joiner: PublicKey, reason: str) -> bytes:
-        council, spec = pool.council, pool.spec
-        for view in council.motions():
-            if view.outcome is Outcome.OPEN and _adds(view, joiner, spec):
-                await council.say(view.motion.id, YES)
-                return bytes(view.motion.id)
-        terms = replace(spec, whitelist=tuple(sorted({*spec.whitelist, joiner})))
-        return bytes(await council.move(terms=terms, reason=reason or f"let {fingerprint(joiner)[:12]} in"))
-
     async def _follow_motion(self, pool: PoolHandle, request: HeldRequest) -> HeldRequest:
         """A motion that lapsed, as another change was made first, is moved again; one that was turned down is a no.
 
         It is moved again only in the epoch after its own. Later the newcomer may have been in and sent away meanwhile,
-        and a yes of that time must not bring it back. The same where the motion is unknown.
+        and a yes of that time must not bring it back. The same where the motion is unknown. Where an invitation is
+        needed, one that was carried is reason enough to give it, whoever moved it.
         """
+        invited = pool.spec.admission is AdmissionKind.TOKEN
+        if not request.motion and not (invited and (carried := carried_vote(pool, request.joiner))):
+            return request
+        request = request if request.motion else replace(request, motion=carried)
         try:
             view = pool.council.motion(OperationId(request.motion))
         except NotFound:
@@ -280,13 +295,22 @@ class JoinRequests:
             request = replace(request, state=JoinState.REFUSED, reason="the electors turned it down")
             self._tell("join_refused", request, reason=request.reason)
         elif outcome is Outcome.LAPSED:
-            if view.motion.epoch + 1 < pool.council.epoch or pool.spec.admission is not AdmissionKind.WHITELIST:
+            if not is_moved_again(pool, view, request.joiner):
                 return await self._ask_again(request)
             try:
-                request = replace(request, motion=await self._put_on_whitelist(pool, request.joiner, ""))
+                request = replace(request, motion=await put_to_vote(pool, request.joiner, ""))
             except LocalError as error:
-                _logger.info("a newcomer was not put on the whitelist again: %s", error)
+                _logger.info("it was not moved again to let a newcomer in: %s", error)
                 return request
+        elif outcome is Outcome.CARRIED and invited:
+            if not is_recent(pool, view) or not is_vote_on(view, request.joiner):
+                return await self._ask_again(request)
+            try:
+                request = replace(request, state=JoinState.ADMITTED, proof=_invitation(pool, request.joiner))
+            except LocalError as error:
+                _logger.warning("the electors let a newcomer in, and this node does not: %s", error)
+                return request
+            self._tell("join_admitted", request)
         else:
             return request
         await self._keep(request)
@@ -329,17 +353,23 @@ def may_admit(pool: PoolHandle, key: PublicKey) -> bool:
     return key in electors or (key == pool.creator and pool.spec.admission is AdmissionKind.TOKEN)
 
 
+def _named(joiner: PublicKey) -> str:
+    return f"key:{joiner.hex()}"
+
+
+def _until(pool: PoolHandle) -> int:
+    return pool.council.epoch + EPOCHS_AHEAD
+
+
+def _invitation(pool: PoolHandle, joiner: PublicKey) -> bytes:
+    """Return an invitation for one agent. Raises as `PoolHandle.invite`."""
+    return from_text("invitation", pool.invite(joiner=_named(joiner), until_epoch=_until(pool)))
+
+
 def _needs_nothing(pool: PoolHandle, joiner: PublicKey) -> bool:
     spec = pool.spec
     listed = spec.admission is AdmissionKind.WHITELIST and joiner in spec.whitelist
     return spec.admission is AdmissionKind.OPEN or listed or pool.has_member(joiner)
-
-
-def _adds(view: MotionView, joiner: PublicKey, now: PoolSpec) -> bool:
-    """Whether a motion does nothing but put somebody on the whitelist."""
-    terms = view.motion.terms
-    listed = tuple(sorted({*now.whitelist, joiner}))
-    return terms is not None and not view.motion.expelled and terms == replace(now, whitelist=listed)
 
 
 def _name(pool: PoolId, joiner: PublicKey) -> str:

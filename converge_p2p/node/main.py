@@ -50,10 +50,11 @@ from converge_p2p.node.known_peers import KnownPeers
 from converge_p2p.node.links import Links
 from converge_p2p.node.mail import DEADLINE_S, Mail
 from converge_p2p.node.observation import Observation
-from converge_p2p.node.opening import blob_folder, load_identity_now, network_config, open_store_now
+from converge_p2p.node.opening import blob_folder, network_config, open_files
 from converge_p2p.node.pools import Pools
 from converge_p2p.node.replay_journal import ReplayJournal
-from converge_p2p.node.restored import StoreAge
+from converge_p2p.node.retention import Keeper
+from converge_p2p.node.room import StoreRoom
 from converge_p2p.node.switchboard import REDEEM, Switchboard
 from converge_p2p.node.task_handles import TaskHandle
 from converge_p2p.node.timers import Timers
@@ -64,7 +65,6 @@ from converge_p2p.runtime.loop import AgentRuntime, RuntimeConfig
 from converge_p2p.runtime.safety import SafetyPolicy
 from converge_p2p.runtime.tools import ToolRegistry
 from converge_p2p.store.api import NodeStore
-from converge_p2p.store.home import only_node_in
 
 STOP_S = 20.0
 HAND_BACK_S = 8.0
@@ -150,7 +150,9 @@ class Node:
     async def _open(self) -> AsyncIterator[None]:
         self._started_at = time.monotonic()
         async with AsyncExitStack() as stack:
-            await self._open_files(stack)
+            given = self._given_identity, self._given_store
+            opened = await open_files(stack, self._home, *given, restored=self._restored)
+            self._identity, self._store, self._age = opened
             self._known_peers = KnownPeers(self._store)
             self.hosting = Agents(self, self._store)
             self.bids = Bids(self.identity, self._store)
@@ -159,13 +161,18 @@ class Node:
             journal, tracer = ReplayJournal(self._store), self.observation.tracer
             self._mail = Mail(self.identity, self._deliver, journal, self.hosting, tracer)
             timers, self._writer = Timers(), StoreWriter(self._store, self.observation.metrics)
+            room = StoreRoom(self._store, self._writer, self._config.store_bytes_max)
             self.discovery = DiscoveryService(
                 self.identity, self._store, self.counters, self._mail.registry, policy=self.policy.trust
             )
             self._switchboard = Switchboard(self._mail, self._writer, self.discovery, self.counters)
             self._pools = Pools(
                 self, store=self._store, writer=self._writer, timers=timers, switchboard=self._switchboard,
-                age=self._age, digest_interval_ms=self._config.digest_interval_ms,
+                age=self._age, digest_interval_ms=self._config.digest_interval_ms, room=room,
+            )  # fmt: skip
+            keeper = Keeper(
+                self._store, self._pools, self.blobs, self._config.retention,
+                counters=self.counters, clock_jumped=self.observation.clock_jumped,
             )  # fmt: skip
             self.invitations = Invitations(self, self._store, lambda: self._network, self._net_config.network_key)
             self.links = Links(self, self._store, lambda: self._network)
@@ -176,6 +183,8 @@ class Node:
                 self._nursery.start_soon(self._writer.run)
                 self._nursery.start_soon(timers.run)
                 self._nursery.start_soon(self._age.run)
+                self._nursery.start_soon(room.run)
+                self._nursery.start_soon(keeper.run)
                 await self.bids.restore()
                 await self._pools.restore()
                 await self.discovery.restore()
@@ -195,16 +204,6 @@ class Node:
                     with trio.move_on_after(STOP_S, shield=True):
                         await self._stop()
                 self._nursery.cancel_scope.cancel()
-
-    async def _open_files(self, stack: AsyncExitStack) -> None:
-        if self._home is not None:
-            stack.enter_context(only_node_in(self._home))
-        self._identity = await trio.to_thread.run_sync(load_identity_now, self._given_identity, self._home)
-        self._store = await trio.to_thread.run_sync(open_store_now, self._given_store, self._home)
-        if self._given_store is None:
-            stack.callback(self._store.close)
-        self._age = StoreAge(self._store, self._home)
-        await trio.to_thread.run_sync(lambda: self._age.open_now(restored=self._restored))
 
     async def _stop(self) -> None:
         """Stop claiming, hand back claims, write everything down, tell the peers. Each step has its own time."""

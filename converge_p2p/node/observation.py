@@ -99,6 +99,10 @@ class Observation:
 
         return metrics_text({**self.counters(), **(more or {})}, read_gauges(self.parts, self), self.metrics)
 
+    def clock_jumped(self) -> bool:
+        """Whether the wall clock was found to have been set, a short while ago."""
+        return self._health.clock_jumped()
+
     async def troubles(self) -> list[Trouble]:
         """Look at what keeps the node from working. See `Health.look`."""
         return await self._health.look(self.parts)

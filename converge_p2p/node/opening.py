@@ -8,19 +8,48 @@ Source: `docs/operations.md`, files.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+
+import trio
 
 from converge_p2p.core.identity import Identity
 from converge_p2p.net import NetworkConfig
 from converge_p2p.node.config import NodeConfig
 from converge_p2p.node.records import NAMESPACE, DescriptorRecords
+from converge_p2p.node.restored import StoreAge
 from converge_p2p.store.api import NodeStore
-from converge_p2p.store.home import BLOB_FOLDER, DATABASE_FILE, KEY_FILE
+from converge_p2p.store.home import BLOB_FOLDER, DATABASE_FILE, KEY_FILE, only_node_in
 from converge_p2p.store.keyfile import load_or_create_identity
 from converge_p2p.store.memory import MemoryStore
 from converge_p2p.store.private_files import remove_left_overs
 from converge_p2p.store.sqlite import SqliteStore
+
+
+async def open_files(
+    stack: AsyncExitStack, home: Path | None, identity: Identity | None, store: NodeStore | None, *, restored: bool
+) -> tuple[Identity, NodeStore, StoreAge]:
+    """Hold the home for as long as the stack, and open what lies in it: identity, store, and how old the store is.
+
+    Args:
+        stack: closes what was opened.
+        home: of the node; None is in memory.
+        identity, store: what was given in place of what is there.
+        restored: see `StoreAge.open_now`.
+
+    Raises:
+        StoreError, CodecError: another node is there, or something cannot be read.
+    """
+    if home is not None:
+        stack.enter_context(only_node_in(home))
+    opened_identity = await trio.to_thread.run_sync(load_identity_now, identity, home)
+    opened = await trio.to_thread.run_sync(open_store_now, store, home)
+    if store is None:
+        stack.callback(opened.close)
+    age = StoreAge(opened, home)
+    await trio.to_thread.run_sync(lambda: age.open_now(restored=restored))
+    return opened_identity, opened, age
 
 
 def load_identity_now(given: Identity | None, home: Path | None) -> Identity:

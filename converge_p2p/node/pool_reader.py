@@ -245,5 +245,5 @@ class PoolReader:
 def _compacted(task: TaskId) -> NotFound:
     return NotFound(
         f"task {task.hex()[:12]} was settled before the last checkpoint, and its content is no longer in the log",
-        hint="whoever submitted it keeps the result",
+        hint="whoever submitted it keeps the result, for as long as its settings say",
     )

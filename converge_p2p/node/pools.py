@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
-from converge_p2p.core.codec import encode
-from converge_p2p.core.errors import LimitExceeded, LocalError, NetworkError, NotFound, StoreError
+from converge_p2p.core.codec import decode, encode
+from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError, NetworkError, NotFound, StoreError
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
 from converge_p2p.core.replica import events as ev
@@ -30,6 +31,7 @@ from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.node.driver import PoolDriver, ended_key
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.restored import StoreAge
+from converge_p2p.node.room import StoreRoom
 from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.node.timers import Timers
 from converge_p2p.node.vault import keyring_key, open_secrets
@@ -44,9 +46,16 @@ _logger = logging.getLogger(__name__)
 
 CATCH_UP_S = 3.0
 
+LEFT_KEY: Final = "left/"
+"""Of each pool that was left, other than as an elector: when."""
+
 
 class Pools:
-    """The pools one node takes part in."""
+    """The pools one node takes part in.
+
+    Attributes:
+        room: whether there is room for more of them, and for tasks of this node.
+    """
 
     def __init__(
         self,
@@ -58,8 +67,10 @@ class Pools:
         switchboard: Switchboard,
         age: StoreAge,
         digest_interval_ms: int,
+        room: StoreRoom,
     ) -> None:
         """Begin without pools; `restore` reads those of the last run."""
+        self.room = room
         self._node = node
         self._identity = node.identity
         self._store = store
@@ -100,10 +111,12 @@ class Pools:
 
         Raises:
             LimitExceeded: too many pools.
+            StoreFull: the store holds as much as it may.
             LocalError: terms that contradict each other.
 
         Cancellation: the pool is forgotten here.
         """
+        await self.room.check("the pool was not founded")
         pool = pool_id(self._identity.public_key, spec)
         # the pool's id commits to fresh random bytes: nothing can have been signed in it before
         await self._age.learned(pool)
@@ -144,7 +157,10 @@ class Pools:
         Raises:
             NetworkError: no connected peer knows it; the node goes on asking.
             LimitExceeded: too many pools.
+            StoreFull: the store holds as much as it may.
         """
+        if pool not in self._handles:
+            await self.room.check(f"pool {pool.hex()[:12]} was not joined")
         async with self._changing:
             handle = self._handles.get(pool) or await self._enter(pool)
         known = self._switchboard.directory.get(pool)
@@ -169,7 +185,38 @@ class Pools:
             await handle.workers.stop()
         if handle.is_member:
             await handle.driver.carry_out(ev.Leave())
+        if not handle.driver.replica.is_elector:
+            # before the pool is forgotten: after a crash in between it is there still, and the mark means nothing
+            await trio.to_thread.run_sync(self._store.put, LEFT_KEY + pool.hex(), encode(int(time.time())))
         await self._forget(pool)
+
+    async def drop_left(self, before_s: int) -> int:
+        """Remove what is kept of pools that were left, other than as an elector, before a Unix time; return how many.
+
+        Whoever comes back to one asks its electors how far the own operations go before anything is signed there.
+
+        Raises:
+            StoreError: the store fails. What was removed before stays removed.
+        """
+        dropped = 0
+        for key in await trio.to_thread.run_sync(self._store.list, LEFT_KEY):
+            pool = PoolId(bytes.fromhex(key.removeprefix(LEFT_KEY)))
+            async with self._changing:
+                if pool in self._handles:
+                    # it came back, or never quite left
+                    await trio.to_thread.run_sync(self._store.delete, key)
+                    continue
+                if _time_in(key, await trio.to_thread.run_sync(self._store.get, key)) >= before_s:
+                    continue
+                with trio.CancelScope(shield=True):
+                    # what was handed over before this node left must not come after
+                    await self._writer.barrier()
+                    # in this order: operations that are gone without a mark would be signed again from number 0
+                    await self._age.forget(pool)
+                    await trio.to_thread.run_sync(self._store.delete_pool, pool)
+                    await trio.to_thread.run_sync(self._store.delete, key)
+                dropped += 1
+        return dropped
 
     async def declare(self, names: Sequence[str]) -> None:
         """Declare capabilities in every pool this node is a member of, now and from now on."""
@@ -230,6 +277,7 @@ class Pools:
         """Attach a pool and remember it for the next start. To be called with the lock held."""
         if len(self._handles) >= limits.POOLS_PER_NODE_MAX:
             raise LimitExceeded("POOLS_PER_NODE_MAX", "this node takes part in too many pools")
+        await trio.to_thread.run_sync(self._store.delete, LEFT_KEY + pool.hex())
         # remembered first: a crash after it leaves a pool that is asked for again, never one that was forgotten
         await trio.to_thread.run_sync(self._store.put, POOL_KEY + pool.hex(), encode([1]))
         return await self._attach(pool)
@@ -260,6 +308,7 @@ class Pools:
                 ev.Restored(operations, unsure=doubted, secrets=secrets, silent_through=silent, snapshot=snapshot)
             )
         driver.watcher = self._node.observation.watch(replica)
+        driver.room = self.room
         self._switchboard.attach(driver)
         if self._node.policy.opinion is not None:
             handle.add_opinions(self._node.policy.opinion)
@@ -310,3 +359,13 @@ class Pools:
                 )
 
         return notify
+
+
+def _time_in(key: str, value: bytes | None) -> int:
+    try:
+        found = None if value is None else decode(value)
+    except CodecError as error:
+        raise StoreError(f"the store's value {key} is damaged: {error}") from error
+    if not isinstance(found, int):
+        raise StoreError(f"the store's value {key} is damaged: it is no time")
+    return found

@@ -121,6 +121,15 @@ class StoreAge:
             await trio.to_thread.run_sync(self._store.put, LEARNED_KEY + pool.hex(), encode(silent_through))
             await trio.to_thread.run_sync(self._store.delete, FORGOTTEN_KEY + pool.hex())
 
+    async def forget(self, pool: PoolId) -> None:
+        """The own operations of a pool are about to be removed: nothing is signed there before electors were heard.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        await trio.to_thread.run_sync(self._store.put, FORGOTTEN_KEY + pool.hex(), encode(1))
+        self._forgotten.add(pool)
+
     def _read_store(self) -> int | None:
         return self._read_number(AGE_KEY)
 

@@ -58,6 +58,7 @@ class StoreWriter:
 
     Attributes:
         commits: how many there were.
+        handed_over: bytes of operations that were handed over so far.
     """
 
     def __init__(self, store: NodeStore, metrics: Metrics | None = None) -> None:
@@ -78,6 +79,7 @@ class StoreWriter:
         self._idle.set()
         self._ended = False
         self.commits = 0
+        self.handed_over = 0
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -108,7 +110,9 @@ class StoreWriter:
         if self._ended:
             return
         rows = [(operation_id(signed), signed) for signed in operations]
-        self._bytes += sum(map(len, operations))
+        size = sum(map(len, operations))
+        self._bytes += size
+        self.handed_over += size
         self._add(_Writing((pool, rows), durable, done, token))
 
     def compact(

@@ -10,7 +10,7 @@ the store is damaged, locked for too long, full, or closed; a write that raised 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded, LocalError
@@ -99,6 +99,17 @@ class OperationStore(Protocol):
 
 class NodeStore(Store, OperationStore, Protocol):
     """Both in one: what a node is given."""
+
+
+@runtime_checkable
+class KeptStore(Protocol):
+    """What a store has beside that if it can be looked after: bounded in size, and rid of what nobody needs."""
+
+    def held_bytes(self) -> int:
+        """Return how many bytes it holds, as it lies on the disk; room that is free for more is not counted."""
+
+    def delete_many(self, keys: Sequence[str]) -> int:
+        """Remove values: all of them, or none. Return how many there were."""
 
 
 def check_key(key: object) -> str:

@@ -3,8 +3,9 @@
 Knows: what belongs into a backup, and the order in which things become visible. Must not know: how a node runs.
 Source: `docs/operations.md`, back-up; `docs/protocol.md`, restored stores. Everything blocks.
 
-A backup is a folder with mode 0700: `manifest.json`, `node.sqlite`, and if asked for the files that are secret on their
-own: `node.key`, `network.key`. The manifest holds the hash of each. It guards against damage, not against people: the
+A backup is a folder with mode 0700: `manifest.json`, `node.sqlite`, the settings, the blobs with a list of them, and if
+asked for the files that are secret on their own: `node.key` and the keys of networks and topics. The manifest holds the
+hash of each file, and blobs prove themselves. It guards against damage, not against people: the
 operations bear their authors' signatures, the rest is as trustworthy as the place where the backup lay.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -27,6 +29,14 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import Conflict, NotFound, StoreError
 from converge_p2p.core.identity import Identity
+from converge_p2p.store.blob_copies import (
+    BLOB_LIST_FILE,
+    BlobItem,
+    copy_blobs,
+    examine_blobs,
+    put_blobs,
+    read_blob_list,
+)
 from converge_p2p.store.copies import Edit, copy_database, edit_database, reading, salvage_database
 from converge_p2p.store.home import (
     AGE_FILE,
@@ -41,17 +51,32 @@ from converge_p2p.store.home import (
 from converge_p2p.store.private_files import make_private_folder, remove_left_overs, sync_folder, write_private_file
 from converge_p2p.store.upkeep import Examination, age_of, examine_database, held_if_free
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+FORMAT_PLAIN: Final = 1
+"""Of a backup with nothing in it that an earlier version does not know, so that this can put it back."""
 MANIFEST_FILE: Final = "manifest.json"
+SETTINGS_FILE: Final = "config.toml"
 NETWORK_KEY_FILE: Final = "network.key"
-SECRET_FILES: Final = (KEY_FILE, NETWORK_KEY_FILE)
-"""What a backup holds only if asked for: whoever has it is the agent, or gets into the private network."""
+ACCEPTED_KEY_FILE: Final = "network-accept.key"
+_TOPIC_KEY_FILE: Final = re.compile(r"topic-[0-9a-f]{16}\.key")
+_PLAIN_FILES: Final = frozenset({DATABASE_FILE, KEY_FILE, NETWORK_KEY_FILE})
 
 _MANIFEST_BYTES_MAX: Final = 64 * 1024
+_SETTINGS_BYTES_MAX: Final = 1024 * 1024
 _TEMPORARY: Final = f".{DATABASE_FILE}."
 _JOURNALS: Final = tuple(f"{DATABASE_FILE}{suffix}" for suffix in ("-journal", "-wal", "-shm"))
 _CHUNK: Final = 1 << 20
-_ALLOWED: Final = frozenset({KEY_FILE, NETWORK_KEY_FILE, AGE_FILE, LOCK_FILE, BLOB_FOLDER})
+_ALLOWED: Final = frozenset({AGE_FILE, LOCK_FILE, BLOB_FOLDER})
+
+
+def is_secret_file(name: str) -> bool:
+    """Whether a backup holds a file only if asked for: who has it is the agent, or gets into a network or topic."""
+    return name in (KEY_FILE, NETWORK_KEY_FILE, ACCEPTED_KEY_FILE) or _TOPIC_KEY_FILE.fullmatch(name) is not None
+
+
+def topic_key_file(topic: str) -> str:
+    """Return the name that the key file of a private topic has in a backup."""
+    return f"topic-{hashlib.sha256(topic.encode()).hexdigest()[:16]}.key"
 
 
 class FileItem(msgspec.Struct, frozen=True):
@@ -74,6 +99,7 @@ class Manifest(msgspec.Struct, frozen=True):
         operations, pools: how many the database holds.
         lost: rows of a damaged database that could not be saved; 0 in a plain backup.
         files: by name.
+        blobs, blob_bytes: how many blobs there are, and the bytes of their chunks.
     """
 
     format: int
@@ -86,6 +112,8 @@ class Manifest(msgspec.Struct, frozen=True):
     pools: int
     lost: int
     files: dict[str, FileItem]
+    blobs: int = 0
+    blob_bytes: int = 0
 
 
 def backup_home(
@@ -94,6 +122,8 @@ def backup_home(
     *,
     agent: Identity | None = None,
     secret_files: Mapping[str, Path] | None = None,
+    settings: Path | None = None,
+    blobs: bool = True,
     salvage: bool = False,
     program: str = "",
 ) -> Manifest:
@@ -103,7 +133,9 @@ def backup_home(
         home: the folder of the node.
         target: the folder that is made; a crash leaves it whole or absent.
         agent: whose home it is, if known; only its id is written.
-        secret_files: which of `SECRET_FILES` go in, and where they lie; those that do not exist are left out.
+        secret_files: which files go in that `is_secret_file`, and where they lie; those that do not exist are left out.
+        settings: file of the settings, if there is one.
+        blobs: whether the blobs of the home go in.
         salvage: of a damaged database, take what can still be read and whose signatures are right.
         program: what makes it, and its version.
 
@@ -128,9 +160,15 @@ def backup_home(
                 lost = 0
                 copy_database(home / DATABASE_FILE, database)
         for name, path in (secret_files or {}).items():
-            assert name in SECRET_FILES, name
+            assert is_secret_file(name), name
             if path.exists():
-                write_private_file(temporary / name, path.read_bytes())
+                write_private_file(temporary / name, _small_file(path, limits.KEY_FILE_BYTES_MAX))
+        if settings is not None and settings.exists():
+            write_private_file(temporary / SETTINGS_FILE, _small_file(settings, _SETTINGS_BYTES_MAX))
+        # after the database: what an operation there names was put before it
+        items = copy_blobs(home / BLOB_FOLDER, temporary / BLOB_FOLDER) if blobs else []
+        if items:
+            write_private_file(temporary / BLOB_LIST_FILE, msgspec.json.encode(items))
         with reading(database) as copied:
             if wrong := copied.check():
                 raise StoreError(
@@ -138,8 +176,9 @@ def backup_home(
                     hint="a copy would be damaged too; --salvage saves what can still be read",
                 )
             counts = copied.counts()
+            files = {each.name: _describe(each) for each in sorted(temporary.iterdir()) if each.is_file()}
             manifest = Manifest(
-                format=FORMAT,
+                format=FORMAT_PLAIN if files.keys() <= _PLAIN_FILES else FORMAT,
                 made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 program=program,
                 schema=copied.version,
@@ -148,7 +187,9 @@ def backup_home(
                 operations=sum(counts.values()),
                 pools=len(counts),
                 lost=lost,
-                files={each.name: _describe(each) for each in sorted(temporary.iterdir())},
+                files=files,
+                blobs=len(items),
+                blob_bytes=sum(item.held_bytes for item in items),
             )
         write_private_file(temporary / MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         temporary.rename(target)
@@ -182,20 +223,23 @@ def read_manifest(backup: Path) -> Manifest:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except msgspec.MsgspecError as error:
         raise StoreError(f"{path} is damaged: {error}", hint="use another backup") from error
-    if manifest.format != FORMAT:
+    if manifest.format not in (FORMAT_PLAIN, FORMAT):
         raise StoreError(
-            f"{backup} has format {manifest.format}; this program knows format {FORMAT}",
+            f"{backup} has format {manifest.format}; this program knows formats up to {FORMAT}",
             hint="use the program that made it",
         )
-    if DATABASE_FILE not in manifest.files or not set(manifest.files) <= {DATABASE_FILE, *SECRET_FILES}:
+    others = {name for name in manifest.files if not is_secret_file(name)}
+    if DATABASE_FILE not in others or not others <= {DATABASE_FILE, SETTINGS_FILE, BLOB_LIST_FILE}:
         raise StoreError(f"{path} names files that no backup has", hint="use another backup")
-    if any(manifest.files[name].size > limits.KEY_FILE_BYTES_MAX for name in SECRET_FILES if name in manifest.files):
+    if any(manifest.files[name].size > limits.KEY_FILE_BYTES_MAX for name in manifest.files.keys() - others):
         raise StoreError(f"{path} names a key file that is too long to be one", hint="use another backup")
+    if SETTINGS_FILE in others and manifest.files[SETTINGS_FILE].size > _SETTINGS_BYTES_MAX:
+        raise StoreError(f"{path} names settings that are too long to be some", hint="use another backup")
     return manifest
 
 
 def examine_backup(backup: Path) -> tuple[Manifest, Examination]:
-    """Check a backup: every hash, the structure of the database, and every operation in it.
+    """Check a backup: every hash, the structure of the database, every operation in it, and every chunk of a blob.
 
     Raises:
         NotFound, StoreError: it is no backup, or none that this program knows.
@@ -219,6 +263,11 @@ def examine_backup(backup: Path) -> tuple[Manifest, Examination]:
     found = examine_database(backup / DATABASE_FILE)
     if found.operations != manifest.operations:
         found.add(f"{found.operations} operations are there; the manifest says {manifest.operations}")
+    items = _blob_list(backup, manifest)
+    examine_blobs(backup / BLOB_FOLDER, items, found.add)
+    found.blobs = len(items)
+    if (len(items), sum(item.held_bytes for item in items)) != (manifest.blobs, manifest.blob_bytes):
+        found.add(f"{len(items)} blobs are listed; the manifest says {manifest.blobs}, or other sizes")
     return manifest, found
 
 
@@ -230,6 +279,7 @@ def restore_home(
     moved: bool = False,
     beside: Collection[str] = (),
     places: Mapping[str, Path] | None = None,
+    settings: tuple[Path, bytes] | None = None,
 ) -> Manifest:
     """Put a backup back into a home without a database.
 
@@ -244,6 +294,7 @@ def restore_home(
             that was ever signed, and the node goes on at once. If that is not true, the agent is shut out of its pools.
         beside: names of other files that may be in the home.
         places: where secret files go, if not into the home.
+        settings: where the file of the settings is written, whatever is there, and with what; None writes none.
 
     Raises:
         NotFound: there is no backup.
@@ -269,11 +320,18 @@ def restore_home(
     home = home.absolute()
     make_private_folder(home)
     with only_node_in(home):
-        secret_places = {name: home / name for name in SECRET_FILES} | dict(places or {})
-        for path in (*secret_places.values(), home / AGE_FILE):
+        secrets_here = [name for name in manifest.files if is_secret_file(name)]
+        secret_places = {name: (places or {}).get(name, home / name) for name in secrets_here}
+        usual = (home / KEY_FILE, home / NETWORK_KEY_FILE, home / AGE_FILE)
+        for path in (*usual, *secret_places.values(), *([] if settings is None else [settings[0]])):
             remove_left_overs(path)
         _check_empty(home, {*_ALLOWED, *beside})
-        _put_secrets(backup, manifest, secret_places)
+        _put_secrets(backup, secret_places)
+        if settings is not None:
+            make_private_folder(settings[0].absolute().parent)
+            write_private_file(settings[0].absolute(), settings[1], replace=True)
+        if items := _blob_list(backup, manifest):
+            put_blobs(backup / BLOB_FOLDER, items, home / BLOB_FOLDER)
         for left_over in home.glob(f"{_TEMPORARY}*"):
             left_over.unlink()
         temporary = home / f"{_TEMPORARY}restored"
@@ -304,7 +362,8 @@ def _salvage(source: Path, target: Path) -> int:
 
 def _check_empty(home: Path, allowed: Collection[str]) -> None:
     for each in sorted(home.iterdir()):
-        if each.name.startswith((_TEMPORARY, f"{DATABASE_FILE}.v")) or each.name in allowed:
+        name = each.name
+        if name.startswith((_TEMPORARY, f"{DATABASE_FILE}.v")) or name in allowed or is_secret_file(name):
             continue
         raise Conflict(
             f"{home} is not empty: it holds {each.name}",
@@ -312,8 +371,8 @@ def _check_empty(home: Path, allowed: Collection[str]) -> None:
         )
 
 
-def _put_secrets(backup: Path, manifest: Manifest, places: Mapping[str, Path]) -> None:
-    wanted = {places[name]: (backup / name).read_bytes() for name in SECRET_FILES if name in manifest.files}
+def _put_secrets(backup: Path, places: Mapping[str, Path]) -> None:
+    wanted = {path: (backup / name).read_bytes() for name, path in places.items()}
     for path, data in wanted.items():
         if path.exists() and path.read_bytes() != data:
             raise Conflict(
@@ -324,6 +383,18 @@ def _put_secrets(backup: Path, manifest: Manifest, places: Mapping[str, Path]) -
         if not path.exists():
             make_private_folder(path.absolute().parent)
             write_private_file(path, data)
+
+
+def _blob_list(backup: Path, manifest: Manifest) -> list[BlobItem]:
+    return read_blob_list(backup / BLOB_LIST_FILE) if BLOB_LIST_FILE in manifest.files else []
+
+
+def _small_file(path: Path, bytes_max: int) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(bytes_max + 1)
+    if len(data) > bytes_max:
+        raise StoreError(f"{path} has more than {bytes_max} bytes, so it is not what it should be")
+    return data
 
 
 def _describe(path: Path) -> FileItem:

@@ -68,6 +68,8 @@ class _Entry:
     hold: Hold
     used_s: float
     users: int = 0
+    used: bool = False
+    """It was used since the disk was told when."""
 
 
 class BlobStore:
@@ -274,6 +276,46 @@ class BlobStore:
                 self._remove_files(blob)
         return known
 
+    def expire(self, before_s: float, needed: frozenset[BlobId]) -> int:
+        """Remove blobs that are not pinned, not needed and not in use, and were used last before a Unix time.
+
+        Returns:
+            How many.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        removed = 0
+        self._note_uses()
+        with self._lock:
+            old = [blob for blob, entry in self._entries.items() if self._expires(entry, before_s)]
+        for blob in old:
+            with self._changing:
+                with self._lock:
+                    entry = self._entries.get(blob)
+                    # it may have been used, pinned or removed in the meantime
+                    expires = blob not in needed and entry is not None and self._expires(entry, before_s)
+                    if expires:
+                        self._forget(blob)
+                if expires:
+                    self._remove_files(blob)
+                    removed += 1
+        return removed
+
+    def _note_uses(self) -> None:
+        """Let the next run know what was used, too; to the disk goes the time of this call."""
+        with self._changing:
+            with self._lock:
+                used = [blob for blob, entry in self._entries.items() if entry.used]
+                for blob in used:
+                    self._entries[blob].used = False
+            for blob in used:
+                self._files.touch(_folder(blob))
+
+    @staticmethod
+    def _expires(entry: _Entry, before_s: float) -> bool:
+        return not entry.users and entry.hold is not Hold.PINNED and entry.used_s < before_s
+
     def abandon(self, blob: BlobId) -> None:
         """End what `begin` began, and drop what came of it, unless somebody else uses the blob or has finished it.
 
@@ -316,6 +358,7 @@ class BlobStore:
             if entry is not None:
                 entry.users += 1
                 entry.used_s = self._clock()
+                entry.used = True
         return entry is not None
 
     def release(self, blob: BlobId) -> None:

@@ -46,6 +46,14 @@ class MemoryStore:
             self._check_open()
             return self._values.pop(key, None) is not None
 
+    def delete_many(self, keys: Sequence[str]) -> int:
+        """See `KeptStore.delete_many`."""
+        for key in keys:
+            check_key(key)
+        with self._lock:
+            self._check_open()
+            return sum(self._values.pop(key, None) is not None for key in keys)
+
     def list(self, prefix: str = "") -> list[str]:
         """See `Store.list`."""
         check_prefix(prefix)
@@ -122,6 +130,14 @@ class MemoryStore:
             self._check_open()
             self._snapshots.pop(pool, None)
             return len(self._operations.pop(pool, {}))
+
+    def held_bytes(self) -> int:
+        """See `KeptStore.held_bytes`. It reads through everything."""
+        with self._lock:
+            self._check_open()
+            held = sum(len(key) + len(value) for key, value in self._values.items())
+            held += sum(len(data) for data in self._snapshots.values())
+            return held + sum(len(data) for known in self._operations.values() for data in known.values())
 
     def close(self) -> None:
         """See `Store.close`. Everything is forgotten."""

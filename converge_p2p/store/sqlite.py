@@ -87,6 +87,13 @@ class SqliteStore:
         with self._writing("delete", durable=True) as connection:
             return connection.execute("DELETE FROM entries WHERE key = ?", (key,)).rowcount == 1
 
+    def delete_many(self, keys: Sequence[str]) -> int:
+        """See `KeptStore.delete_many`."""
+        for key in keys:
+            check_key(key)
+        with self._writing("delete", durable=True) as connection:
+            return sum(connection.execute("DELETE FROM entries WHERE key = ?", (key,)).rowcount for key in keys)
+
     def list(self, prefix: str = "") -> list[str]:
         """See `Store.list`."""
         check_prefix(prefix)
@@ -195,6 +202,15 @@ class SqliteStore:
             findings = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
         if findings != ["ok"]:
             raise damaged(self.path, "; ".join(findings))
+
+    def held_bytes(self) -> int:
+        """See `KeptStore.held_bytes`. What waits in the write-ahead log is among it."""
+        with self._using("measure") as connection:
+            pages, free, size = (
+                int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return (pages - free) * size
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -77,7 +77,7 @@ class Examination:
     """What was looked at, and what is wrong.
 
     Attributes:
-        operations, snapshots: how many were checked.
+        operations, snapshots, blobs: how many were checked.
         findings: at most `FINDINGS_MAX` sentences; the rest is only counted.
         wrong: how many things are wrong.
         bad_operations, bad_snapshots: those that cannot be used.
@@ -85,6 +85,7 @@ class Examination:
 
     operations: int = 0
     snapshots: int = 0
+    blobs: int = 0
     wrong: int = 0
     findings: list[str] = field(default_factory=list)
     bad_operations: list[tuple[PoolId, OperationId]] = field(default_factory=list)

@@ -34,6 +34,7 @@ from converge_node.settings_check import (
     parse_rule,
     parse_topic,
 )
+from converge_node.store_sections import BlobsSection, StoreSection
 from converge_p2p.client.watch_schema import LogLevel
 from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, Conflict, StoreError
@@ -150,17 +151,6 @@ class TasksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 1
 
 
-class BlobsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Contents that are too large for a task."""
-
-    max_bytes: Annotated[
-        int,
-        Meta(
-            ge=limits.BLOB_CHUNK_BYTES, le=2**53, description="Bytes of all blobs; fetched ones make room for others."
-        ),
-    ] = limits.BLOB_STORE_BYTES_MAX
-
-
 class ApiSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The control interface."""
 
@@ -219,6 +209,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network: NetworkSection = NetworkSection()
     tasks: TasksSection = TasksSection()
     blobs: BlobsSection = BlobsSection()
+    store: StoreSection = StoreSection()
     governance: GovernanceSection = GovernanceSection()
     admission: AdmissionSection = AdmissionSection()
     trust: TrustSection = TrustSection()
@@ -375,6 +366,8 @@ def checked_value(key: Key, value: Any) -> Any:
                 parse_rule(rule)
         case "governance.opinion":
             check_place(converted)
+        case "store.max_bytes" if 0 < converted < limits.STORE_HELD_BYTES_MIN:
+            raise ConfigError(f"{converted} is too little; expected 0, or at least {limits.STORE_HELD_BYTES_MIN}")
         case "metrics.listen" if converted:
             check_host_port(converted)
         case "safety.allow" | "safety.deny":

@@ -6,7 +6,9 @@ Source: docs/operations.md, configuration.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from converge_node.config import all_keys, checked_value, load_settings, nearest, value_from_text
 from converge_p2p.core.errors import ConfigError, StoreError
@@ -31,8 +33,6 @@ def changed_file(file: Path, path: str, text: str) -> str:
     Raises:
         ConfigError: there is no such key, the value is wrong, or the file was wrong before.
     """
-    import tomlkit
-
     check_key(path)
     key = all_keys()[path]
     try:
@@ -40,12 +40,22 @@ def changed_file(file: Path, path: str, text: str) -> str:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}", hint=error.hint) from error
     load_settings(file, environment={})
-    content = file.read_text(encoding="utf-8") if file.exists() else ""
+    return with_values(file.read_text(encoding="utf-8") if file.exists() else "", {path: value})
+
+
+def with_values(content: str, values: Mapping[str, Any]) -> str:
+    """Return the content of a settings file with values set, by key path; the rest stays as it is, comments included.
+
+    The content is one that was read without an error, and so are the values.
+    """
+    import tomlkit
+
     document = tomlkit.parse(content)
-    section, name = path.split(".")
-    if section not in document:
-        document[section] = tomlkit.table()
-    document[section][name] = list(value) if isinstance(value, tuple) else value
+    for path, value in values.items():
+        section, name = path.split(".")
+        if section not in document:
+            document[section] = tomlkit.table()
+        document[section][name] = list(value) if isinstance(value, tuple) else value
     return tomlkit.dumps(document)
 
 

@@ -26,6 +26,7 @@ from converge_node.key_files import accepted_key_of, network_key_of
 from converge_node.paths import NodePaths, checked_socket
 from converge_p2p.client import Client, schema
 from converge_p2p.client.reach_schema import CheckItem, DoctorItem, ReachItem, Verdict
+from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, ConvergeError, NotFound, StoreError
 from converge_p2p.store.keyfile import load_identity
 from converge_p2p.store.upkeep import home_facts
@@ -51,7 +52,8 @@ def examine(paths: NodePaths) -> DoctorItem:
     told = f"read from {paths.config_file}" if paths.config_file.exists() else "no file: all defaults"
     checks = [CheckItem(name="settings", verdict="pass", text=told)]
     node = _ask(paths, config)
-    checks += [_key(paths, config), _network_key(paths, config), _disk(paths), _database(paths), _clock(paths, node)]
+    checks += [_key(paths, config), _network_key(paths, config), _disk(paths)]
+    checks += [_database(paths, config.store.max_bytes), _clock(paths, node)]
     if isinstance(node, CheckItem):
         checks.append(node)
         checks += [*_listen_alone(config), *_bootstrap(config, ()), *_unknown_alone(config)]
@@ -147,7 +149,7 @@ def _disk(paths: NodePaths) -> CheckItem:
     return CheckItem(name="disk", verdict=verdict, text=text, hint="" if verdict == "pass" else "make room")
 
 
-def _database(paths: NodePaths) -> CheckItem:
+def _database(paths: NodePaths, bytes_max: int) -> CheckItem:
     """Whether it can be read at all; `store verify` reads all of it, which takes its time."""
     try:
         found = home_facts(paths.state_dir)
@@ -161,6 +163,11 @@ def _database(paths: NodePaths) -> CheckItem:
         hint = "connect the node to electors of these pools, see `converge-node pool show`"
         return CheckItem(name="database", verdict="warn", text=text, hint=hint)
     text = f"schema {found.version}, {found.size / 1e6:.1f} MB, {len(found.pools)} pools"
+    held = found.size - found.free
+    if bytes_max and held >= limits.STORE_WARN_SHARE * bytes_max:
+        text += f"; it holds {held / 1e6:.1f} of {bytes_max / 1e6:.1f} MB that store.max_bytes allows"
+        hint = "allow more, leave pools that are not needed, or keep results for less time (store.results_days)"
+        return CheckItem(name="database", verdict="warn", text=text, hint=hint)
     return CheckItem(name="database", verdict="pass", text=text)
 
 

@@ -169,6 +169,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
         "The store is damaged, locked, full, or of another schema version.",
         "`converge-node store verify` looks; see docs/operations.md, back-up. Delete nothing before you have a copy.",
     ),
+    "store_full": Entry(
+        ExitCode.FAILURE,
+        507,
+        "The database holds as much as `store.max_bytes` allows, so the node begins nothing more of its own.",
+        "Leave pools that are no longer needed, or give it more. See docs/operations.md, room on the disk.",
+    ),
     # tasks and agents
     "task_failed": Entry(
         ExitCode.TASK_NOT_COMPLETED, 409, "The task was settled as failed.", "`task show` says with what reason."

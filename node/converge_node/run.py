@@ -41,6 +41,7 @@ from converge_node.paths import NodePaths, checked_socket, resolve_paths, single
 from converge_node.reload import LiveSettings
 from converge_node.settings_check import OPEN_POOLS, check_host_port, parse_private_topic, parse_topic, topic_text
 from converge_node.shutdown import Shutdown
+from converge_node.store_sections import StoreSection
 from converge_node.supervisor import READY, STOPPING, tell_supervisor
 from converge_p2p.client import schema
 from converge_p2p.client.mesh_schema import FollowInvitation
@@ -55,6 +56,7 @@ from converge_p2p.core.types import PoolId
 from converge_p2p.store.keyfile import load_or_create_identity
 
 if TYPE_CHECKING:
+    from converge_p2p.node import Retention
     from converge_p2p.runtime.tracing import Tracer
 
 CONTROL_CLOSE_S: Final = 5.0
@@ -143,8 +145,21 @@ def open_real_node(arguments: NodeArguments) -> AbstractAsyncContextManager[Node
             network_key=arguments.network_key,
             policy=node_policy(arguments.config),
             blob_bytes_max=arguments.config.blobs.max_bytes,
+            store_bytes_max=arguments.config.store.max_bytes,
+            retention=_retention(arguments.config.store),
             tracer=_tracer(arguments.config.trace),
         ),
+    )
+
+
+def _retention(section: StoreSection) -> Retention:
+    from converge_p2p.node import Retention
+
+    return Retention(
+        results_days=section.results_days,
+        left_pools_days=section.left_pools_days,
+        blobs_days=section.blobs_days,
+        records_days=section.records_days,
     )
 
 

@@ -117,8 +117,8 @@ def test_what_is_no_backup_or_of_another_format_is_refused(tmp_path: Path) -> No
         with pytest.raises(NotFound, match="is no backup"):
             read_manifest(folder)
     manifest = (backup / MANIFEST_FILE).read_bytes()
-    (backup / MANIFEST_FILE).write_bytes(manifest.replace(b'"format": 1', b'"format": 2'))
-    with pytest.raises(StoreError, match="has format 2"):
+    (backup / MANIFEST_FILE).write_bytes(manifest.replace(b'"format": 1', b'"format": 3'))
+    with pytest.raises(StoreError, match="has format 3"):
         restore_home(backup, tmp_path / "new")
     (backup / MANIFEST_FILE).write_bytes(manifest.replace(b'"node.sqlite"', b'"../../escape"'))
     with pytest.raises(StoreError, match="names files that no backup has"):

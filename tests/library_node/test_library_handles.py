@@ -10,6 +10,7 @@ import trio
 from node_library_kit import DriverRig
 
 from converge_p2p.core import limits
+from converge_p2p.core.codec import decode
 from converge_p2p.core.errors import (
     CodecError,
     Conflict,
@@ -25,7 +26,7 @@ from converge_p2p.core.oplog.bodies import ReportBody
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import PoolId, TaskId
-from converge_p2p.node.driver import ended_key
+from converge_p2p.node.driver import ENDED_KEY, ENDED_ROW_KEY, ended_key
 from converge_p2p.node.handles import PoolHandle
 from converge_p2p.node.policy import NodePolicy
 from converge_p2p.runtime.workers import WorkerPool
@@ -322,6 +323,10 @@ async def test_the_result_of_an_own_task_outlives_the_log(nursery: trio.Nursery,
         await tasks[-1].result()
     await compacted.wait()
     assert rig.handle.is_compacted(tasks[0].id)
+    # since when they are kept stands in the same write
+    rows = [value for key, value in rig.writer.entries.items() if key.startswith(ENDED_ROW_KEY)]
+    listed = {ended_key(rig.driver.pool, TaskId(task)) for row in rows for task in decode(row)}
+    assert listed == {key for key in rig.writer.entries if key.startswith(ENDED_KEY)} != set()
     result = await tasks[0].result()
     assert (result.value, result.by, result.receipt) == ({"number": 0}, rig.identity.id, None)
     assert result.view.objective == "count"

@@ -52,7 +52,9 @@ class Council:
         if name not in self.outcomes:
             raise NotFound("no such motion")
         outcome, epoch = self.outcomes[name]
-        return SimpleNamespace(outcome=outcome, motion=SimpleNamespace(epoch=epoch))
+        return SimpleNamespace(
+            outcome=outcome, motion=SimpleNamespace(epoch=epoch, expelled=(), **self.moved[name[0] - 1])
+        )
 
     async def move(self, **what: Any) -> OperationId:
         self.moved.append(what)
@@ -171,8 +173,11 @@ async def test_what_was_given_ends_with_its_epochs_and_terms_and_is_not_signed_a
     assert (await ask(requests)).kind is AnswerKind.PENDING
 
 
-async def test_a_motion_that_lapsed_is_moved_again_at_once_but_not_long_afterwards_or_under_other_terms() -> None:
-    pool = Pool(AdmissionKind.WHITELIST)
+@pytest.mark.parametrize("kind", [AdmissionKind.WHITELIST, AdmissionKind.TOKEN])
+async def test_a_motion_that_lapsed_is_moved_again_at_once_but_not_long_afterwards_or_under_other_terms(
+    kind: AdmissionKind,
+) -> None:
+    pool, vote = Pool(kind), kind is AdmissionKind.TOKEN
     requests, council = requests_at(pool), pool.council
 
     async def lapse(epochs: int) -> None:
@@ -182,18 +187,18 @@ async def test_a_motion_that_lapsed_is_moved_again_at_once_but_not_long_afterwar
         assert (await ask(requests)).kind is AnswerKind.PENDING
 
     await ask(requests)
-    await requests.admit(pool, NEW.public_key)  # type: ignore[arg-type]
+    await requests.admit(pool, NEW.public_key, vote=vote)  # type: ignore[arg-type]
     await lapse(1)
     assert len(council.moved) == 2
     # within two changes the newcomer may have been let in by others, and expelled
     await lapse(2)
     assert (len(council.moved), requests.all()[0].motion) == (2, b"")
-    await requests.admit(pool, NEW.public_key)  # type: ignore[arg-type]
+    await requests.admit(pool, NEW.public_key, vote=vote)  # type: ignore[arg-type]
     council.outcomes.clear()
     await ask(requests)
     assert (len(council.moved), requests.all()[0].motion) == (3, b"")
-    await requests.admit(pool, NEW.public_key)  # type: ignore[arg-type]
-    pool.spec = replace(pool.spec, admission=AdmissionKind.TOKEN)
+    await requests.admit(pool, NEW.public_key, vote=vote)  # type: ignore[arg-type]
+    pool.spec = replace(pool.spec, admission=AdmissionKind.WHITELIST if vote else AdmissionKind.TOKEN)
     await lapse(1)
     assert (len(council.moved), requests.all()[0].motion) == (4, b"")
 

@@ -11,10 +11,11 @@ import pytest
 from node_library_kit import LOOPBACK, POLICY, QUICK
 from trio._core._thread_cache import THREAD_CACHE
 
-from converge_p2p import Message, OutcomeKind, Task, TaskFailed, TaskView, Topic, decisions
+from converge_p2p import AdmissionKind, Message, OutcomeKind, Task, TaskFailed, TaskView, Topic, decisions
 from converge_p2p.aio import Agent, Node, PoolHandle, WorkContext
-from converge_p2p.core.errors import ConvergeError, LocalError, NetworkError, StoreError
-from converge_p2p.core.types import PoolId
+from converge_p2p.core.errors import Conflict, ConvergeError, LocalError, NetworkError, NotFound, StoreError
+from converge_p2p.core.model.join_request import JoinState
+from converge_p2p.core.types import PoolId, TaskId
 from converge_p2p.store.memory import MemoryStore
 
 pytestmark = pytest.mark.network
@@ -240,5 +241,51 @@ def test_a_node_that_is_cancelled_while_it_starts_leaves_nothing() -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+
+    in_time(main)
+
+
+def test_joins_links_and_observation_are_there_as_for_trio() -> None:
+    async def main() -> None:
+        joined: list[PoolHandle] = []
+        async with quick() as one, quick(*one.addresses) as two:
+            pool = await one.create_pool("few", admission=AdmissionKind.TOKEN, policy=POLICY)
+            await two.links.connect(one.addresses[0])
+            two.joins.asking.when_joined = joined.append
+            async with one.observation.watch_events() as events:
+                asked = await two.joins.asking.ask(pool.id, note="let me in", timeout_s=30)
+                assert (asked.state, two.joins.asking.all()) == (JoinState.PENDING, [asked])
+                async for event in events:
+                    if event.kind == "join_asked":
+                        break
+            (waiting,) = one.joins.requests.all(pool.id)
+            assert (waiting.joiner, waiting.note) == (two.public_key, "let me in")
+            async with two.observation.watch_events() as events:
+                assert (await one.joins.requests.admit(pool, waiting.joiner)).state is JoinState.ADMITTED
+                async for event in events:
+                    if event.kind == "join_ended":
+                        break
+            assert joined == [two.pools[pool.id]]
+            assert joined[0].is_member
+            with pytest.raises(Conflict, match="let the newcomer in before"):
+                await one.joins.requests.refuse(pool, waiting.joiner)
+            with pytest.raises(NotFound):
+                await two.joins.asking.withdraw(NOWHERE)
+
+            assert [report.peer_id for report in one.links.reports()] == [two.peer_id]
+            assert one.links.find(two.id[:12]) == two.peer_id
+            assert len(await one.links.ping(two.peer_id, 2)) == 2
+            await one.links.block(two.peer_id)
+            assert list(one.links.blocked()) == [two.peer_id]
+            await one.links.unblock(two.peer_id)
+            assert two.links.bootstrap == one.addresses
+
+            assert await one.observation.troubles() == []
+            assert "converge_up_seconds" in one.observation.metrics_text()
+            assert one.counters["join_requests"] == one.observation.counters()["join_requests"] == 1
+            assert (one.hosting.hosted(), one.hosting.checkpoints()) == ([], [])
+            assert not one.bids.concerns(pool.id, TaskId(bytes(32)))
+            with pytest.raises(ConvergeError):
+                await one.bids.submit(pool, TaskId(bytes(32)), 5)
 
     in_time(main)

@@ -10,8 +10,10 @@ import trio
 from node_library_kit import POLICY, linked, real_node, until, who
 
 from converge_p2p import AdmissionKind, Node
-from converge_p2p.core.errors import Conflict, NotAuthorised, NotFound
-from converge_p2p.core.model.join_request import JoinAsk, JoinState
+from converge_p2p.core.errors import Conflict, LocalError, NotAuthorised, NotFound
+from converge_p2p.core.model.join_request import AnswerKind, JoinAnswer, JoinAsk, JoinState
+from converge_p2p.core.types import OperationId
+from converge_p2p.core.view.motions import Outcome
 from converge_p2p.net import open_network, peer_id_of
 from converge_p2p.node.switchboard import ASK
 
@@ -136,3 +138,82 @@ async def test_an_invitation_with_approval_leads_to_the_queue_and_asking_needs_a
         await one.joins.requests.admit(pool, two.public_key)
         assert (await two.joins.asking.ask(pool.id, timeout_s=15)).state is JoinState.ADMITTED
         assert two.pools[pool.id].is_member
+
+
+async def test_where_invitations_are_needed_the_electors_can_vote_before_one_is_given() -> None:
+    async with real_node(1) as one, real_node(2, one) as two, real_node(3, one, two) as three:
+        for first, second in ((one, two), (one, three), (two, three)):
+            await linked(first, second)
+        pool = await one.create_pool("few", admission=AdmissionKind.TOKEN, electors=[one.id, two.id], policy=POLICY)
+        other = await two.join_pool(pool.id, timeout_s=15)
+        await three.joins.asking.ask(pool.id, timeout_s=15)
+        held = await one.joins.requests.admit(pool, three.public_key, "she is fine", vote=True)
+        assert (held.state, held.proof, bool(held.motion)) == (JoinState.PENDING, b"", True)
+        assert (await one.joins.requests.admit(pool, three.public_key, vote=True)).motion == held.motion
+        with pytest.raises(Conflict, match="are voting"):
+            await one.joins.requests.admit(pool, three.public_key)
+        await until(other.council.motions, "the motion arrives")
+        (view,) = other.council.motions()
+        assert view.motion.reason == f"let agent {three.id} in: she is fine"
+        # asked again before it is carried, nobody gives anything
+        three.joins.asking._cases[pool.id].nudged.set()
+        assert not three.pools[pool.id].is_member
+        await other.council.say(OperationId(held.motion))
+        await admitted(three, pool)
+        assert pool.spec.admission is AdmissionKind.TOKEN
+        await until(lambda: three.joins.asking.all()[0].state is JoinState.ADMITTED, "it knows")
+
+        vouched = await one.create_pool("vouched", admission=AdmissionKind.VOUCHED, admission_need=1, policy=POLICY)
+        await three.joins.asking.ask(vouched.id, timeout_s=15)
+        with pytest.raises(LocalError, match="a vote already"):
+            await one.joins.requests.admit(vouched, three.public_key, vote=True)
+
+
+async def test_a_vote_that_was_carried_counts_for_every_elector_but_not_for_ever_and_a_no_is_one() -> None:
+    async with real_node(1) as one:
+        pool = await one.create_pool("few", admission=AdmissionKind.TOKEN, policy=POLICY)
+        requests = one.joins.requests
+
+        async def ask(number: int) -> AnswerKind:
+            asked = await requests.on_ask(peer_id_of(who(number).public_key), JoinAsk(pool.id, "").to_bytes())
+            return JoinAnswer.from_bytes(asked).kind
+
+        async def carried(epoch: int) -> None:
+            await until(lambda: pool.council.epoch == epoch, f"epoch {epoch}")
+
+        # moved by a member with the same words, as by the node of another elector
+        for number in (7, 8):
+            assert await ask(number) is AnswerKind.PENDING
+        await pool.council.move(terms=pool.spec, reason=f"let agent {who(7).id} in")
+        await carried(1)
+        assert [await ask(7), await ask(8)] == [AnswerKind.GIVEN, AnswerKind.PENDING]
+        # neither the beginning of an id nor other words do
+        await pool.council.move(terms=pool.spec, reason=f"let agent {who(8).id[:12]} in")
+        await carried(2)
+        await pool.council.move(terms=pool.spec, reason=f"let agent {who(8).id} into the garden")
+        await carried(3)
+        assert await ask(8) is AnswerKind.PENDING
+        await requests.admit(pool, who(8).public_key, vote=True)
+        await carried(4)
+        for epoch in (5, 6):
+            await pool.council.move(terms=pool.spec, reason="something else")
+            await carried(epoch)
+        assert await ask(8) is AnswerKind.PENDING, "the electors changed the pool twice since"
+        assert requests.all(pool.id)[-1].motion == b""
+
+
+async def test_a_vote_that_is_lost_refuses_the_newcomer() -> None:
+    async with real_node(1) as one, real_node(2, one) as two:
+        await linked(one, two)
+        pool = await one.create_pool("few", admission=AdmissionKind.TOKEN, electors=[one.id, two.id], policy=POLICY)
+        other = await two.join_pool(pool.id, timeout_s=15)
+        newcomer = who(9)
+        payload = JoinAsk(pool.id, "").to_bytes()
+        await one.joins.requests.on_ask(peer_id_of(newcomer.public_key), payload)
+        held = await one.joins.requests.admit(pool, newcomer.public_key, vote=True)
+        await until(other.council.motions, "the motion arrives")
+        await other.council.say(OperationId(held.motion), 0)
+        motion = OperationId(held.motion)
+        await until(lambda: pool.council.motion(motion).outcome is Outcome.REJECTED, "the no arrives")
+        answer = JoinAnswer.from_bytes(await one.joins.requests.on_ask(peer_id_of(newcomer.public_key), payload))
+        assert (answer.kind, answer.reason) == (AnswerKind.REFUSED, "the electors turned it down")

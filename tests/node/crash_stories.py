@@ -24,13 +24,14 @@ from converge_node.control.tokens import Scope, add_token, read_tokens, remove_t
 from converge_p2p import Agent, AgentParts, Message, Node, NodeConfig, PoolHandle, PoolPolicy, Task, TaskView
 from converge_p2p.core.governance import Dictatorial
 from converge_p2p.core.identity import Identity
+from converge_p2p.core.model.blob import Manifest
 from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.decision import Decision
 from converge_p2p.core.model.join_request import JoinAsk
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.oplog.operation import decode_operation, operation_id
 from converge_p2p.core.replica.machine import Replica
-from converge_p2p.core.types import PoolId
+from converge_p2p.core.types import BlobId, PoolId
 from converge_p2p.net import NetworkConfig, peer_id_of
 from converge_p2p.node.declarations import DECLARED_KEY
 from converge_p2p.node.join_requests import HELD_KEY
@@ -38,7 +39,7 @@ from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.store import schema
 from converge_p2p.store.archive import backup_home, examine_backup, restore_home
 from converge_p2p.store.copies import reading
-from converge_p2p.store.home import DATABASE_FILE, KEY_FILE
+from converge_p2p.store.home import BLOB_FOLDER, DATABASE_FILE, KEY_FILE
 from converge_p2p.store.keyfile import load_identity, load_or_create_identity, save_identity
 from converge_p2p.store.migrations import backup_before
 from converge_p2p.store.sqlite import SqliteStore
@@ -271,6 +272,8 @@ def files_story(folder: Path, said: Said, say: Say) -> None:
     _keys(folder, say)
     _migration(folder, say)
     _settings(folder, said, say)
+    blobs = _blobs(home)
+    assert blobs
     for name, salvage in (("backup", False), ("saved", True)):
         target = folder / name
         if said[name]:
@@ -278,15 +281,18 @@ def files_story(folder: Path, said: Said, say: Say) -> None:
         if not target.exists():
             backup_home(home, target, agent=agent, secret_files={KEY_FILE: home / KEY_FILE}, salvage=salvage)
         manifest, found = examine_backup(target)
-        assert (manifest.agent, found.wrong) == (agent.id, 0), found.findings
+        assert (manifest.agent, found.wrong, manifest.blobs) == (agent.id, 0, len(blobs)), found.findings
         say(name)
     for name, moved in (("moved", True), ("restored", False)):
         target = folder / name
         if said[name]:
             assert (target / DATABASE_FILE).exists()
         if not (target / DATABASE_FILE).exists():
-            restore_home(folder / "backup", target, moved=moved)
+            settings = (target / "config.toml", b"[log]\n")
+            restore_home(folder / "backup", target, moved=moved, settings=settings, beside=["config.toml"])
+            assert settings[0].read_bytes() == settings[1]
         say(name)
+        assert _blobs(target) == blobs
         assert load_identity(target / KEY_FILE).id == agent.id
         facts = home_facts(target)
         assert facts.restored is not moved
@@ -297,6 +303,16 @@ def files_story(folder: Path, said: Said, say: Say) -> None:
         found = examine_database(each / DATABASE_FILE)
         assert not found.wrong, found.findings
     _check_files(folder)
+
+
+def _blobs(home: Path) -> set[BlobId]:
+    """Which blobs a home has, all of which are whole. Nothing is written, so that this is no point of its own."""
+    folders = [each for each in (home / BLOB_FOLDER).iterdir() if (each / "manifest").exists()]
+    for each in folders:
+        manifest = Manifest.from_bytes(BlobId(bytes.fromhex(each.name)), (each / "manifest").read_bytes())
+        for index, name in enumerate(manifest.hashes):
+            manifest.check_chunk(index, (each / name.hex()).read_bytes())
+    return {BlobId(bytes.fromhex(each.name)) for each in folders}
 
 
 def _keys(folder: Path, say: Say) -> None:

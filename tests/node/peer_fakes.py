@@ -100,7 +100,9 @@ class FakeRequests:
     def all(self, pool: PoolId | None = None) -> list[HeldRequest]:
         return [each for each in self.held.values() if pool in (None, each.pool)]
 
-    async def admit(self, pool: Any, joiner: PublicKey, reason: str = "") -> HeldRequest:
+    async def admit(self, pool: Any, joiner: PublicKey, reason: str = "", *, vote: bool = False) -> HeldRequest:
+        if vote:
+            return self._decide(pool, joiner, motion=b"m" * 32)
         return self._decide(pool, joiner, state=JoinState.ADMITTED)
 
     async def refuse(self, pool: Any, joiner: PublicKey, reason: str = "") -> HeldRequest:

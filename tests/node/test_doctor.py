@@ -167,6 +167,12 @@ def test_a_database_is_read_and_a_damaged_or_restored_one_is_named(home: Path, t
     store = SqliteStore(home / DATABASE_FILE)
     store.put(POOL_KEY + "ab" * 32, b"")
     assert named(look(home), "database").text.endswith("MB, 1 pools")
+    (home / "config.toml").write_text("[store]\nmax_bytes = 16777216\n")
+    assert named(look(home), "database").verdict == "pass"
+    store.put("much", bytes(16 * 1000 * 1000))
+    full = named(look(home), "database")
+    assert (full.verdict, "store.max_bytes allows" in full.text) == ("warn", True)
+    store.delete("much")
     store.put(RESTORED_KEY, b"")
     assert (named(look(home), "database").verdict, named(look(home), "database").text[:21]) == (
         "warn",

@@ -32,6 +32,8 @@ async def test_who_asks_is_listed_named_by_a_prefix_and_admitted_or_refused() ->
             document = answer.json()
             return answer.status_code, document["data"] if document["ok"] else document["error"]["code"]
 
+        status, item = await post(f"pools/demo/joins/{OTHER.id[:12]}/admit", {"vote": True, "reason": "fine"})
+        assert (status, item["state"], item["motion"]) == (200, "pending", (b"m" * 32).hex())
         status, item = await post(f"pools/demo/joins/{OTHER.id[:12]}/admit")
         assert (status, item["state"], item["agent_id"]) == (200, "admitted", OTHER.id)
         status, item = await post(f"pools/demo/joins/{THIRD.id}/refuse", {"reason": "no room"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ from typing import Any
 import pytest
 
 from converge_node.cli.main import invoke
+from converge_node.config import load_settings
 from converge_node.errors import ExitCode
 from converge_node.paths import single_instance
 from converge_p2p.core.codec import encode
+from converge_p2p.core.model.blob import Manifest
 from converge_p2p.core.model.pool import GovernanceKind, PoolSpec, pool_id
 from converge_p2p.core.oplog.bodies import Genesis
 from converge_p2p.core.oplog.operation import sign_operation
 from converge_p2p.node.restored import StoreAge
+from converge_p2p.store.archive import SETTINGS_FILE, topic_key_file
+from converge_p2p.store.blob_files import DiskFiles
+from converge_p2p.store.blobs import BlobStore, Hold
 from converge_p2p.store.home import DATABASE_FILE, KEY_FILE, POOL_KEY, only_node_in
 from converge_p2p.store.keyfile import load_identity
 from converge_p2p.store.schema import SCHEMA_VERSION
@@ -53,7 +59,8 @@ def test_a_backup_goes_to_another_home_with_its_key_and_is_in_doubt_there(
 ) -> None:
     backup, new = tmp_path / "backup", tmp_path / "new"
     code, made = asked(capsys, home, "backup", str(backup), "--identity")
-    assert (code, made["operations"], made["files"], made["stopped"]) == (0, 1, [KEY_FILE, DATABASE_FILE], True)
+    assert (code, made["operations"], made["stopped"]) == (0, 1, True)
+    assert made["files"] == [SETTINGS_FILE, KEY_FILE, DATABASE_FILE]
     assert json.loads((backup / "manifest.json").read_text())["agent"] == load_identity(home / KEY_FILE).id
     code, checked = asked(capsys, new, "verify", str(backup))
     assert (code, checked["whole"], checked["operations"]) == (0, True, 1)
@@ -115,7 +122,7 @@ def test_damage_ends_with_10_and_says_what_to_do_and_a_rescue_can_be_put_back(
     manifest = tmp_path / "saved" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"sha256": "', '"sha256": "0'))
     code, found = asked(capsys, home, "verify", str(tmp_path / "saved"))
-    assert (code, found["wrong"]) == (ExitCode.STORE, 2)
+    assert (code, found["wrong"]) == (ExitCode.STORE, 3)
     assert asked(capsys, tmp_path / "more", "restore", str(tmp_path / "saved"))[0] == ExitCode.STORE
 
 
@@ -160,3 +167,123 @@ def test_without_a_database_or_with_a_url_nothing_is_made(tmp_path: Path, capsys
     assert list(tmp_path.iterdir()) == []
     assert invoke(["--url", "http://127.0.0.1:1", "store", "info"]) == ExitCode.USAGE
     assert "run this on its machine" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------- settings, keys and blobs
+
+
+def elsewhere(home: Path, folder: Path) -> dict[str, Path]:
+    """Move the keys of a home into another folder, and name them in its settings; return where they are."""
+    folder.mkdir()
+    files = {name: folder / name for name in ("agent.key", "swarm.key", "second.key", "topic.key")}
+    (home / KEY_FILE).rename(files["agent.key"])
+    for name in ("swarm.key", "second.key"):
+        assert invoke(["mesh", "new", str(files[name]), "-q"]) == 0
+    assert invoke(["topic", "new-key", str(files["topic.key"]), "-q"]) == 0
+    (home / "config.toml").write_text(
+        f"""# mine
+[identity]
+path = "{files["agent.key"]}"
+[network]
+psk_file = "{files["swarm.key"]}"
+psk_accept_file = "{files["second.key"]}"
+[node]
+private_topics = ["acme/plans={files["topic.key"]}"]
+"""
+    )
+    return files
+
+
+def put_blob(home: Path) -> Manifest:
+    store = BlobStore(DiskFiles(home / "blobs"))
+    manifest = Manifest.of([b"content"])
+    store.begin(manifest)
+    store.add(manifest.id, 0, b"content")
+    store.finish(manifest.id, Hold.PINNED)
+    return manifest
+
+
+def test_a_complete_backup_makes_a_node_anew_where_nothing_of_it_is_left(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, manifest = elsewhere(home, tmp_path / "etc"), put_blob(home)
+    topic, backup, new = topic_key_file("acme/plans"), tmp_path / "backup", tmp_path / "new"
+    capsys.readouterr()
+    kept = {name: path.read_bytes() for name, path in files.items()}
+    code, made = asked(capsys, home, "backup", str(backup), "--identity")
+    names = ["blobs.json", "config.toml", "network-accept.key", "network.key", "node.key", "node.sqlite", topic]
+    assert (code, made["files"], made["blobs"]) == (0, names, 1)
+    for path in files.values():
+        path.unlink()
+    code, checked = asked(capsys, new, "verify", str(backup))
+    assert (code, checked["whole"], checked["blobs"]) == (0, True, 1)
+    code, put_back = asked(capsys, new, "restore", str(backup))
+    changed = ["identity.path", "network.psk_accept_file", "network.psk_file", "node.private_topics"]
+    assert (code, put_back["settings_changed"], put_back["settings_kept"]) == (0, changed, False)
+    assert not any(path.exists() for path in files.values()), "a backup writes nothing outside of the home"
+    settings = load_settings(new / "config.toml", environment={}).config
+    assert (settings.identity.path, settings.network.psk_file) == ("", "")
+    assert settings.node.private_topics == (f"acme/plans={new / topic}",)
+    assert "# mine" in (new / "config.toml").read_text()
+    found = {name: (new / name).read_bytes() for name in ("node.key", "network.key", "network-accept.key", topic)}
+    assert list(found.values()) == list(kept.values())
+    assert (new / "blobs" / manifest.id.hex()).is_dir()
+    # after a kill before the database was there, the same again
+    (new / DATABASE_FILE).unlink()
+    assert asked(capsys, new, "restore", str(backup))[0] == 0
+
+
+def test_on_the_same_machine_keys_that_are_where_they_were_stay_there(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, backup, new = elsewhere(home, tmp_path / "etc"), tmp_path / "backup", tmp_path / "new"
+    capsys.readouterr()
+    for given in ([], ["--identity"]):
+        assert asked(capsys, home, "backup", f"{backup}{len(given)}", *given)[0] == 0
+        target = tmp_path / f"new{len(given)}"
+        code, put_back = asked(capsys, target, "restore", f"{backup}{len(given)}")
+        assert (code, put_back["settings_changed"]) == (0, [])
+        assert (target / "config.toml").read_bytes() == (home / "config.toml").read_bytes()
+        assert not (target / KEY_FILE).exists()
+    files["agent.key"].write_bytes(b"damaged since")
+    assert asked(capsys, new, "restore", f"{backup}1")[1]["settings_changed"] == ["identity.path"]
+    assert files["agent.key"].read_bytes() == b"damaged since"
+
+
+def test_a_key_that_was_put_into_the_home_first_is_the_one_that_is_used(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, backup, new, other = elsewhere(home, tmp_path / "etc"), *(tmp_path / each for each in ("b", "new", "other"))
+    capsys.readouterr()
+    assert asked(capsys, home, "backup", str(backup))[0] == 0
+    new.mkdir()
+    files["agent.key"].rename(new / KEY_FILE)
+    code, put_back = asked(capsys, new, "restore", str(backup))
+    assert (code, put_back["settings_changed"]) == (0, ["identity.path"])
+    assert invoke(["--home", str(other), "init", "-q"]) == 0
+    capsys.readouterr()
+    assert asked(capsys, other, "restore", str(backup))[0] == ExitCode.CONFLICT, "that is another agent's"
+
+
+def test_settings_that_are_here_stay_and_those_that_cannot_be_used_are_named(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup, new = tmp_path / "backup", tmp_path / "new"
+    put_blob(home)
+    (home / "config.toml").write_text('[node]\nprofile = "lan"\n')
+    code, made = asked(capsys, home, "backup", str(backup), "--no-blobs")
+    assert (code, made["files"], made["blobs"]) == (0, ["config.toml", DATABASE_FILE], 0)
+    new.mkdir()
+    (new / "config.toml").write_text('[node]\nprofile = "server"\n')
+    code, put_back = asked(capsys, new, "restore", str(backup))
+    assert (code, put_back["settings_kept"]) == (0, True)
+    assert "server" in (new / "config.toml").read_text()
+    newer = (backup / "config.toml").read_bytes().replace(b"profile", b"colour")
+    (backup / "config.toml").write_bytes(newer)
+    code, error = asked(capsys, tmp_path / "third", "restore", str(backup))
+    assert (code, "colour" in error["message"]) == (ExitCode.BAD_CONFIGURATION, True)
+    assert "corrected" in error["hint"]
+    (backup / "config.toml").unlink()
+    os.mkfifo(backup / "config.toml")
+    assert asked(capsys, tmp_path / "third", "restore", str(backup))[0] == ExitCode.STORE
+    assert not (tmp_path / "third").exists()

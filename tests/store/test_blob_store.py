@@ -264,3 +264,35 @@ def test_a_blob_that_could_not_be_marked_is_not_held(files: BlobFiles) -> None:
     store.abandon(manifest.id)
     assert store.list() == []
     assert files.folders() == []
+
+
+def test_unpinned_blobs_go_after_their_time_unless_they_are_needed_or_in_use(files: BlobFiles) -> None:
+    clock = Clock()
+    store = opened(files, clock=clock)
+    cached, kept, pinned = put(store, "cached"), put(store, "kept", Hold.KEPT), put(store, "pinned", Hold.PINNED)
+    needed, used = put(store, "needed", Hold.KEPT), put(store, "used")
+    store.use(used.id)
+    clock.now += 100
+    young = put(store, "young")
+    assert store.expire(clock.now - 50, frozenset({needed.id})) == 2
+    assert {info.id for info in store.list()} == {pinned.id, needed.id, used.id, young.id}
+    assert store.manifest(cached.id) is store.manifest(kept.id) is None
+    assert len(files.folders()) == 4
+    store.release(used.id)
+    clock.now += 1000
+    assert store.expire(clock.now - 50, frozenset()) == 3
+    assert [info.id for info in opened(files).list()] == [pinned.id]
+
+
+def test_a_use_outlives_the_end_of_the_process(tmp_path: Path) -> None:
+    files = DiskFiles(tmp_path)
+    store = opened(files)
+    old, used = put(store, "old"), put(store, "used")
+    for blob in (old, used):
+        os.utime(tmp_path / blob.id.hex(), (1, 1))
+    again = opened(files)
+    again.use(used.id)
+    again.release(used.id)
+    assert again.expire(0, frozenset()) == 0
+    assert opened(files).expire(1000, frozenset()) == 1
+    assert [info.id for info in opened(files).list()] == [used.id]

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded, LocalError, StoreError
 from converge_p2p.core.types import OperationId, PoolId
-from converge_p2p.store.api import NodeStore
+from converge_p2p.store.api import KeptStore, NodeStore
 from converge_p2p.store.memory import MemoryStore
 from converge_p2p.store.sqlite import SqliteStore
 
@@ -54,6 +54,29 @@ def test_delete_says_whether_there_was_something(store: NodeStore) -> None:
     assert store.delete("a")
     assert not store.delete("a")
     assert store.get("a") is None
+
+
+def test_many_are_deleted_together_and_missing_ones_do_not_matter(store: NodeStore) -> None:
+    assert isinstance(store, KeptStore)
+    for key in ("a", "b", "c"):
+        store.put(key, b"1")
+    with pytest.raises(LocalError):
+        store.delete_many(["a", ""])
+    assert store.list() == ["a", "b", "c"]
+    assert store.delete_many(["a", "c", "d"]) == 2
+    assert store.list() == ["b"]
+
+
+def test_what_is_held_grows_and_shrinks_with_what_is_written(store: NodeStore) -> None:
+    assert isinstance(store, KeptStore)
+    empty = store.held_bytes()
+    store.put("a", bytes(1_000_000))
+    store.append(POOL, [operation(number) for number in range(100)], durable=False)
+    full = store.held_bytes()
+    assert 1_001_000 < full - empty < 1_200_000
+    store.delete("a")
+    store.delete_pool(POOL)
+    assert store.held_bytes() <= empty + 20_000
 
 
 def test_put_if_absent_sets_once_and_again_after_delete(store: NodeStore) -> None:

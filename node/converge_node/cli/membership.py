@@ -46,16 +46,17 @@ def joins(invocation: Invocation, reference: str | None) -> None:
 @click.argument("reference", metavar="POOL")
 @click.argument("agent")
 @click.option("--reason", default="", metavar="TEXT", help="For the electors, where a motion decides.")
+@click.option("--vote", is_flag=True, help="Where an invitation is asked for: only once the electors carried it.")
 @apply_shared
 @pass_invocation
-def admit(invocation: Invocation, reference: str, agent: str, reason: str) -> None:
+def admit(invocation: Invocation, reference: str, agent: str, *, reason: str, vote: bool) -> None:
     """Let AGENT into POOL, which asked (see `pool joins`), as far as this elector can.
 
-    Where an invitation is asked for, it is in. Where electors vouch, it is in once enough of them did this. Where a
-    whitelist decides, this moves, or says yes to, the motion that puts it there; others vote with `pool vote` or with
-    this.
+    Where an invitation is asked for, it is in; with --vote this moves, or says yes to, a motion of the electors, and it
+    is in once they carried that. Where electors vouch, it is in once enough of them did this. Where a whitelist
+    decides, this moves, or says yes to, the motion that puts it there; others vote with `pool vote` or with this.
     """
-    item = connect(invocation).admit(reference, agent, member_schema.DecideJoin(reason=reason))
+    item = connect(invocation).admit(reference, agent, member_schema.AdmitJoin(reason=reason, vote=vote))
     show(invocation, item, ids=lambda: [item.agent_id], text=lambda: join_text(item))
 
 

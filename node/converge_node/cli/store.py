@@ -14,9 +14,9 @@ import click
 
 from converge_node.cli.output import clean, facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
-from converge_node.config import Config, load_settings
+from converge_node.config import Settings, load_settings
 from converge_node.errors import ExitCode, UsageError
-from converge_node.key_files import NETWORK_KEY_FILE, passphrase_of
+from converge_node.key_files import passphrase_of
 from converge_node.paths import NodePaths, single_instance
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
@@ -83,6 +83,7 @@ def info(invocation: Invocation) -> None:
 def verify(invocation: Invocation, backup: Path | None) -> int:
     """Check the database of the node, which may run, or a BACKUP: structure, and hash and signature of every operation.
 
+    Of a backup also every file, and every chunk of its blobs; those of a node are checked whenever they are read.
     Exit code 10 if something is wrong. Nothing is changed.
     """
     from converge_p2p.store.archive import examine_backup
@@ -100,12 +101,14 @@ def verify(invocation: Invocation, backup: Path | None) -> int:
         "whole": not found.wrong,
         "operations": found.operations,
         "snapshots": found.snapshots,
+        "blobs": found.blobs,
         "wrong": found.wrong,
         "findings": found.findings,
     }
 
     def text() -> str:
-        lines = [f"{where}: {found.operations} operations and {found.snapshots} snapshots checked"]
+        counts = f"{found.operations} operations, {found.snapshots} snapshots and {found.blobs} blobs"
+        lines = [f"{where}: {counts} checked"]
         lines += [clean(finding) for finding in found.findings]
         if not found.wrong:
             return "\n".join([*lines, "everything is as it was written"])
@@ -125,27 +128,33 @@ def verify(invocation: Invocation, backup: Path | None) -> int:
 
 @store.command("backup")
 @click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--identity", is_flag=True, help="With the key of the node, and of its network: secrets. See below.")
+@click.option("--identity", is_flag=True, help="With the keys of node, networks and topics: secrets. See below.")
+@click.option("--no-blobs", is_flag=True, help="Without blobs, which may be much larger than the rest.")
 @click.option("--salvage", is_flag=True, help="Of a damaged database, take what can still be read.")
 @apply_shared
 @pass_invocation
-def backup(invocation: Invocation, target: Path, *, identity: bool, salvage: bool) -> None:
-    """Write a backup of the database to the new folder DIR. The node may run: the copy is of one moment.
+def backup(invocation: Invocation, target: Path, *, identity: bool, no_blobs: bool, salvage: bool) -> None:
+    """Write a backup of the node to the new folder DIR. The node may run: the database is of one moment.
 
-    It holds all operations, messages, known peers, and invitations that are still good; content keys of private pools
-    are in it sealed, and need the node's key. With --identity the key file is in it as it lies on the disk, sealed or
-    in clear: whoever has that is the agent, so keep such a backup secret. Settings and blobs are not in it.
+    It holds all operations, messages, known peers, invitations that are still good, blobs, and the settings. Content
+    keys of private pools are in it sealed, and need the node's key. With --identity the files of keys are in it as they
+    lie on the disk, sealed or in clear: whoever has them is the agent, and gets into its networks and topics, so keep
+    such a backup secret. Only its owner can read it (0700, files 0600), and nothing encrypts it. Passphrases and tokens
+    are not in it.
     """
+    from converge_node.backup_files import secret_files
     from converge_p2p import __version__
     from converge_p2p.store.archive import backup_home
 
-    paths, config = _home(invocation)
+    paths, settings = _home(invocation)
     invocation.about_to(f"write a backup of {paths.state_dir} to {target}")
     manifest = backup_home(
         paths.state_dir,
         target,
-        agent=_agent(paths, config),
-        secret_files=_secrets(paths, config) if identity else None,
+        agent=_agent(paths.chosen_key(settings.config.identity.path), settings.config.identity.passphrase_file),
+        secret_files=secret_files(paths, settings) if identity else None,
+        settings=paths.config_file,
+        blobs=not no_blobs,
         salvage=salvage,
         program=f"converge-node {__version__}",
     )
@@ -153,6 +162,8 @@ def backup(invocation: Invocation, target: Path, *, identity: bool, salvage: boo
         "folder": str(target),
         "operations": manifest.operations,
         "pools": manifest.pools,
+        "blobs": manifest.blobs,
+        "blob_bytes": manifest.blob_bytes,
         "files": sorted(manifest.files),
         "stopped": manifest.stopped,
         "lost": manifest.lost,
@@ -179,12 +190,17 @@ def restore(invocation: Invocation, source: Path, *, moved: bool) -> None:
     The node that starts there signs nothing in a pool before the electors of that pool told it how far its own
     operations go: it may have signed more than the backup holds, and to sign a number twice would shut it out. With
     --moved you answer for that there is nothing more. Never let two nodes run with one key.
-    """
-    from converge_p2p.store.archive import examine_backup, restore_home
 
-    paths, config = _home(invocation)
+    Settings that are here already stay. Keys go into the home, unless settings of this machine name another place, and
+    settings from the backup are changed to name it.
+    """
+    from converge_node.backup_files import plan_restoration
+    from converge_p2p.store.archive import examine_backup, read_manifest, restore_home
+
+    paths, _ = _home(invocation)
     if invocation.dry_run:
         examine_backup(source)
+    plan = plan_restoration(paths, source, read_manifest(source).files)
     invocation.about_to(f"put {source} back into {paths.state_dir}")
     with ExitStack() as stack:
         if paths.state_dir.is_dir():
@@ -192,25 +208,33 @@ def restore(invocation: Invocation, source: Path, *, moved: bool) -> None:
         manifest = restore_home(
             source,
             paths.state_dir,
-            agent=_agent(paths, config),
+            agent=_agent(plan.key, plan.passphrase_file),
             moved=moved,
             beside=_BESIDE,
-            places=_secrets(paths, config),
+            places=plan.places,
+            settings=None if plan.content is None else (paths.config_file, plan.content),
         )
     data = {
         "folder": str(paths.state_dir),
         "operations": manifest.operations,
         "pools": manifest.pools,
+        "blobs": manifest.blobs,
         "made": manifest.made,
         "files": sorted(manifest.files),
         "in_doubt": not moved,
+        "settings_kept": plan.kept,
+        "settings_changed": list(plan.moved),
     }
 
     def text() -> str:
-        lines = [facts({**data, "files": ", ".join(sorted(manifest.files))}.items())]
+        shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in data.items()}
+        lines = [facts(shown.items())]
         if not moved:
             lines.append("The node signs nothing in a pool before its electors were heard: connect it to them.")
-        if _agent(paths, config) is None:
+        if plan.kept:
+            lines.append(f"The settings that were here stay; those of the backup are in {source / 'config.toml'}.")
+        lines += [f"{setting} names the place in this home now." for setting in plan.moved]
+        if _agent(plan.key, plan.passphrase_file) is None:
             lines.append("The key is not here: put it back with `converge-node identity import FILE`.")
         return "\n".join(lines)
 
@@ -238,28 +262,20 @@ def compact(invocation: Invocation, *, left: bool) -> None:
     show(invocation, data, ids=lambda: [str(after)], text=lambda: facts(data.items()))
 
 
-def _home(invocation: Invocation) -> tuple[NodePaths, Config]:
+def _home(invocation: Invocation) -> tuple[NodePaths, Settings]:
     if invocation.url:
         raise UsageError(
             "the database of a node elsewhere cannot be reached", hint="run this on its machine, with --home DIR"
         )
     paths = invocation.paths()
-    return paths, load_settings(paths.config_file).config
+    return paths, load_settings(paths.config_file)
 
 
-def _secrets(paths: NodePaths, config: Config) -> dict[str, Path]:
-    """Return where the files lie that a backup holds only if asked for."""
-    chosen = config.network.psk_file
-    network = Path(chosen).expanduser() if chosen else paths.state_dir / NETWORK_KEY_FILE
-    return {"node.key": paths.chosen_key(config.identity.path), NETWORK_KEY_FILE: network}
-
-
-def _agent(paths: NodePaths, config: Config) -> Identity | None:
+def _agent(key: Path, passphrase_file: str) -> Identity | None:
     """Return whose home it is, None if the key is not here or cannot be opened."""
     from converge_p2p.store.keyfile import load_identity
 
-    section = config.identity
     try:
-        return load_identity(paths.chosen_key(section.path), passphrase_of(section.passphrase_file))
+        return load_identity(key, passphrase_of(passphrase_file))
     except ConvergeError:
         return None

@@ -88,7 +88,7 @@ async def admit(asked: Asked) -> schema.JoinItem:
     """Let somebody in. Raises as `JoinRequests.admit`."""
     pool = asked.pool()
     joiner = _waiting(asked.node, pool, asked.places["agent"], ADMITTED_DIGITS_MIN)
-    return held_item(await asked.node.joins.requests.admit(pool, joiner, asked.body.reason))
+    return held_item(await asked.node.joins.requests.admit(pool, joiner, asked.body.reason, vote=asked.body.vote))
 
 
 async def refuse(asked: Asked) -> schema.JoinItem:
