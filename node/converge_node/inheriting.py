@@ -85,7 +85,7 @@ class Inheriting:
             pool = await self._take(node, left, place, None)
             taken(pool)
             await self._forget(place)
-            _log.info("took the place of the old key", extra={"pool": place.pool, "name": place.name})
+            _log.info("took the place of the old key", extra={"pool": place.pool})
         except ConvergeError as error:
             extra = {"pool": place.pool, "error": str(error), "hint": error.hint}
             _log.error("cannot take the place of the old key", extra=extra)

@@ -20,12 +20,13 @@ from converge_node.errors import ExitCode, Refused, UsageError
 from converge_node.inheritance import Place
 from converge_node.key_files import passphrase_of
 from converge_node.paths import resolve_paths
+from converge_node.settings_check import check_address
 from converge_node.successor_home import SuccessorHome, open_successor_home
 from converge_p2p.client import schema
 from converge_p2p.client.identity_schema import WAIT_S, RotateIdentity
 from converge_p2p.client.sync import Client
 from converge_p2p.core import limits
-from converge_p2p.core.errors import Conflict
+from converge_p2p.core.errors import ConfigError, Conflict
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.succession import rotation
 from converge_p2p.core.types import PoolId
@@ -132,13 +133,25 @@ def _present_key(invocation: Invocation, key_file: Path | None, passphrase_file:
 
 def _begin(home: SuccessorHome, client: Client, node: schema.NodeItem, pools: list[schema.PoolItem]) -> None:
     """Write down, before the first request, what is to be handed over, and where the pools are found."""
-    dialled = (address for peer in client.peers() if peer.direction == "outbound" for address in peer.addresses)
-    bootstrap = tuple(dict.fromkeys((*node.addresses, *dialled)))[: limits.EXCHANGED_PEERS_MAX]
+    found = [*node.addresses]
+    for peer in client.peers():
+        if peer.direction == "outbound":
+            found += [text if "/p2p/" in text else f"{text}/p2p/{peer.peer_id}" for text in peer.addresses]
+    bootstrap = tuple(dict.fromkeys(text for text in found if _can_be_dialled(text)))[: limits.EXCHANGED_PEERS_MAX]
     before = home.inheritance
     given = {place.pool for place in before.places}
     waiting = dict.fromkeys((*before.waiting, *(pool.id for pool in pools if pool.id not in given)))
     still = tuple(pool for pool in waiting if any(each.id == pool for each in pools))
     home.keep(type(before)(old=before.old, new=before.new, places=before.places, waiting=still, bootstrap=bootstrap))
+
+
+def _can_be_dialled(text: str) -> bool:
+    """Whether a node would take an address to find others at: one that it refuses would keep it from starting."""
+    try:
+        check_address(text, peer=True)
+    except ConfigError:
+        return False
+    return "/p2p-circuit" not in text
 
 
 def _hand_over(
