@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 from pool_kit import Pool, claim, now, settle_writes, signed
+from test_epochs import Live
 
 from converge_p2p.core.codec import encode, encode_value
 from converge_p2p.core.errors import CodecError, NotAuthorised, SignatureError
 from converge_p2p.core.governance.formula import Threshold, encode_formula
-from converge_p2p.core.governance.rename import gives_role
+from converge_p2p.core.governance.rename import gives_role, with_key_replaced
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.keyring import Keyring, _left_header
 from converge_p2p.core.model.pool import ModelTerms
@@ -116,6 +117,36 @@ def test_a_key_whose_place_was_taken_is_told_so(command: ev.Command) -> None:
     with pytest.raises(NotAuthorised, match="another key took the place") as refused:
         old.handle(command, now())
     assert "new key" in refused.value.hint
+
+
+@pytest.mark.parametrize("who", [0, 4])
+def test_an_old_key_that_is_expelled_afterwards_takes_nothing_from_the_new_one(who: int) -> None:
+    live = Live(3, 2)
+    old, new = live.pool.people[who], Identity.from_seed(b"h" * 32)
+    rotate, word = rotation(live.pool.id, old.identity, new)
+    heir = Replica(new, live.pool.id, seed=9, digest_interval_ms=500, first=word)
+    live.mesh.replicas.append(heir)
+    live.mesh.sent_bytes.append(0)
+    live.mesh.connect((other, 5) for other in range(5))
+    epoch = 0
+    if who == 0:
+        # the founder is an elector: its vote goes first
+        live.move(terms=with_key_replaced(live.terms, old.key, new.public_key))
+        live.agree |= {5}
+        epoch = 1
+        live.reach(1)
+    live.mesh.at(1, who, ev.Succeed(rotate))
+    live.mesh.run(lambda: all(new.public_key in each.view.successions.heirs() for each in live.mesh.replicas))
+    live.move(by=1, expel=(who,))
+    live.reach(epoch + 1)
+    assert bodies(heir)[0] == word
+    for replica in live.mesh.replicas:
+        assert old.key in replica.view.members.expelled()
+        assert replica.view.members.active(new.public_key)
+        assert replica.view.successions.lineage() == {old.key: new.public_key}
+    task = live.submit(b"after", by=1)
+    live.settle(task)
+    assert len(live.states()) == 1
 
 
 # ------------------------------------------------------------ roles
