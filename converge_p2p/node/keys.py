@@ -156,7 +156,7 @@ class PoolKeys:
         if gives_role(self._terms, own):
             raise Undecided(
                 "the electors have not agreed yet that the new key has the role of this node's key",
-                hint="they answer with `converge-node pool motions` and `pool vote`; then ask again",
+                hint="ask them to say yes to the motion that this node moved; then ask again",
             )
 
     async def _ask_for(self, successor: PublicKey) -> OperationId:

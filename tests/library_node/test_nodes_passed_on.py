@@ -12,6 +12,7 @@ from converge_p2p import Task
 from converge_p2p.core.codec import encode
 from converge_p2p.core.errors import Conflict, LocalError, NetworkError, NotAuthorised, SignatureError, Undecided
 from converge_p2p.core.governance import Democratic, Dictatorial
+from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.model.task import TaskState, TaskView
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.oplog.succession import SucceedBody
@@ -111,3 +112,31 @@ async def test_the_only_member_of_a_private_pool_leaves_everything_to_its_new_ke
                 again = await taken.submit(Task("double", {"n": 4}, key="after"))
                 assert (await again.result()).value == {"n": 8}
                 assert not pool.is_member
+
+
+async def test_a_worker_hands_over_without_asking_anybody_and_its_new_key_can_do_what_it_could(tmp_path: Path) -> None:
+    with trio.fail_after(90):
+        async with real_node(1) as one:
+            listed = [f"key:{who(number).public_key.hex()}" for number in (2, 4)]
+            pool = await one.create_pool("demo", admission=AdmissionKind.WHITELIST, whitelist=listed, policy=POLICY)
+            async with real_node(2, one, home=tmp_path / "old") as two:
+                worker = await two.join_pool(pool.id, capabilities=["gpu"], timeout_s=20)
+                async with real_node(4, one) as four:
+                    await four.join_pool(pool.id, timeout_s=20)
+                    await until(lambda: four.public_key in {one.public_key for one in worker.members()}, "it joined")
+                    with pytest.raises(Conflict, match="takes no other key's place"):
+                        await pass_on(worker, 2, 4)
+                assert worker.keys.lineage() == {}
+                left = await pass_on(worker, 2, 3)
+                assert pool.council.motions() == worker.council.motions() == []
+            # the answer was lost: after a restart the old node tells it again
+            async with real_node(2, one, home=tmp_path / "old") as two, real_node(3, one, two) as three:
+                assert await pass_on(two.pools[pool.id], 2, 3) == left
+                taken = await three.take_place(pool.id, left.word, timeout_s=20)
+                double(taken)
+                await until(lambda: taken.is_member, "the new key a member")
+                task = await pool.submit(Task("double", {"n": 4}, key="k", required_capabilities=("gpu",)))
+                result = await task.result()
+                assert (result.value, result.by) == ({"n": 8}, three.id)
+                with pytest.raises(NotAuthorised, match="another key took the place"):
+                    await two.join_pool(pool.id, timeout_s=5)

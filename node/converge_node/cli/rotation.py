@@ -17,7 +17,7 @@ from converge_node.cli.output import facts, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.config import load_settings
 from converge_node.errors import ExitCode, Refused, UsageError
-from converge_node.inheritance import Place
+from converge_node.inheritance import Inheritance, Place
 from converge_node.key_files import passphrase_of
 from converge_node.paths import resolve_paths
 from converge_node.settings_check import check_address
@@ -142,7 +142,7 @@ def _begin(home: SuccessorHome, client: Client, node: schema.NodeItem, pools: li
     given = {place.pool for place in before.places}
     waiting = dict.fromkeys((*before.waiting, *(pool.id for pool in pools if pool.id not in given)))
     still = tuple(pool for pool in waiting if any(each.id == pool for each in pools))
-    home.keep(type(before)(old=before.old, new=before.new, places=before.places, waiting=still, bootstrap=bootstrap))
+    home.keep(Inheritance(before.old, before.new, places=before.places, waiting=still, bootstrap=bootstrap))
 
 
 def _can_be_dialled(text: str) -> bool:
@@ -175,7 +175,7 @@ def _hand_over(
             home.keep(home.inheritance.without(pool.id))
         outcome = _OUTCOMES.get(error.code, "failed")
         return {**row, "outcome": outcome, "code": error.code, "detail": str(error), "others": 0}
-    place = Place(pool=item.pool, name=item.name, authorisation=word.signature.hex(), content_keys=item.content_keys)
+    place = Place(pool.id, pool.name, word.signature.hex(), item.content_keys)
     home.keep(home.inheritance.given(place))
     return {**row, "outcome": "handed over", "code": "", "detail": "", "others": item.others}
 
