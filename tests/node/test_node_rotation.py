@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import trio
 from control_kit import Ground, asking, ground, served, some_tokens
 from node_fakes import FakeNode, FakePeer, FakePool
 from peer_fakes import peer_of
+from test_node_run import environment, finish, first_document, started
 
 from converge_node.cli.client import TOKEN_VARIABLE
 from converge_node.cli.main import invoke
@@ -24,6 +27,7 @@ from converge_node.inheritance import Inheritance, Place, inheritance_file, read
 from converge_node.inheriting import Inheriting
 from converge_node.paths import NodePaths, resolve_paths, single_instance
 from converge_p2p.client.routes import Scope
+from converge_p2p.core.codec import tagged_hash
 from converge_p2p.core.errors import ConfigError, Conflict, NotAuthorised, Undecided
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.succession import SucceedBody, is_signed, rotation
@@ -384,6 +388,28 @@ async def test_every_place_is_entered_at_once_and_leaves_the_file_when_it_is_tak
     assert left is not None
     assert (left.places, again.bootstrap) == ((), ())
     assert again.holds(waits)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_pool_that_waits_is_not_joined_whatever_the_settings_say(tmp_path: Path, waits: bool) -> None:
+    announced, named, other = PoolId(tagged_hash("test", b"index")), PoolId(b"\xab" * 32), PoolId(b"\xcd" * 32)
+    paths = resolve_paths(tmp_path)
+    inherited(paths, waiting=(announced, named) if waits else ())
+    save_identity(NEW, paths.key_file)
+    pools = [word for pool in ("open", named.hex(), other.hex()) for word in ("--pool", pool)]
+    words = ("--home", str(tmp_path), "--json", *pools, "--handler", "index=run_fake_node:index")
+    with started(*words, fault="open-pool") as process:
+        first_document(process)
+        # every join was started before the announcement; this answer comes after they had their turn
+        client = [sys.executable, "-m", "converge_node", "--home", str(tmp_path), "-q", "pool", "ls"]
+        subprocess.run(client, env=environment(), check=True, capture_output=True, timeout=20)
+        process.terminate()
+        code, out, err = finish(process)
+    assert code == 0, err
+    joined = out.splitlines()[-1]
+    assert "cdcdcd" in joined
+    assert joined.count("joined-") == (1 if waits else 3), joined
+    assert ("has not handed its place over" in err) == waits
 
 
 async def test_a_node_that_inherits_nothing_holds_nothing(tmp_path: Path) -> None:
