@@ -87,6 +87,7 @@ class PoolKeys(Facade[keys.PoolKeys]):
     lineage = direct(keys.PoolKeys.lineage)
     commit_recovery = bridged(keys.PoolKeys.commit_recovery)
     hand_over = bridged(keys.PoolKeys.hand_over)
+    pass_on = bridged(keys.PoolKeys.pass_on)
     take_place = bridged(keys.PoolKeys.take_place)
 
 

@@ -14,6 +14,7 @@ from typing import IO, Final
 from converge_p2p.client import (
     agent_schema,
     blob_schema,
+    identity_schema,
     member_schema,
     mesh_schema,
     peer_schema,
@@ -141,6 +142,10 @@ class Api:
     @ask("POST /v1/logs/level", Scope.ADMIN)
     def set_log_level(self, body: watch_schema.SetLogLevel) -> watch_schema.LogLevelItem:
         """Change the least severity that is written, until the node ends."""
+
+    @ask("POST /v1/identity/rotate", Scope.ADMIN)
+    def rotate(self, body: identity_schema.RotateIdentity) -> identity_schema.RotatedItem:
+        """Hand the node's place in a pool over to a new key; what was handed over before is only told again."""
 
     @ask("POST /v1/shutdown", Scope.ADMIN)
     def shutdown(self) -> schema.ShutdownItem:

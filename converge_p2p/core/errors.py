@@ -53,6 +53,12 @@ class NotAuthorised(LocalError):
     code = "not_authorised"
 
 
+class Undecided(LocalError):
+    """The electors of the pool have not agreed to it yet. It can be asked for again, and goes on then."""
+
+    code = "undecided"
+
+
 class OwnChainUnsure(LocalError):
     """The store may be an old copy, and others have not said yet how far the own operations go: nothing is signed."""
 

@@ -451,6 +451,9 @@ API_TOKENS_MAX: Final = 64
 API_TOKEN_FILE_BYTES_MAX: Final = 64 * 1024
 API_LISTEN_MAX: Final = 8
 
+# what a node inherits from the one whose key its own replaces
+INHERITANCE_BYTES_MAX: Final = 64 * 1024 * 1024
+
 # timers of the task register, in milliseconds
 HOLD_OFF_MS: Final = 50
 HOLD_OFF_DOUBLINGS_MAX: Final = 8

@@ -75,9 +75,13 @@ class PoolHandle(PoolReader):
         self.workers: WorkerPool | None = None
         self.evaluations: Evaluations | None = None
         self.opinions: Opinions | None = None
-        self.keys = PoolKeys(driver)
         self.council = Council(driver, lambda: self.spec)
+        self.keys = PoolKeys(driver, self.council, self._stop_working)
         self.blobs = PoolBlobs(node, self)
+
+    async def _stop_working(self) -> None:
+        if self.workers is not None:
+            await self.workers.stop()
 
     # ------------------------------------------------------------ reading
 

@@ -1,24 +1,66 @@
 """Keys that take each other's place in a pool: hand over, commit to a recovery key, take a place.
 
-Knows: the commands for it. Must not know: key files.
+Knows: the commands for it, and in which order they go. Must not know: key files.
 Source: `docs/protocol.md`, succession.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from converge_p2p.core.codec import encode
+from converge_p2p.core.errors import Conflict, NotFound, SignatureError, Undecided
+from converge_p2p.core.governance.rename import gives_role, with_key_replaced
 from converge_p2p.core.identity import Identity
-from converge_p2p.core.oplog.succession import RecoverBody, RecoveryBody, SucceedBody, commitment_of, rotation
+from converge_p2p.core.model.pool import PoolSpec
+from converge_p2p.core.oplog.motions import MotionKind
+from converge_p2p.core.oplog.succession import (
+    RecoverBody,
+    RecoveryBody,
+    RotateBody,
+    SucceedBody,
+    commitment_of,
+    is_signed,
+    rotation,
+)
 from converge_p2p.core.replica import events as ev
-from converge_p2p.core.types import PublicKey
+from converge_p2p.core.types import OperationId, PublicKey
+from converge_p2p.core.view.motions import Outcome
+from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
+
+
+@dataclass(frozen=True, slots=True)
+class Bequest:
+    """What the node of a new key begins with, where it takes the place of another one. See `Node.take_place`.
+
+    Attributes:
+        word: of the old key, that it agrees.
+        content_keys: of a private pool, sealed to the new key; empty if there are none.
+    """
+
+    word: SucceedBody
+    content_keys: bytes = field(default=b"", repr=False)
 
 
 class PoolKeys:
     """The keys of one pool, and what becomes of this node's."""
 
-    def __init__(self, driver: PoolDriver) -> None:
-        """Made by the pool's handle."""
+    def __init__(self, driver: PoolDriver, council: Council, stop_working: Callable[[], Awaitable[None]]) -> None:
+        """Made by the pool's handle.
+
+        Args:
+            driver: drives the pool's replica.
+            council: asks the electors.
+            stop_working: hands back what this node claimed.
+        """
         self._driver = driver
+        self._council = council
+        self._stop_working = stop_working
+        self._passing = trio.Lock()
 
     def lineage(self) -> dict[PublicKey, PublicKey]:
         """Every key that was succeeded, with the key that took its place."""
@@ -37,6 +79,98 @@ class PoolKeys:
         rotate, succeed = rotation(self._driver.pool, self._driver.replica.identity, successor)
         await self._driver.carry_out(ev.Succeed(rotate))
         return succeed
+
+    async def pass_on(self, successor: PublicKey, signature: bytes, *, timeout_s: float | None = None) -> Bequest:
+        """Hand this node's place over to a key that is somewhere else, its roles first.
+
+        Where the terms name this node's key, the electors are asked for terms that name the new one, and what was
+        claimed here is handed back. Can be called again, whatever came of it before: what is done is not done twice.
+
+        Args:
+            successor: the new key, which has signed nothing in the pool.
+            signature: of the new key, tag `rotation`, that it agrees: over the CBOR of pool, old and new key.
+            timeout_s: how long to wait for the electors; None waits for ever.
+
+        Raises:
+            SignatureError: the new key did not sign that.
+            Conflict: it has signed something in the pool, or is a member; or this node's place went to another key.
+            Undecided: the electors did not agree in time. The motion stands, and nothing was handed over.
+            NotAuthorised: this node is no member.
+            LocalError: the terms name the new key beside the old one.
+
+        Cancellation: what was asked for stands.
+        """
+        replica = self._driver.replica
+        own, rotate = replica.identity.public_key, RotateBody(successor, signature)
+        if not is_signed(self._driver.pool, own, rotate):
+            raise SignatureError(
+                "the new key did not sign that it takes this node's place in the pool",
+                hint="sign the pool's id, this node's key and the new one, in this order",
+            )
+        async with self._passing:
+            heir = self.lineage().get(own)
+            if heir is None:
+                self._check_unused(successor)
+                await self._pass_roles(successor, timeout_s)
+                self._check_unused(successor)
+                await self._stop_working()
+                await self._driver.carry_out(ev.Succeed(rotate))
+            elif heir != successor:
+                raise Conflict(
+                    f"the key {heir.hex()[:12]} took this node's place in the pool",
+                    hint="only that key can hand the place on",
+                )
+        word = replica.identity.sign("succession", encode([self._driver.pool, own, successor]))
+        return Bequest(SucceedBody(own, word), replica.contents.left_to(successor))
+
+    @property
+    def _terms(self) -> PoolSpec:
+        spec = self._driver.replica.view.spec
+        if spec is None:
+            raise NotFound("the pool's founding terms are not known here yet", hint="wait until a member is connected")
+        return spec
+
+    def _check_unused(self, successor: PublicKey) -> None:
+        replica = self._driver.replica
+        # an epoch that names the key makes it a member: this node asked for that
+        named = gives_role(self._terms, successor)
+        if replica.log.held(successor) or (replica.view.members.has(successor) and not named):
+            raise Conflict(
+                "the new key is a member of the pool, or has signed something there: it takes no other key's place",
+                hint="take a key that is new",
+            )
+
+    async def _pass_roles(self, successor: PublicKey, timeout_s: float | None) -> None:
+        """Have every role that the terms give to the own key given to the new one."""
+        own = self._driver.replica.identity.public_key
+        if not gives_role(self._terms, own):
+            return
+        with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+            async with self._council.watch_epochs() as epochs:
+                while gives_role(self._terms, own):
+                    await self._ask_for(successor)
+                    try:
+                        await epochs.receive()
+                    except trio.EndOfChannel:
+                        raise NotFound("this node left the pool meanwhile") from None
+        if gives_role(self._terms, own):
+            raise Undecided(
+                "the electors have not agreed yet that the new key has the role of this node's key",
+                hint="ask them to say yes to the motion that this node moved; then ask again",
+            )
+
+    async def _ask_for(self, successor: PublicKey) -> OperationId:
+        """Have a motion before the electors, one for each epoch, and be for it."""
+        council, replica = self._council, self._driver.replica
+        wanted = with_key_replaced(self._terms, replica.identity.public_key, successor)
+        for view in council.motions():
+            motion = view.motion
+            same = motion.kind is MotionKind.CHANGE and motion.terms == wanted and not motion.expelled
+            if same and motion.epoch == council.epoch and view.outcome in (Outcome.OPEN, Outcome.CARRIED):
+                if replica.is_elector and view.outcome is Outcome.OPEN:
+                    await council.say(motion.id)
+                return motion.id
+        return await council.move(terms=wanted, reason="a key is replaced by a new one of the same owner")
 
     async def take_place(self, word: SucceedBody | RecoverBody) -> None:
         """Take the place of another key, as the first thing this node's key signs here.

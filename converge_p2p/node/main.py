@@ -438,18 +438,18 @@ class Node:
         return await self._pools.join(pool, capabilities, shown, timeout_s=timeout_s)
 
     async def take_place(
-        self, pool: PoolId, word: SucceedBody | RecoverBody, *, timeout_s: float | None = 30.0
+        self, pool: PoolId, word: SucceedBody | RecoverBody, *, keys: bytes = b"", timeout_s: float | None = 30.0
     ) -> PoolHandle:
-        """Take part in a pool in the place of another key, whose membership this node's takes over.
+        """Take part in a pool in the place of another key, whose membership this node's takes over. Safe to repeat.
 
         Args:
+            word: what `PoolHandle.keys` gave (`pass_on`, `hand_over`), or `succession.recovery` made of a recovery key.
+            keys: the content keys that `pass_on` gave with it; of no use if the node follows the pool already.
             pool, timeout_s: see `join_pool`.
-            word: what `PoolHandle.keys.hand_over` gave, or `core.oplog.succession.recovery` made of the recovery key.
 
-        Raises NetworkError if no connected peer knows the pool, LocalError if the word is not for this key, or this key
-        signed something in the pool before.
+        Raises NetworkError if no connected peer knows the pool yet, LocalError if word or key do not fit.
         """
-        return await self._pools.take_place(pool, word, timeout_s=timeout_s)
+        return await self._pools.take_place(pool, word, keys, timeout_s=timeout_s)
 
     async def leave_pool(self, pool: PoolId) -> None:
         """Leave a pool, and say so; what this node wrote is kept for a return. Raises `NotFound` outside of it."""

@@ -24,7 +24,14 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
 from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError, NetworkError, NotFound, StoreError
 from converge_p2p.core.model.pool import PoolSpec, pool_id
-from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody
+from converge_p2p.core.oplog.operation import decode_operation
+from converge_p2p.core.oplog.succession import (
+    RecoverBody,
+    SucceedBody,
+    decode_rotate,
+    encode_succession,
+    is_signed,
+)
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.machine import Replica
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
@@ -34,7 +41,7 @@ from converge_p2p.node.restored import StoreAge
 from converge_p2p.node.room import StoreRoom
 from converge_p2p.node.switchboard import Switchboard
 from converge_p2p.node.timers import Timers
-from converge_p2p.node.vault import keyring_key, open_secrets
+from converge_p2p.node.vault import inherited_secrets, keyring_key, open_secrets, place_key
 from converge_p2p.node.writer import StoreWriter
 from converge_p2p.store.api import NodeStore
 from converge_p2p.store.home import POOL_KEY
@@ -140,16 +147,36 @@ class Pools:
         await self._become_member(handle, {*capabilities, *self._declared}, proof)
         return handle
 
-    async def take_place(self, pool: PoolId, word: SucceedBody | RecoverBody, *, timeout_s: float | None) -> PoolHandle:
-        """Take part in a pool in the place of another key. See `PoolKeys`.
-
-        Raises:
-            NetworkError: no connected peer knows the pool.
-            LocalError: the word is not for this key, or this key signed something in the pool before.
-        """
+    async def take_place(
+        self, pool: PoolId, word: SucceedBody | RecoverBody, content_keys: bytes, *, timeout_s: float | None
+    ) -> PoolHandle:
+        """Take part in a pool in the place of another key. See `Node.take_place`."""
+        if not is_signed(pool, self._identity.public_key, word):
+            raise LocalError("the other key did not sign that this one takes its place, or signed something else")
+        async with self._changing:
+            if pool not in self._handles:
+                # before the pool is known here: an elector would vote as soon as it is, and a vote begins the chain
+                await trio.to_thread.run_sync(self._keep_place, pool, word, content_keys)
+                await self._enter(pool)
         handle = await self.follow(pool, timeout_s)
-        await handle.keys.take_place(word)
+        await self._writer.barrier()
+        if not self._has_begun_with(handle, word):
+            await handle.keys.take_place(word)
         return handle
+
+    def _keep_place(self, pool: PoolId, word: SucceedBody | RecoverBody, content_keys: bytes) -> None:
+        if content_keys and self._store.get(keyring_key(pool)) is None:
+            left = inherited_secrets(self._identity, pool, word.predecessor, content_keys)
+            self._store.put(keyring_key(pool), left)
+        self._store.put(place_key(pool), encode(encode_succession(word)))
+
+    def _has_begun_with(self, handle: PoolHandle, word: SucceedBody | RecoverBody) -> bool:
+        replica, own = handle.driver.replica, self._identity.public_key
+        first = replica.log.read(own, 0, 1)
+        if first:
+            return decode_operation(first[0], handle.id, trusted=True).body == word
+        # what a checkpoint covers was signed long ago, and is not read again
+        return replica.view.successions.may_inherit(own)
 
     async def follow(self, pool: PoolId, timeout_s: float | None) -> PoolHandle:
         """Take part in a pool, without being a member, and wait until its founding terms are known.
@@ -287,6 +314,7 @@ class Pools:
         await self._writer.barrier()
         operations, snapshot = await trio.to_thread.run_sync(self._load, pool)
         stored = await trio.to_thread.run_sync(self._store.get, keyring_key(pool))
+        place = await trio.to_thread.run_sync(self._store.get, place_key(pool))
         secrets = open_secrets(self._identity, pool, stored)
         assert pool not in self._handles, "one replica for each pool"
         replica = Replica(
@@ -295,6 +323,7 @@ class Pools:
             seed=int.from_bytes(random_bytes(8), "big"),
             digest_interval_ms=self._digest_interval_ms,
             entropy=random_bytes(32),
+            first=None if place is None else decode_rotate(decode(place)),
             read=self._node.observation.read_operation,
         )
         driver = PoolDriver(
@@ -331,6 +360,7 @@ class Pools:
                 self._node.hosting.pool_left(pool)
                 self._node.observation.forget(pool)
             await trio.to_thread.run_sync(self._store.delete, POOL_KEY + pool.hex())
+            await trio.to_thread.run_sync(self._store.delete, place_key(pool))
 
     def _on_notice(self, pool: PoolId) -> Callable[[ev.Notice], None]:
         def notify(notice: ev.Notice) -> None:

@@ -120,6 +120,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
         "The content key of a private pool is not here (yet), so nothing can be sealed or opened.",
         "Wait until an elector handed one out; `pool show` says whether the node is a member.",
     ),
+    "undecided": Entry(
+        ExitCode.CONFLICT,
+        409,
+        "The electors of the pool have not agreed to it yet; the motion stands.",
+        "Ask the electors to vote (`converge-node pool motions`, `pool vote`), then repeat the request: it goes on.",
+    ),
     "own_chain_unsure": Entry(
         ExitCode.FAILURE,
         409,

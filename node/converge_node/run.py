@@ -34,6 +34,7 @@ from converge_node.errors import ExitCode, known_error
 from converge_node.followed import read_followed
 from converge_node.handlers import Handlers, load_handlers
 from converge_node.hosted import load_agents
+from converge_node.inheriting import Inheriting
 from converge_node.key_files import accepted_key_of, network_key_of, passphrase_of, read_topic_key
 from converge_node.log_book import LogBook
 from converge_node.logs import adopt_library_logs, configure_logs
@@ -273,12 +274,14 @@ class _Run:
             raise ConfigError(
                 "the profile private needs the key of a network", hint="`converge-node mesh new FILE`, then --mesh FILE"
             )
+        identity = self._identity()
+        inheriting = Inheriting(None if self._options.ephemeral else self._paths, identity)
         arguments = NodeArguments(
-            identity=self._identity(),
+            identity=identity,
             home=None if self._options.ephemeral else self._paths.state_dir,
             listen=self._config.network.listen,
             announce=self._config.network.announce,
-            bootstrap=(*self._config.network.bootstrap, *_named(followed)),
+            bootstrap=(*self._config.network.bootstrap, *_named(followed), *inheriting.bootstrap),
             network_key=network_key,
             accepted_key=accepted_key_of(self._config.network.psk_accept_file, network_key),
             transport=self._config.network.transport,
@@ -293,6 +296,7 @@ class _Run:
         opening = self._open_node(arguments)
         adopt_library_logs(self._config.log.level)
         async with opening as node:
+            await inheriting.enter(node)
             self._state.node = node
             self._shutdown.stage(RUNNING)
             self._state.ready = True
@@ -305,15 +309,17 @@ class _Run:
                 node.joins.asking.when_joined = handlers.attach
                 self._let_reload(node, lambda pool: nursery.start_soon(_join_pool, node, pool, handlers))
                 # in the background: a pool or peer that cannot be reached yet must not keep the node from starting
-                for pool_text in self._config.node.pools:
-                    if pool_text != OPEN_POOLS:
-                        nursery.start_soon(_join_pool, node, PoolId(bytes.fromhex(pool_text)), handlers)
+                nursery.start_soon(inheriting.run, node, handlers.attach)
+                named = (PoolId(bytes.fromhex(text)) for text in self._config.node.pools if text != OPEN_POOLS)
+                for pool_id in named:
+                    if not inheriting.holds(pool_id):
+                        nursery.start_soon(_join_pool, node, pool_id, handlers)
                 for topic, key in topics:
                     nursery.start_soon(self._join_topic, node, topic, key)
                 for line in followed:
-                    nursery.start_soon(self._follow, node, line, handlers)
+                    nursery.start_soon(self._follow, node, line, handlers, inheriting)
                 if OPEN_POOLS in self._config.node.pools:
-                    nursery.start_soon(_follow_open_pools, node, handlers)
+                    nursery.start_soon(_follow_open_pools, node, handlers, inheriting)
                 await self._shutdown.requested.wait()
                 self._state.ready = False
                 self._state.stopping.set()
@@ -355,10 +361,10 @@ class _Run:
             extra = {"topic": topic_text(topic), "error": str(error), "hint": error.hint}
             _log.error("cannot join the topic", extra=extra)
 
-    async def _follow(self, node: NodeLike, line: InvitationLine, handlers: Handlers) -> None:
+    async def _follow(self, node: NodeLike, line: InvitationLine, handlers: Handlers, inheriting: Inheriting) -> None:
         """Follow an invitation that waited for this start; of one that was followed, only the topics are missing."""
         try:
-            if line.pool is None or line.pool.pool in node.pools:
+            if line.pool is None or line.pool.pool in node.pools or inheriting.holds(line.pool.pool):
                 await self._state.meshes.take_part(node, line)
                 return
             body = FollowInvitation(text=line.to_text(), capabilities=list(handlers.objectives))
@@ -456,14 +462,14 @@ def _named(followed: Iterable[InvitationLine]) -> tuple[str, ...]:
     return tuple(found)[-limits.ADDRESSES_PER_PEER_MAX :]
 
 
-async def _follow_open_pools(node: NodeLike, handlers: Handlers) -> None:
+async def _follow_open_pools(node: NodeLike, handlers: Handlers, inheriting: Inheriting) -> None:
     """Join every announced pool that has work for a handler, as it is announced."""
     refused: set[PoolId] = set()
     async with node.watch_pools() as announcements:
         async for announcement in announcements:
             # what is no longer announced is forgotten, so that strangers cannot make the set grow
             refused &= {known.id for known in node.known_pools()}
-            if announcement.id in node.pools or announcement.id in refused:
+            if announcement.id in node.pools or announcement.id in refused or inheriting.holds(announcement.id):
                 continue
             if not set(handlers.objectives) & set(announcement.task_types):
                 continue

@@ -15,7 +15,7 @@ import trio
 from peer_fakes import FakeJoins, FakeLinks
 
 from converge_p2p.core.codec import encode_value
-from converge_p2p.core.errors import Conflict, LocalError, NetworkError, NotAuthorised, NotFound
+from converge_p2p.core.errors import Conflict, LocalError, NetworkError, NotAuthorised, NotFound, SignatureError
 from converge_p2p.core.governance import Democratic, GovernanceModel
 from converge_p2p.core.governance.electorate import electorate_of
 from converge_p2p.core.governance.invitation_line import InvitationLine, PoolInvitation
@@ -30,6 +30,7 @@ from converge_p2p.core.model.task import Outcome, Task, TaskState, TaskValue, Ta
 from converge_p2p.core.oplog.evidence import EvidenceBody
 from converge_p2p.core.oplog.motions import OpinionBody, dispute_result, dispute_rivals, move_change
 from converge_p2p.core.oplog.operation import sign_operation
+from converge_p2p.core.oplog.succession import RotateBody, SucceedBody, is_signed
 from converge_p2p.core.types import AgentId, BlobRef, OperationId, PeerId, PoolId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.audit import Finding
 from converge_p2p.core.view.evidence import Evidence
@@ -41,6 +42,7 @@ from converge_p2p.node.blobs import Blobs
 from converge_p2p.node.evidence import EvidenceView
 from converge_p2p.node.exposition import metrics_text
 from converge_p2p.node.fanout import Fanout
+from converge_p2p.node.keys import Bequest
 from converge_p2p.node.observation import NodeEvent
 from converge_p2p.node.policy import NodePolicy
 from converge_p2p.node.pool_reader import CheckpointView
@@ -220,6 +222,27 @@ class FakePoolBlobs:
         return view
 
 
+class FakeKeys:
+    """The key of this node in a pool; hands over once, to whoever signed that it agrees."""
+
+    def __init__(self, pool: PoolId, own: PublicKey) -> None:
+        self._pool, self._own = pool, own
+        self.heir: PublicKey | None = None
+        self.failure: Exception | None = None
+        self.waited: list[float | None] = []
+
+    async def pass_on(self, successor: PublicKey, signature: bytes, /, *, timeout_s: float | None = None) -> Bequest:
+        self.waited.append(timeout_s)
+        if not is_signed(self._pool, self._own, RotateBody(successor, signature)):
+            raise SignatureError("the new key did not sign")
+        if self.failure is not None:
+            raise self.failure
+        if self.heir not in (None, successor):
+            raise Conflict("another key took this node's place in the pool")
+        self.heir = successor
+        return Bequest(SucceedBody(self._own, bytes(64)), b"sealed")
+
+
 class FakePool:
     """A pool where the test settles the tasks."""
 
@@ -241,6 +264,7 @@ class FakePool:
         self.watchers: list[trio.MemorySendChannel[TaskView]] = []
         self.watching = trio.Event()
         self.blobs = FakePoolBlobs()
+        self.keys = FakeKeys(id_, identity.public_key)
         self._identity = identity
         self._tasks: dict[TaskId, TaskView] = {}
 
@@ -494,6 +518,7 @@ class FakeNode:
         self.policy = NodePolicy()
         self.shown: list[tuple[str | None, list[str]]] = []
         self.create_calls: list[dict[str, Any]] = []
+        self.taken: list[tuple[PoolId, SucceedBody, bytes, float | None]] = []
         self.announcement_sender, self._announcements = trio.open_memory_channel[FakeAnnouncement](10)
 
     @property
@@ -503,6 +528,17 @@ class FakeNode:
     @property
     def public_key(self) -> PublicKey:
         return self.identity.public_key
+
+    async def take_place(
+        self, pool: PoolId, word: SucceedBody, /, *, keys: bytes = b"", timeout_s: float | None = 30.0
+    ) -> FakePool:
+        """Known at once is what the test put into `pools`; who waits for another pool waits for ever."""
+        self.taken.append((pool, word, keys, timeout_s))
+        if pool not in self.pools:
+            if timeout_s is None:
+                await trio.sleep_forever()
+            raise NetworkError("no connected peer knows the pool")
+        return self.pools[pool]
 
     def known_pools(self) -> list[FakeAnnouncement]:
         return self.announced

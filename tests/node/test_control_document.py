@@ -22,6 +22,7 @@ from converge_p2p.client.routes import Form
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import AdmissionKind
 from converge_p2p.core.model.topic import Topic
+from converge_p2p.core.oplog.succession import rotation
 
 OTHER = Identity.from_seed(b"\1" * 32)
 PEER = peer_of(OTHER)
@@ -35,7 +36,14 @@ def checked(kind: dict[str, Any], value: Any) -> None:
 
 def bodies(known: Ground) -> dict[str, Any]:
     """A request for each route that needs more than its name, which succeeds."""
+    consent, word = rotation(known.pool.id, known.node.identity, OTHER)
     return {
+        "rotate": {
+            "pool": known.pool.id.hex(),
+            "successor": OTHER.public_key.hex(),
+            "signature": consent.signature.hex(),
+            "authorisation": word.signature.hex(),
+        },
         "set_log_level": {"level": "warning"},
         "join_topic": {"topic": "acme/new"},
         "leave_topic": {"topic": "acme/new"},

@@ -95,7 +95,7 @@ def test_which_routes_write_is_declared_by_hand_and_only_questions_are_for_reade
     }
     assert posts_for_readers == {"find_agents", "ping"}
     assert {name for name, route in all_routes().items() if route.scope is Scope.ADMIN} == {
-        "shutdown", "write_invitation", "follow", "set_log_level", "reload",
+        "shutdown", "write_invitation", "follow", "set_log_level", "reload", "rotate",
     }  # fmt: skip
 
 

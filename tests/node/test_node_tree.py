@@ -33,6 +33,7 @@ from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.blob_text import reference_text
 from converge_p2p.core.model.topic import Topic
 from converge_p2p.store.home import DATABASE_FILE
+from converge_p2p.store.keyfile import save_identity
 from converge_p2p.store.sqlite import SqliteStore
 
 OTHER = Identity.from_seed(b"\1" * 32)
@@ -147,6 +148,7 @@ TREE: dict[str, tuple[str, list[str], int]] = {
     "identity import": (LOCAL, ["{folder}/none.key"], ExitCode.NOT_FOUND),
     "identity seal": (LOCAL, [], 0),
     "identity verify": (LOCAL, [], 0),
+    "identity rotate": (WRITE, ["--new-home", "{folder}/next", "--key", "{folder}/present.key"], 0),
     "service unit": (LOCAL, [], 0),
     "completion": (LOCAL, ["bash"], 0),
     "errors": (LOCAL, ["busy"], 0),
@@ -237,6 +239,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
             line = await known.node.invitations.write(role="worker")
             motion = (await known.pool.council.move(expel=[OTHER.public_key])).hex()
             known.node.joins.requests.hold(known.pool.id, OTHER.public_key)
+            save_identity(known.node.identity, tmp_path / "present.key")
             held = await known.node.blobs.put(b"a content")
             fitting = {"blob": reference_text(held), "peer": peer_of(OTHER), "asking": OTHER.id}
             fitting |= {"task": known.task.hex(), "agent": agent, "line": line, "motion": motion}

@@ -14,6 +14,15 @@ from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.types import PublicKey
 
 
+def gives_role(spec: PoolSpec, key: PublicKey) -> bool:
+    """Whether terms name a key for more than that it may join."""
+    model = spec.model
+    formula = decode_formula(model.formula).electors if model.formula else ()
+    chambers = (one for chamber in model.chambers for one in chamber)
+    named = (*spec.electors, *model.vetoers, *model.trusted, *chambers, *formula)
+    return key in named or key in (model.leader, model.successor, model.tie_breaker)
+
+
 def with_key_replaced(spec: PoolSpec, old: PublicKey, new: PublicKey) -> PoolSpec:
     """Return terms that name `new` wherever these name `old`.
 

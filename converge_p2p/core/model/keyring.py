@@ -22,10 +22,13 @@ from converge_p2p.core.model.secrecy import (
     KEY_BYTES,
     ContentKey,
     commitment_of,
+    exchange_key_of,
     exchange_public,
     is_sealed,
     key_name_of,
+    open_bytes,
     open_key,
+    seal_bytes,
 )
 from converge_p2p.core.types import PoolId, PublicKey
 
@@ -221,8 +224,7 @@ class Keyring:
 
     def export(self) -> bytes:
         """Return everything but the identity's own key, for the store. Secret: it is as good as the contents."""
-        keys = [[key.epoch, key.generation, key.secret] for key in sorted(self._keys.values(), key=_order)]
-        return encode([_VERSION, self.pool, self.owner, list(self._prekeys), keys])
+        return encode([_VERSION, self.pool, self.owner, list(self._prekeys), self._content_keys()])
 
     @classmethod
     def restore(cls, identity: Identity, pool: PoolId, data: bytes) -> Keyring:
@@ -249,8 +251,49 @@ class Keyring:
             ring.add(_stored_key(pool, item))
         return ring
 
+    # ------------------------------------------------------------ for the key that takes the owner's place
+
+    def leave_to(self, heir: PublicKey, entropy: bytes) -> bytes:
+        """Return the content keys sealed to the key that takes the owner's place; prekeys stay with the owner.
+
+        Args:
+            heir: the other key.
+            entropy: 32 fresh random bytes.
+
+        Raises:
+            LocalError: not 32 bytes.
+            SignatureError: nothing can be sealed to the key.
+        """
+        plain = encode([_VERSION, self._content_keys()])
+        return seal_bytes(plain, exchange_key_of(heir), _left_header(self.pool, self.owner, heir), entropy)
+
+    def inherit(self, old: PublicKey, sealed: bytes) -> None:
+        """Keep what the owner of another ring left to this one.
+
+        Raises:
+            SignatureError: it was sealed to another key, by another key's owner, in another pool, or it was changed.
+            CodecError: what was sealed are no content keys.
+        """
+        plain = open_bytes(sealed, self._exchange_secret, _left_header(self.pool, old, self.owner))
+        match decode(plain):
+            case [version, list() as keys] if type(version) is int and version == _VERSION:
+                pass
+            case _:
+                raise CodecError("not the content keys that another key left")
+        if len(keys) > limits.CONTENT_KEYS_HELD_MAX:
+            raise CodecError("another key left too many content keys")
+        for item in keys:
+            self.add(_stored_key(self.pool, item))
+
+    def _content_keys(self) -> list[Any]:
+        return [[key.epoch, key.generation, key.secret] for key in sorted(self._keys.values(), key=_order)]
+
     def __repr__(self) -> str:
         return f"Keyring({self.pool.hex()[:12]}…, {len(self._keys)} content keys, {len(self._prekeys)} prekeys)"
+
+
+def _left_header(pool: PoolId, old: PublicKey, heir: PublicKey) -> bytes:
+    return domain_bytes("content-keys-left", encode([pool, old, heir]))
 
 
 def _order(key: ContentKey) -> tuple[int, int, bytes]:

@@ -34,6 +34,7 @@ from converge_p2p.core.replica.private import PrivateContents
 from converge_p2p.core.replica.proposer import Proposer
 from converge_p2p.core.types import OperationId, PublicKey, TaskId
 from converge_p2p.core.view.fold import View
+from converge_p2p.core.view.succession import FOREVER
 from converge_p2p.core.view.tasks import TaskRegister
 
 
@@ -80,6 +81,7 @@ class Commands:
             return self._join(JoinBody(tuple(sorted(set(command.capabilities))), command.proof))
         if isinstance(command, ev.Succeed) and isinstance(command.body, SucceedBody | RecoverBody):
             return self._take_place(command.body)
+        self._check_not_succeeded()
         if not self._view.members.active(self._key):
             raise NotAuthorised("this node is not an active member of the pool", hint="join the pool first")
         match command:
@@ -131,6 +133,7 @@ class Commands:
     def _join(self, body: JoinBody) -> Body | None:
         assert self._view.spec is not None
         members = self._view.members
+        self._check_not_succeeded()
         if not self._view.may_join(self._key, self._view.epochs.number, body.proof):
             raise NotAuthorised("the pool does not admit this agent", hint="ask its creator for admission")
         total = sum(len(name.encode()) for name in body.capabilities)
@@ -141,6 +144,12 @@ class Commands:
         if members.has(self._key) and set(body.capabilities) <= set(members.capabilities(self._key)):
             return None
         return body
+
+    def _check_not_succeeded(self) -> None:
+        if self._view.successions.folded(self._key).end < FOREVER:
+            raise NotAuthorised(
+                "another key took the place of this node's in the pool", hint="run the node that has the new key"
+            )
 
     def _take_place(self, body: SucceedBody | RecoverBody) -> SuccessionBody:
         if self._length_of(self._key):

@@ -60,6 +60,7 @@ class Replica:
         seed: int = 0,
         digest_interval_ms: int = limits.DIGEST_INTERVAL_MS,
         entropy: bytes = b"",
+        first: Body | None = None,
         checkpoint_operations: int = limits.CHECKPOINT_OPERATIONS,
         read: Callable[[bytes, PoolId], Operation] = decode_operation,
     ) -> None:
@@ -73,6 +74,7 @@ class Replica:
             digest_interval_ms: how often the frontier's digest is sent when nothing happens.
             entropy: 32 random bytes, fresh at every start, that the keys of a private pool are made of; without, such a
                 pool can only be followed.
+            first: by what this key takes another's place, if it is to: signed before anything else is.
             checkpoint_operations: after so many this replica, if an elector, proposes a checkpoint; 0: never.
             read: does what `decode_operation` does; the shell measures what that costs.
         """
@@ -91,7 +93,7 @@ class Replica:
         self._digests = Digests(seed, digest_interval_ms, set_timer)
         ask_tip = functools.partial(self._set_timer, TimerKey(TimerKind.TIP))
         self._tip = OwnTip(identity.public_key, self.log, self.view, self.sessions, self._put, ask_tip)
-        self._pen = Pen(identity, pool)
+        self._pen = Pen(identity, pool, first)
         self._voting = Voting(self._elector, self.view, self._watch, self._set_timer)
         self._commands = Commands(identity.public_key, self.view, self._proposer, self.contents, self._length_of)
         self._installer = Installer(
@@ -109,8 +111,7 @@ class Replica:
         self._next_token = 0
         self._dirty: dict[TaskId, None] = {}
         self._echoes: dict[OperationId, None] = {}
-        # collected during one turn
-        self._now = Now(0, 0)
+        self._now = Now(0, 0)  # this and the next line: of one turn
         self._effects, self._fresh, self._own = list[Effect](), list[bytes](), list[Operation]()
 
     # ------------------------------------------------------------ reading
@@ -236,6 +237,8 @@ class Replica:
                 if votes:
                     self._voting.look_at(name)
         if not self._tip.unsure:
+            if (first := self._pen.take_first(ready=self.ready)) is not None:
+                self._sign(first)
             for vote in self._voting.cast(self._now.mono_ms) if self._tip.may_vote() else ():
                 self._sign(vote)
             self._echo()

@@ -15,10 +15,17 @@ from converge_p2p.core.types import OperationId, PoolId
 class Pen:
     """Signs the operations of one identity in one pool."""
 
-    def __init__(self, identity: Identity, pool: PoolId) -> None:
-        """Begin an empty chain; `note` continues one that was read back."""
+    def __init__(self, identity: Identity, pool: PoolId, first: Body | None = None) -> None:
+        """Begin an empty chain; `note` continues one that was read back.
+
+        Args:
+            identity: who signs.
+            pool: in which pool.
+            first: what the chain is to begin with, if it has not begun.
+        """
         self._identity = identity
         self._pool = pool
+        self._first = first
         self._seq = 0
         self._head: OperationId | None = None
         self._hlc = 0
@@ -27,6 +34,13 @@ class Pen:
     def length(self) -> int:
         """How many operations were signed, those that are not durable yet included."""
         return self._seq
+
+    def take_first(self, *, ready: bool) -> Body | None:
+        """Return what the chain is to begin with, once; None if it has begun, or the pool is not known yet."""
+        if not ready or self._first is None:
+            return None
+        first, self._first = self._first, None
+        return None if self._seq else first
 
     def sign(self, body: Body, epoch: int, wall_ms: int) -> Operation:
         """Sign the next operation.

@@ -125,6 +125,14 @@ class PrivateContents(Contents):
             self._unkept = False
             self._put(ev.Keep(self._ring.export()))
 
+    def left_to(self, heir: PublicKey) -> bytes:
+        """Return the content keys that are held here, sealed to the key that takes this one's place; empty if none is.
+
+        Raises:
+            SignatureError: nothing can be sealed to the key.
+        """
+        return self._ring.leave_to(heir, self._draw("left")) if self._ring is not None and len(self._ring) else b""
+
     def _draw(self, purpose: str, *numbers: int) -> bytes:
         self._draws += 1
         what = encode([purpose, list(numbers), self._draws])

@@ -6,16 +6,20 @@ Knows: key files. Must not know: the control interface.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from converge_node.cli.output import facts, show
+from converge_node.cli.rotation import rotate
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.config import load_settings, write_example
+from converge_node.inheritance import read_inheritance
 from converge_node.key_files import passphrase_of
 from converge_node.paths import NodePaths, single_instance
 from converge_p2p.core.errors import SignatureError
-from converge_p2p.core.identity import Identity, verify
+from converge_p2p.core.identity import Identity, fingerprint, verify
+from converge_p2p.core.types import PublicKey
 from converge_p2p.store.keyfile import load_identity, load_or_create_identity, save_identity
 
 _PASSPHRASE = click.option(
@@ -51,13 +55,21 @@ def identity() -> None:
 @apply_shared
 @pass_invocation
 def identity_show(invocation: Invocation) -> None:
-    """Show who the node is, from its key file.
+    """Show who the node is, from its key file; and whose key it replaces, with the pools where that is not done yet.
 
     \b
     converge-node identity show
     """
-    _, own = _own(invocation)
-    show(invocation, _fields(own), ids=lambda: [own.id], text=lambda: facts(_fields(own).items()))
+    paths, own = _own(invocation)
+    left = read_inheritance(paths)
+    data: dict[str, Any] = dict(_fields(own))
+    pairs: list[tuple[str, object]] = [*data.items()]
+    if left is not None:
+        pools = [*left.waiting, *(place.pool for place in left.places)]
+        data |= {"replaces": str(fingerprint(PublicKey(bytes.fromhex(left.old)))), "places_to_take": pools}
+        names = ", ".join(pool[:12] for pool in pools)
+        pairs += [("replaces", data["replaces"]), ("places to take", names or "none, all are taken")]
+    show(invocation, data, ids=lambda: [own.id], text=lambda: facts(pairs))
 
 
 @identity.command("export")
@@ -142,6 +154,9 @@ def identity_seal(invocation: Invocation, passphrase_file: str) -> None:
         save_identity(own, file, new, replace=True)
     data = {"file": str(file), "sealed": new is not None}
     show(invocation, data, ids=lambda: [str(file)], text=lambda: facts(data.items()))
+
+
+identity.add_command(rotate)
 
 
 def _own(invocation: Invocation) -> tuple[NodePaths, Identity]:

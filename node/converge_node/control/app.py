@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 from starlette.types import Receive, Scope as HttpScope, Send
 
-from converge_node.control import about, blobs, explaining, joins, meeting, observing, peers, pools, tasks
+from converge_node.control import about, blobs, explaining, identity, joins, meeting, observing, peers, pools, tasks
 from converge_node.control.answers import Serve, error_answer, guarded, json_answer
 from converge_node.control.openapi import openapi_document
 from converge_node.control.requests import body_of, discard, paced, query_of, read
@@ -45,7 +45,7 @@ _log = logging.getLogger("converge_node.control")
 
 ENDPOINTS: Final[dict[str, Endpoint]] = {
     name: endpoint
-    for part in (about, observing, peers, joins, pools, tasks, explaining, meeting, blobs)
+    for part in (about, identity, observing, peers, joins, pools, tasks, explaining, meeting, blobs)
     for name, endpoint in part.ENDPOINTS.items()
 }
 """What answers each route, by the name of the route."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import trio
 
+from converge_node.control.key_ports import HeirLike, PoolKeysLike
 from converge_node.control.peer_ports import JoinsLike, LinksLike
 from converge_p2p.core.governance import GovernanceModel
 from converge_p2p.core.governance.invitation_line import InvitationLine
@@ -272,6 +273,8 @@ class PoolLike(Protocol):
     @property
     def council(self) -> CouncilLike: ...
     @property
+    def keys(self) -> PoolKeysLike: ...
+    @property
     def blobs(self) -> PoolBlobsLike: ...
     def members(self) -> Sequence[MemberLike]: ...
     def frozen(self) -> Sequence[FrozenLike]: ...
@@ -427,7 +430,7 @@ class HostingLike(Protocol):
     def replay_entries(self, name: str, after: int, count: int) -> Sequence[EntryLike]: ...
 
 
-class NodeLike(Protocol):
+class NodeLike(HeirLike, Protocol):
     """A running node."""
 
     @property
