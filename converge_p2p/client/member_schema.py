@@ -69,7 +69,7 @@ class AdmitJoin(_Request, frozen=True):
         vote: where an invitation is needed, let the electors vote first.
     """
 
-    reason: Annotated[str, Meta(max_length=NOTE_MAX)] = ""
+    reason: Note = ""
     vote: bool = False
 
 
