@@ -161,17 +161,24 @@ class Keeper:
     def _records_now(self, before_ms: int) -> int:
         """Remove the beginnings of replay logs; what is left of one still shows whether it was changed."""
         old: list[str] = []
-        ended = ""
+        unread: list[str] = []
+        ended = last = ""
         for key in self._store.list(REPLAY_KEY):
             log = key.rpartition("/")[0]
             if log == ended:
                 continue
+            if log != last:
+                unread, last = [], log
             at_ms = _recorded_ms(self._store.get(key) or b"")
-            if at_ms is not None and at_ms >= before_ms:
+            if at_ms is None:
+                # damaged, or of a later version: how old it is only the next turn shows
+                unread.append(key)
+            elif at_ms >= before_ms:
                 # turns are in order: the rest of this log is younger
                 ended = log
             else:
-                old.append(key)
+                old += [*unread, key]
+                unread = []
         return self._delete_now(old)
 
     def _delete_now(self, keys: list[str]) -> int:
@@ -190,7 +197,10 @@ class Keeper:
             if not pool.ready:
                 continue
             for number, view in enumerate(pool.open_tasks(), 1):
-                for encoded in (view.spec.inputs, b"" if view.value is None else view.value.result):
+                # of a task that is not settled, results wait for electors, a verdict, or the time of its vetoers
+                waiting = (*view.reported, *view.unjudged, view.awaiting)
+                results = [value.result for value in waiting if value is not None]
+                for encoded in (view.spec.inputs, *results):
                     if may_refer(encoded):
                         found.update(_references(encoded))
                 if number % _VIEWS_PER_TURN == 0:

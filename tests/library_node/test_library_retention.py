@@ -16,7 +16,8 @@ from converge_p2p.core import limits
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.errors import LocalError, StoreError, StoreFull
 from converge_p2p.core.governance import Democratic
-from converge_p2p.core.types import PoolId, TaskId
+from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue, TaskView
+from converge_p2p.core.types import BlobId, BlobRef, PoolId, TaskId
 from converge_p2p.node import Node, Retention
 from converge_p2p.node.driver import ENDED_ROW_KEY, ended_key, ended_rows
 from converge_p2p.node.retention import FIRST_S, PAUSE_S, Keeper
@@ -280,3 +281,45 @@ async def test_a_damaged_list_or_mark_is_named() -> None:
     rig.store.put(f"{ENDED_ROW_KEY}{1:016x}/{POOL.hex()}/0", b"\xff")
     with pytest.raises(StoreError, match="damaged"):
         await rig.keeper.prune()
+
+
+def _blob(number: int) -> BlobRef:
+    return BlobRef(BlobId(bytes([number]) * 32), 10, who(1).public_key)
+
+
+def _result(number: int) -> TaskValue:
+    return TaskValue(Outcome.COMPLETED, who(1).public_key, encode_value({"file": _blob(number)}))
+
+
+async def test_blobs_of_results_that_wait_to_be_settled_are_needed() -> None:
+    """Electors may be away for days, and nobody else has what a worker reported meanwhile."""
+    rig = Rig(blobs_days=1)
+    inputs = encode_value([{"deep": _blob(1)}])
+    views = [
+        TaskView(
+            TaskId(b"t" * 32), POOL, who(1).public_key, TaskSpec(b"k", "x", inputs), TaskState.ASSIGNED,
+            reported=(_result(2),), unjudged=(_result(3),), awaiting=_result(4),
+        ),
+    ]  # fmt: skip
+    pool = SimpleNamespace(ready=True, open_tasks=lambda: iter(views))
+    rig.keeper._pools = SimpleNamespace(all=lambda: {POOL: pool})  # type: ignore[assignment]
+    asked: list[Any] = []
+
+    async def expire(before_s: float, needed: frozenset[BlobId]) -> int:
+        asked.append((before_s, needed))
+        return 0
+
+    rig.keeper._blobs = SimpleNamespace(expire=expire)  # type: ignore[assignment]
+    await rig.keeper.prune()
+    assert asked == [(NOW_S - DAY_S, {_blob(number).id for number in range(1, 5)})]
+
+
+async def test_a_turn_that_cannot_be_read_goes_only_with_an_older_one_after_it() -> None:
+    rig = Rig(records_days=7)
+    for agent, ages in {"a": (None, 9, None, 1), "b": (None, 2), "c": (None,)}.items():
+        for number, days in enumerate(ages):
+            entry = [9] if days is None else [1, number, bytes(32), round((NOW_S - days * DAY_S) * 1000), 0, []]
+            rig.store.put(f"replay/{who(1).id}/{agent}/{number:016d}", encode_value(entry))
+    await rig.keeper.prune()
+    left = [key.rpartition("/")[0][-1] + key[-1] for key in rig.store.list("replay/")]
+    assert left == ["a2", "a3", "b0", "b1", "c0"]
