@@ -130,12 +130,14 @@ class JoinRequests:
 
         What waits never does, and what was given and not used neither: strangers cost nothing, and enough of them would
         take back what somebody decided. Keys cost nothing, addresses do: one of them has a part of a pool's places, and
-        so has everybody who comes over a relay together. This machine is its owner's.
+        so has everybody who comes over a relay together. This machine is its owner's. Of such a share who was refused
+        keeps its part, or it could ask for ever under new names; who is in does not.
         """
-        of_host = sum(each.host == host and each.pool == pool for each in self._held.values())
+        outside = [each for each in self._held.values() if not self._is_in(each)]
+        of_host = sum(each.host == host and each.pool == pool for each in outside)
         if host != THIS_MACHINE and of_host >= limits.JOIN_REQUESTS_PER_HOST_MAX:
             return False
-        if sum(key == joiner for _, key in self._held) >= limits.JOIN_REQUESTS_PER_KEY_MAX:
+        if sum(each.joiner == joiner for each in outside) >= limits.JOIN_REQUESTS_PER_KEY_MAX:
             return False
         for bound, there in ((limits.JOIN_REQUESTS_PER_POOL_MAX, pool), (limits.JOIN_REQUESTS_MAX, None)):
             among = [each for each in self._held.values() if there in (None, each.pool)]
@@ -149,10 +151,13 @@ class JoinRequests:
         return True
 
     def _useless(self, request: HeldRequest) -> bool:
-        pool = self._node.pools.get(request.pool)
-        if pool is None or request.state is JoinState.REFUSED:
+        if request.pool not in self._node.pools or request.state is JoinState.REFUSED:
             return True
-        return pool.ready and _needs_nothing(pool, request.joiner)
+        return self._is_in(request)
+
+    def _is_in(self, request: HeldRequest) -> bool:
+        pool = self._node.pools.get(request.pool)
+        return pool is not None and pool.ready and _needs_nothing(pool, request.joiner)
 
     def _holds(self, pool: PoolHandle, request: HeldRequest) -> bool:
         """Whether what was given still lets the newcomer in: terms may have changed, and epochs pass."""

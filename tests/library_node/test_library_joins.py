@@ -148,6 +148,22 @@ async def test_one_address_or_all_relays_together_cannot_fill_the_queue(host: st
     assert (await ask(again, NEW)).kind is AnswerKind.PENDING, "others have their places"
 
 
+async def test_who_is_in_takes_no_place_of_its_address_or_key_from_others() -> None:
+    """Eight nodes of one house may not keep the ninth out for a week."""
+    pool, bound = Pool(AdmissionKind.TOKEN), limits.JOIN_REQUESTS_PER_HOST_MAX
+    requests = requests_at(pool, hosts={peer_id_of(stranger(number).public_key): "192.0.2.1" for number in range(100)})
+    for number in range(bound):
+        await ask(requests, stranger(number))
+        await requests.admit(pool, stranger(number).public_key)  # type: ignore[arg-type]
+    assert (await ask(requests, stranger(50))).reason == "full", "what was given and not used keeps its place"
+    for number in range(bound):
+        pool.members.add(stranger(number).public_key)
+    assert (await ask(requests, stranger(50))).kind is AnswerKind.PENDING
+    await requests.refuse(pool, stranger(50).public_key)  # type: ignore[arg-type]
+    answers = [await ask(requests, stranger(number)) for number in range(60, 60 + bound)]
+    assert [answer.kind for answer in answers].count(AnswerKind.PENDING) == bound - 1, "who was refused keeps its place"
+
+
 @pytest.mark.parametrize("kind", [AdmissionKind.TOKEN, AdmissionKind.VOUCHED])
 async def test_what_was_given_ends_with_its_epochs_and_terms_and_is_not_signed_again_unasked(
     kind: AdmissionKind,
