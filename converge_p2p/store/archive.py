@@ -36,6 +36,7 @@ from converge_p2p.store.blob_copies import (
     examine_blobs,
     put_blobs,
     read_blob_list,
+    read_plain,
 )
 from converge_p2p.store.copies import Edit, copy_database, edit_database, reading, salvage_database
 from converge_p2p.store.home import (
@@ -62,7 +63,7 @@ _TOPIC_KEY_FILE: Final = re.compile(r"topic-[0-9a-f]{16}\.key")
 _PLAIN_FILES: Final = frozenset({DATABASE_FILE, KEY_FILE, NETWORK_KEY_FILE})
 
 _MANIFEST_BYTES_MAX: Final = 64 * 1024
-_SETTINGS_BYTES_MAX: Final = 1024 * 1024
+SETTINGS_BYTES_MAX: Final = 1024 * 1024
 _TEMPORARY: Final = f".{DATABASE_FILE}."
 _JOURNALS: Final = tuple(f"{DATABASE_FILE}{suffix}" for suffix in ("-journal", "-wal", "-shm"))
 _CHUNK: Final = 1 << 20
@@ -164,7 +165,7 @@ def backup_home(
             if path.exists():
                 write_private_file(temporary / name, _small_file(path, limits.KEY_FILE_BYTES_MAX))
         if settings is not None and settings.exists():
-            write_private_file(temporary / SETTINGS_FILE, _small_file(settings, _SETTINGS_BYTES_MAX))
+            write_private_file(temporary / SETTINGS_FILE, _small_file(settings, SETTINGS_BYTES_MAX))
         # after the database: what an operation there names was put before it
         items = copy_blobs(home / BLOB_FOLDER, temporary / BLOB_FOLDER) if blobs else []
         if items:
@@ -212,9 +213,7 @@ def read_manifest(backup: Path) -> Manifest:
     """
     path = backup / MANIFEST_FILE
     try:
-        with path.open("rb") as file:
-            data = file.read(_MANIFEST_BYTES_MAX)
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(read_plain(path, _MANIFEST_BYTES_MAX), type=Manifest)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(
             f"{backup} is no backup: it has no {MANIFEST_FILE}", hint="name the folder that `store backup` made"
@@ -233,7 +232,7 @@ def read_manifest(backup: Path) -> Manifest:
         raise StoreError(f"{path} names files that no backup has", hint="use another backup")
     if any(manifest.files[name].size > limits.KEY_FILE_BYTES_MAX for name in manifest.files.keys() - others):
         raise StoreError(f"{path} names a key file that is too long to be one", hint="use another backup")
-    if SETTINGS_FILE in others and manifest.files[SETTINGS_FILE].size > _SETTINGS_BYTES_MAX:
+    if SETTINGS_FILE in others and manifest.files[SETTINGS_FILE].size > SETTINGS_BYTES_MAX:
         raise StoreError(f"{path} names settings that are too long to be some", hint="use another backup")
     return manifest
 

@@ -86,7 +86,7 @@ def read_blob_list(path: Path) -> list[BlobItem]:
         StoreError: it cannot be read, or names what no backup has.
     """
     try:
-        items = msgspec.json.decode(_read_plain(path, _LIST_BYTES_MAX), type=list[BlobItem])
+        items = msgspec.json.decode(read_plain(path, _LIST_BYTES_MAX), type=list[BlobItem])
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except msgspec.MsgspecError as error:
@@ -152,7 +152,7 @@ def _chunks(folder: Path, manifest: Manifest) -> Iterator[tuple[int, bytes]]:
     """Yield the chunks that are there and right."""
     for index, name in enumerate(manifest.hashes):
         try:
-            chunk = _read_plain(folder / name.hex(), limits.BLOB_CHUNK_BYTES)
+            chunk = read_plain(folder / name.hex(), limits.BLOB_CHUNK_BYTES)
             manifest.check_chunk(index, chunk)
         except (FileNotFoundError, CodecError):
             continue
@@ -184,7 +184,7 @@ def _is_folder(path: os.PathLike[str]) -> bool:
 def _manifest(folder: Path) -> Manifest | None:
     try:
         return Manifest.from_bytes(
-            BlobId(bytes.fromhex(folder.name)), _read_plain(folder / "manifest", MANIFEST_BYTES_MAX)
+            BlobId(bytes.fromhex(folder.name)), read_plain(folder / "manifest", MANIFEST_BYTES_MAX)
         )
     except (OSError, CodecError):
         return None
@@ -198,7 +198,7 @@ def _used_s(folder: Path) -> int | None:
         return None
 
 
-def _read_plain(path: Path, bytes_max: int) -> bytes:
+def read_plain(path: Path, bytes_max: int) -> bytes:
     """Read at most one byte more than a bound. Raises `OSError` also for a link, a pipe, and what is nothing plain."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:

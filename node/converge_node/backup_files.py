@@ -21,13 +21,16 @@ from converge_node.config_change import with_values
 from converge_node.key_files import NETWORK_KEY_FILE
 from converge_node.paths import NodePaths
 from converge_node.settings_check import parse_private_topic
+from converge_p2p.core import limits
 from converge_p2p.core.errors import ConfigError, StoreError
 from converge_p2p.store.archive import (
     ACCEPTED_KEY_FILE,
     NETWORK_KEY_FILE as NETWORK_KEY,
+    SETTINGS_BYTES_MAX,
     SETTINGS_FILE,
     topic_key_file,
 )
+from converge_p2p.store.blob_copies import read_plain
 from converge_p2p.store.home import KEY_FILE
 
 _SETTINGS: Final = {
@@ -91,8 +94,9 @@ def plan_restoration(paths: NodePaths, backup: Path, names: Collection[str]) -> 
     if SETTINGS_FILE not in names:
         return Restoration(as_they_are.key, passphrase, None, as_they_are.of, False, ())
     file = backup / SETTINGS_FILE
-    if not stat.S_ISREG(os.lstat(file).st_mode):
-        raise StoreError(f"{file} is no plain file", hint="use another backup")
+    status = os.lstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > SETTINGS_BYTES_MAX:
+        raise StoreError(f"{file} is no plain file, or too long to be settings", hint="use another backup")
     try:
         theirs = load_settings(file)
         places, changes = _settled(paths, backup, names, theirs)
@@ -152,7 +156,12 @@ def _named(found: dict[str, Path], names: Collection[str], paths: NodePaths) -> 
 
 
 def _same(path: Path, other: Path) -> bool:
+    """Whether a key lies in a place that the settings of a backup name, which may be any, a pipe or a device."""
     try:
-        return path.read_bytes() == other.read_bytes()
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return False
+            return file.read(limits.KEY_FILE_BYTES_MAX + 1) == read_plain(other, limits.KEY_FILE_BYTES_MAX)
     except OSError:
         return False

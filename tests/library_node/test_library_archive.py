@@ -383,6 +383,10 @@ def test_what_a_backup_does_not_list_or_is_no_plain_file_is_not_put_back(tmp_pat
     manifest.write_text(manifest.read_text().replace(f'"size": {size},', f'"size": {2**40},'))
     with pytest.raises(StoreError, match="too long"):
         examine_backup(backup)
+    manifest.unlink()
+    os.mkfifo(manifest)
+    with pytest.raises(StoreError, match="cannot read"):
+        restore_home(backup, tmp_path / "new")
 
 
 def test_a_restore_that_was_killed_while_it_wrote_the_key_can_be_done_again(tmp_path: Path) -> None:

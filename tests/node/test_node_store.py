@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -287,3 +288,24 @@ def test_settings_that_are_here_stay_and_those_that_cannot_be_used_are_named(
     os.mkfifo(backup / "config.toml")
     assert asked(capsys, tmp_path / "third", "restore", str(backup))[0] == ExitCode.STORE
     assert not (tmp_path / "third").exists()
+
+
+def test_settings_of_a_backup_that_name_a_pipe_or_have_no_end_hold_nobody_up(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup, pipe = tmp_path / "backup", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (home / "config.toml").write_text(f'[network]\npsk_file = "{pipe}"\n')
+    assert asked(capsys, home, "backup", str(backup))[0] == 0
+    assert invoke(["mesh", "new", str(home / "network.key"), "-q"]) == 0
+    capsys.readouterr()
+    manifest = json.loads((backup / "manifest.json").read_text())
+    key = (home / "network.key").read_bytes()
+    (backup / "network.key").write_bytes(key)
+    manifest["files"]["network.key"] = {"size": len(key), "sha256": hashlib.sha256(key).hexdigest()}
+    (backup / "manifest.json").write_text(json.dumps(manifest))
+    code, put_back = asked(capsys, tmp_path / "new", "restore", str(backup))
+    assert (code, put_back["settings_changed"]) == (0, ["network.psk_file"])
+    with (backup / "config.toml").open("r+b") as file:
+        file.truncate(2**40)
+    assert asked(capsys, tmp_path / "third", "restore", str(backup))[0] == ExitCode.STORE
