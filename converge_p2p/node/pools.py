@@ -153,6 +153,8 @@ class Pools:
         """Take part in a pool in the place of another key. See `Node.take_place`."""
         if not is_signed(pool, self._identity.public_key, word):
             raise LocalError("the other key did not sign that this one takes its place, or signed something else")
+        if pool not in self._handles:
+            await self.room.check(f"the place in pool {pool.hex()[:12]} was not taken")
         async with self._changing:
             if pool not in self._handles:
                 # before the pool is known here: an elector would vote as soon as it is, and a vote begins the chain
@@ -212,7 +214,10 @@ class Pools:
             await handle.workers.stop()
         if handle.is_member:
             await handle.driver.carry_out(ev.Leave())
-        if not handle.driver.replica.is_elector:
+        if handle.driver.replica.is_elector:
+            # one that a crash left when this node was none would have the votes removed
+            await trio.to_thread.run_sync(self._store.delete, LEFT_KEY + pool.hex())
+        else:
             # before the pool is forgotten: after a crash in between it is there still, and the mark means nothing
             await trio.to_thread.run_sync(self._store.put, LEFT_KEY + pool.hex(), encode(int(time.time())))
         await self._forget(pool)

@@ -13,13 +13,15 @@ from node_library_kit import POLICY, QUICK, founding, real_node, until, who
 
 from converge_p2p import Task
 from converge_p2p.core import limits
-from converge_p2p.core.codec import encode_value
+from converge_p2p.core.codec import encode, encode_value
 from converge_p2p.core.errors import LocalError, StoreError, StoreFull
 from converge_p2p.core.governance import Democratic
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskState, TaskValue, TaskView
+from converge_p2p.core.oplog.succession import rotation
 from converge_p2p.core.types import BlobId, BlobRef, PoolId, TaskId
 from converge_p2p.node import Node, Retention
 from converge_p2p.node.driver import ENDED_ROW_KEY, ended_key, ended_rows
+from converge_p2p.node.pools import LEFT_KEY
 from converge_p2p.node.retention import FIRST_S, PAUSE_S, Keeper
 from converge_p2p.node.room import FRESH_S, StoreRoom
 from converge_p2p.node.writer import StoreWriter
@@ -231,6 +233,10 @@ async def test_a_full_node_submits_and_founds_nothing_and_ends_what_it_began() -
             await node.create_pool("more")
         with pytest.raises(StoreFull, match="not joined"):
             await node.join_pool(founding(who(2))[0], timeout_s=1)
+        strange = founding(who(2))[0]
+        with pytest.raises(StoreFull, match="not taken"):
+            await node.take_place(strange, rotation(strange, who(2), who(1))[1], timeout_s=1)
+        assert strange not in node.pools
         assert (await pool.submit(Task("count", {"text": "a"}, key="known"))).id == known.id
         await pool.claim(known.id)
         await pool.report(known.id, {"words": 1})
@@ -271,6 +277,8 @@ async def test_a_left_pool_goes_after_its_time_and_who_comes_back_forks_nothing(
 async def test_an_elector_that_left_keeps_what_it_wrote() -> None:
     async with real_node(1) as one:
         pool = await one.create_pool("demo", governance=Democratic(), policy=POLICY)
+        # a crash while it left before it became one
+        one._store.put(LEFT_KEY + pool.id.hex(), encode(1))
         await pool.leave()
         assert await one._pools.drop_left(2**40) == 0
         assert one._store.count(pool.id)
