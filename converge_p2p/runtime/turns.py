@@ -63,6 +63,8 @@ class Turns:
 
     def granted(self, took_s: float) -> None:
         """Note how long an own claim took to be granted, seconds."""
+        # one that waited for electors that were away says nothing of those to come
+        took_s = min(took_s, TURN_S_MAX)
         if not self._latency_s:
             self._latency_s = took_s
         self._latency_s += (took_s - self._latency_s) / _SMOOTHING

@@ -78,3 +78,15 @@ def test_a_turn_is_as_long_as_claims_take_within_bounds(samples: list[float]) ->
     for _ in range(200):
         turns.granted(0.1)
     assert 0.1 < turns.turn_s < 0.2
+
+
+def test_claims_that_waited_for_electors_that_were_away_are_soon_forgotten() -> None:
+    turns = Turns(ME)
+    for _ in range(10):
+        turns.granted(0.04)
+    for _ in range(3):
+        turns.granted(3600.0)
+    assert turns.turn_s <= TURN_S_MAX
+    for _ in range(16):
+        turns.granted(0.04)
+    assert turns.turn_s < 0.12
