@@ -28,6 +28,9 @@ from converge_p2p.store.sqlite_errors import LOCKED, damaged, explained, primary
 
 _LOAD_ROWS = 256
 _ROW_OVERHEAD_BYTES = 512
+_REMOVED_BYTES = 2 * 4096
+"""What one row that is removed writes into the log at most, whatever its size: a page of the table, one of the index.
+"""
 _RETRY_S = 0.01
 
 
@@ -91,7 +94,7 @@ class SqliteStore:
         """See `KeptStore.delete_many`."""
         for key in keys:
             check_key(key)
-        with self._writing("delete", durable=True) as connection:
+        with self._writing("delete", durable=True, size=len(keys) * _REMOVED_BYTES) as connection:
             return sum(connection.execute("DELETE FROM entries WHERE key = ?", (key,)).rowcount for key in keys)
 
     def list(self, prefix: str = "") -> list[str]:
@@ -188,7 +191,8 @@ class SqliteStore:
 
     def delete_pool(self, pool: PoolId) -> int:
         """See `OperationStore.delete_pool`."""
-        with self._writing("delete_pool", durable=True) as connection:
+        # the log is moved at once: nobody knows how much this writes
+        with self._writing("delete_pool", durable=True, size=limits.STORE_WAL_BYTES_MAX) as connection:
             connection.execute("DELETE FROM snapshots WHERE pool = ?", (pool,))
             return connection.execute("DELETE FROM operations WHERE pool = ?", (pool,)).rowcount
 

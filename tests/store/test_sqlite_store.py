@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sqlite3
@@ -79,6 +80,23 @@ def test_two_stores_on_one_file_see_each_other(tmp_path: Path) -> None:
     assert not other.put_if_absent("a", b"2")
     one.close()
     other.close()
+
+
+def test_what_is_removed_counts_for_the_write_ahead_log(tmp_path: Path) -> None:
+    """A removal writes whole pages: 60,000 results of a kilobyte made the log half a gigabyte."""
+    store, log = SqliteStore(tmp_path / "store.db"), tmp_path / "store.db-wal"
+    keys = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(6000)]
+    store.append(POOL, [(OperationId(bytes.fromhex(key)), bytes(2000)) for key in keys], durable=False)
+    with store._writing("put", durable=False, size=limits.STORE_WAL_BYTES_MAX) as connection:
+        connection.executemany("INSERT INTO entries VALUES (?, ?)", [(key, bytes(1000)) for key in sorted(keys)])
+    largest = 0
+    for at in range(0, len(keys), limits.KEYS_PER_DELETION_MAX):
+        assert store.delete_many(keys[at : at + limits.KEYS_PER_DELETION_MAX])
+        largest = max(largest, log.stat().st_size)
+    assert largest < 2 * limits.STORE_WAL_BYTES_MAX
+    assert store.delete_pool(POOL) == 6000
+    assert log.stat().st_size < limits.STORE_WAL_BYTES_MAX
+    store.close()
 
 
 def test_the_write_ahead_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
