@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -76,6 +76,11 @@ class Blobs:
         await trio.to_thread.run_sync(self._store.open_now)
         self._fetcher = BlobFetcher(self._store, network, self._counters)
         network.serve_blobs(self)
+
+    async def close(self) -> None:
+        """Let the next run know when blobs were used last, if the disk can take it."""
+        with suppress(StoreError):
+            await trio.to_thread.run_sync(self._store.note_uses)
 
     def counts(self) -> Counter[str]:
         """What is kept, and what went wrong with it."""

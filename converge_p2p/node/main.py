@@ -215,6 +215,7 @@ class Node:
             await self._mail.settled()
             await self._writer.flush()
             await trio.to_thread.run_sync(self._age.grow_now)
+            await self.blobs.close()
         await self.discovery.close()
         await self._known_peers.save(self._network)
         self._pools.close()

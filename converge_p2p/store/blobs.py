@@ -286,7 +286,7 @@ class BlobStore:
             StoreError: the disk fails.
         """
         removed = 0
-        self._note_uses()
+        self.note_uses()
         with self._lock:
             old = [blob for blob, entry in self._entries.items() if self._expires(entry, before_s)]
         for blob in old:
@@ -302,8 +302,12 @@ class BlobStore:
                     removed += 1
         return removed
 
-    def _note_uses(self) -> None:
-        """Let the next run know what was used, too; to the disk goes the time of this call."""
+    def note_uses(self) -> None:
+        """Let the next run know what was used, too; to the disk goes the time of this call.
+
+        Raises:
+            StoreError: the disk fails.
+        """
         with self._changing:
             with self._lock:
                 used = [blob for blob, entry in self._entries.items() if entry.used]

@@ -171,7 +171,7 @@ IN_ASYNCIO = [
     (converge_p2p.WorkContext, aio.WorkContext),
 ]
 INSIDE = {
-    "Blobs": {"chunk", "counts", "expire", "manifest", "open", "put_stream", "stream"},
+    "Blobs": {"chunk", "close", "counts", "expire", "manifest", "open", "put_stream", "stream"},
     "PoolBlobs": {"bring", "bring_result", "bring_value", "keep_result", "spec_of"},
     # called by the parts of a node among themselves
     "Node": {"spawn"},

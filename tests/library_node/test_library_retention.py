@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,8 @@ from converge_p2p.node.pools import LEFT_KEY
 from converge_p2p.node.retention import FIRST_S, PAUSE_S, Keeper
 from converge_p2p.node.room import FRESH_S, StoreRoom
 from converge_p2p.node.writer import StoreWriter
-from converge_p2p.store.home import FORGOTTEN_KEY
+from converge_p2p.store.blobs import Hold
+from converge_p2p.store.home import BLOB_FOLDER, FORGOTTEN_KEY
 from converge_p2p.store.memory import MemoryStore
 
 POOL = PoolId(b"p" * 32)
@@ -271,6 +273,19 @@ async def test_a_left_pool_goes_after_its_time_and_who_comes_back_forks_nothing(
         await again.leave()
         await two.join_pool(pool.id, timeout_s=15)
         assert await two._pools.drop_left(2**40) == 0, "it came back before its time was over"
+
+
+@pytest.mark.network
+async def test_a_blob_that_was_used_in_a_short_run_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
+    async with real_node(1, home=tmp_path) as one:
+        used, unused = [await one.blobs.put(content, hold=Hold.KEPT) for content in (b"used", b"unused")]
+    for blob in (used, unused):
+        os.utime(tmp_path / BLOB_FOLDER / blob.id.hex(), (1, 1))
+    async with real_node(1, home=tmp_path) as one:
+        assert await one.blobs.get(used) == b"used"
+    async with real_node(1, home=tmp_path) as one:
+        assert await one.blobs.expire(DAY_S, frozenset()) == 1
+        assert [info.id for info in one.blobs.list()] == [used.id]
 
 
 @pytest.mark.network
