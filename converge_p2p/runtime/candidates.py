@@ -31,6 +31,8 @@ class _Candidate:
     view: TaskView
     order: _Order
     ready_at: float
+    for_others: bool
+    """It waits only because it is the turn of others."""
 
 
 class Candidates:
@@ -55,6 +57,7 @@ class Candidates:
         self._open: dict[TaskId, _Candidate] = {}
         self._ready: list[tuple[_Order, TaskId]] = []
         self._deferred: list[tuple[float, TaskId]] = []
+        self._for_others: list[tuple[_Order, TaskId]] = []
         self._put_off: OrderedDict[TaskId, tuple[int, float]] = OrderedDict()
         self.incomplete = False
         self.dropped = 0
@@ -83,16 +86,20 @@ class Candidates:
             self.dropped += 1
             return
         failures, not_before = self._put_off.get(view.id, (0, 0.0))
+        put_off = not_before > now
         if in_turn and view.round < 0:
             not_before = max(not_before, now + self.turns.wait_s(view.id, now))
         order = (-view.spec.priority, failures, claim_rank(view.id, 0, self._worker))
         ready_at = not_before if not_before > now else 0.0
-        self._open[view.id] = _Candidate(view, order, ready_at)
+        for_others = bool(ready_at) and not put_off
+        self._open[view.id] = _Candidate(view, order, ready_at, for_others)
         if ready_at:
             heapq.heappush(self._deferred, (ready_at, view.id))
         else:
             heapq.heappush(self._ready, (order, view.id))
-        if len(self._ready) + len(self._deferred) > 2 * len(self._open) + 64:
+        if for_others:
+            heapq.heappush(self._for_others, (order, view.id))
+        if max(len(self._ready) + len(self._deferred), len(self._for_others)) > 2 * len(self._open) + 64:
             self._rebuild()
 
     def put_off(self, task_id: TaskId, now: float) -> None:
@@ -113,14 +120,32 @@ class Candidates:
         self._put_off.pop(task_id, None)
 
     def take(self, now: float) -> TaskView | None:
-        """Take the best task out that is ready, or return None."""
+        """Take the best task out that is ready, or return None.
+
+        One that is left to others goes before one of lower priority: who claims that may be busy with it for hours.
+        """
         self._promote(now)
-        while self._ready:
-            order, task_id = heapq.heappop(self._ready)
-            candidate = self._open.get(task_id)
-            if candidate is not None and candidate.order == order and candidate.ready_at <= now:
-                del self._open[task_id]
-                return candidate.view
+        best = self._first(self._ready, for_others=False)
+        if best is None:
+            return None
+        left = self._first(self._for_others, for_others=True)
+        if left is not None and left.order[0] < best.order[0]:
+            best = left
+        del self._open[best.view.id]
+        return best.view
+
+    def _first(self, heap: list[tuple[_Order, TaskId]], *, for_others: bool) -> _Candidate | None:
+        while heap:
+            order, task_id = heap[0]
+            found = self._open.get(task_id)
+            if (
+                found is not None
+                and found.order == order
+                and found.for_others is for_others
+                and (for_others or not found.ready_at)
+            ):
+                return found
+            heapq.heappop(heap)
         return None
 
     def next_ready(self) -> float | None:
@@ -137,12 +162,14 @@ class Candidates:
         while (ready_at := self.next_ready()) is not None and ready_at <= now:
             _, task_id = heapq.heappop(self._deferred)
             candidate = self._open[task_id]
-            candidate.ready_at = 0.0
+            candidate.ready_at, candidate.for_others = 0.0, False
             heapq.heappush(self._ready, (candidate.order, task_id))
 
     def _rebuild(self) -> None:
         # a task that flaps between open and claimed leaves an entry each time
         self._ready = [(one.order, task_id) for task_id, one in self._open.items() if not one.ready_at]
         self._deferred = [(one.ready_at, task_id) for task_id, one in self._open.items() if one.ready_at]
+        self._for_others = [(one.order, task_id) for task_id, one in self._open.items() if one.for_others]
+        heapq.heapify(self._for_others)
         heapq.heapify(self._ready)
         heapq.heapify(self._deferred)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings, strategies as st
 
 from converge_p2p.core.model.task import TaskSpec, TaskState, TaskView
+from converge_p2p.core.replica.ranking import claim_rank
 from converge_p2p.core.types import PoolId, PublicKey, TaskId
 from converge_p2p.runtime.candidates import DEFER_S, DEFER_S_MAX, Candidates
 
@@ -115,3 +116,31 @@ def test_it_holds_what_a_plain_set_would_hold(steps: list[tuple[str, int, int]])
                 assert number in ready
                 model.discard(number)
     assert len(candidates) == len(model)
+
+
+def test_a_task_that_is_left_to_others_goes_before_one_of_lower_priority() -> None:
+    """Whoever takes the other one may be busy with it for hours, and so may be everybody whose turn it is."""
+    theirs, ours = [], []
+    for number in range(20):
+        first = claim_rank(view(number).id, 0, OTHER) < claim_rank(view(number).id, 0, ME)
+        (theirs if first else ours).append(number)
+    urgent, as_urgent, mine = *theirs[:2], ours[0]
+    for priority in (0, 1):
+        candidates = Candidates(ME)
+        candidates.turns.saw(OTHER, 0.0)
+        candidates.put(view(mine), 0.0, in_turn=True)
+        candidates.put(view(urgent, priority), 0.0, in_turn=True)
+        candidates.put(view(as_urgent, priority), 0.0, in_turn=True)
+        candidates.remove(view(as_urgent).id)
+        taken = [one.id for one in drain(candidates)]
+        assert taken == ([view(urgent).id, view(mine).id] if priority else [view(mine).id])
+    candidates.remove(view(mine).id)
+    candidates.put(view(urgent, 1), 0.0, in_turn=True)
+    assert candidates.take(0.0) is None, "alone it waits for its turn"
+    # one that failed here is not claimed before its time, whatever its priority
+    candidates = Candidates(ME)
+    candidates.turns.saw(OTHER, 0.0)
+    candidates.put_off(view(urgent).id, 0.0)
+    candidates.put(view(urgent, 1), 0.0, in_turn=True)
+    candidates.put(view(mine), 0.0, in_turn=True)
+    assert [one.id for one in drain(candidates)] == [view(mine).id]
