@@ -129,13 +129,22 @@ def put_blobs(backup: Path, items: list[BlobItem], target: Path) -> None:
         folder = backup / item.id
         manifest = _manifest(folder)
         if manifest is None:
-            raise StoreError(f"blob {item.id[:12]} of the backup was changed while it was put back")
+            raise _changed(item)
         blobs.begin(manifest)
-        _copy(folder, manifest, blobs, missing=frozenset(blobs.missing(manifest.id)))
+        # it was checked before, but a disk may fail now
+        if _copy(folder, manifest, blobs, missing=frozenset(blobs.missing(manifest.id))) < item.held_bytes:
+            raise _changed(item)
         blobs.finish(manifest.id, Hold(item.hold))
         # what a list says is no reason to keep a blob longer than one that was used now
         used_s = min(max(item.used_s, 0), int(time.time()))
         os.utime(target / item.id, (used_s, used_s))
+
+
+def _changed(item: BlobItem) -> StoreError:
+    return StoreError(
+        f"blob {item.id[:12]} of the backup was changed, or cannot be read any more, while it was put back",
+        hint="copy the backup to a disk that is sound, or use another one; then restore again",
+    )
 
 
 def _copy(folder: Path, manifest: Manifest, to: BlobStore, missing: frozenset[int] | None = None) -> int:

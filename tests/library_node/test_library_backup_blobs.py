@@ -257,6 +257,29 @@ def test_a_restore_that_was_killed_among_the_blobs_can_be_done_again(
     }
 
 
+def test_a_chunk_that_cannot_be_read_any_more_after_the_check_is_said(
+    home: Path, tmp_path: Path, kept: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, new, pinned = tmp_path / "backup", tmp_path / "new", kept["pinned"]
+    backup_home(home, backup)
+    chunk = backup / BLOB_FOLDER / pinned.id.hex() / pinned.hashes[1].hex()
+    whole = chunk.read_bytes()
+
+    def damaged_since(folder: Path) -> Any:
+        found = examine_backup(folder)
+        chunk.write_bytes(b"damaged")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("converge_p2p.store.archive.examine_backup", damaged_since)
+        with pytest.raises(StoreError, match=pinned.id.hex()[:12]):
+            restore_home(backup, new)
+    assert not (new / DATABASE_FILE).exists()
+    chunk.write_bytes(whole)
+    restore_home(backup, new)
+    assert opened(new).chunk(pinned.id, 1) == b"pinned ends"
+
+
 def test_a_full_disk_is_said_before_anything_is_copied(
     home: Path, tmp_path: Path, kept: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
