@@ -142,3 +142,31 @@ async def test_a_worker_hands_over_without_asking_anybody_and_its_new_key_can_do
                 assert (result.value, result.by) == ({"n": 8}, three.id)
                 with pytest.raises(NotAuthorised, match="another key took the place"):
                     await two.join_pool(pool.id, timeout_s=5)
+
+
+async def test_roles_that_went_to_one_new_key_let_no_other_take_the_place() -> None:
+    with trio.fail_after(60):
+        async with real_node(1) as one:
+            pool = await one.create_pool("demo", governance=Dictatorial(), policy=POLICY)
+            async with pool.council.watch_epochs() as epochs:
+                # as by a first try with another new home, killed before it handed over
+                await pool.council.rotate_elector(who(1).public_key, who(2).public_key)
+                await epochs.receive()
+            with pytest.raises(Conflict, match="gave the roles of this node's key to"):
+                await pass_on(pool, 1, 3)
+            assert (pool.is_member, pool.keys.lineage()) == (True, {})
+            await pass_on(pool, 1, 2)
+            assert pool.keys.lineage() == {who(1).public_key: who(2).public_key}
+
+
+async def test_who_is_no_member_yet_hands_nothing_over_and_works_once_it_is_let_in() -> None:
+    with trio.fail_after(60):
+        async with real_node(1) as one, real_node(2, one) as two:
+            pool = await one.create_pool("demo", admission=AdmissionKind.TOKEN, policy=POLICY)
+            waiting = await two.joins.asking.follow(pool.id, 20)
+            double(waiting)
+            with pytest.raises(NotAuthorised, match="not an active member"):
+                await pass_on(waiting, 2, 3)
+            await two.join_pool(pool.id, invitation=pool.invite(), timeout_s=20)
+            task = await pool.submit(Task("double", {"n": 4}, key="k"))
+            assert (await task.result()).by == two.id
