@@ -102,8 +102,8 @@ class PoolKeys:
 
         Raises:
             SignatureError: the new key did not sign that.
-            Conflict: it has signed something in the pool, or is a member; this node's place, or its roles, went to another
-                key; or nothing that this node's key signs counts.
+            Conflict: it has signed something in the pool, or is a member; this node's place, or its roles, went to
+                another key; or nothing that this node's key signs counts.
             Undecided: the electors did not agree in time. The motion stands, and nothing was handed over.
             NotAuthorised: this node is no member.
             OwnChainUnsure: the store is in doubt.

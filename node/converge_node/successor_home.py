@@ -16,7 +16,13 @@ from typing import Any, Final
 from converge_node.config import load_settings, write_example
 from converge_node.config_change import write_settings
 from converge_node.followed import INVITATIONS_FILE
-from converge_node.inheritance import DamagedInheritance, Inheritance, inheritance_file, read_inheritance, write_inheritance
+from converge_node.inheritance import (
+    DamagedInheritance,
+    Inheritance,
+    inheritance_file,
+    read_inheritance,
+    write_inheritance,
+)
 from converge_node.key_files import NETWORK_KEY_FILE, passphrase_of
 from converge_node.paths import NodePaths, single_instance
 from converge_p2p.core.errors import ConfigError, Conflict, LocalError
