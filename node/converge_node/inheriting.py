@@ -60,6 +60,7 @@ class Inheriting:
         left = self._left
         if left is None:
             return
+        node.joins.asking.hold_back(PoolId(bytes.fromhex(pool)) for pool in left.waiting)
         for place in left.places:
             try:
                 await self._take(node, left, place, 0.0)

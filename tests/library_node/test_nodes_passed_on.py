@@ -64,6 +64,10 @@ async def test_an_elector_is_an_elector_with_its_new_key_and_the_old_one_is_noth
             with pytest.raises(Conflict, match="took this node's place"):
                 await pass_on(third, 3, 5, 1)
             async with real_node(4, one, two, three) as four:
+                four.joins.asking.hold_back([pool.id])
+                # the new key is an elector by now, and would begin with a vote as soon as it only followed
+                with pytest.raises(Conflict, match="has not handed over its place"):
+                    await four.join_pool(pool.id, timeout_s=20)
                 fourth = await four.take_place(pool.id, left.word, timeout_s=20)
                 # safe to repeat; another's word is not for this key
                 assert await four.take_place(pool.id, left.word, timeout_s=20) is fourth

@@ -400,6 +400,7 @@ async def test_every_place_is_entered_at_once_and_leaves_the_file_when_it_is_tak
     assert inheriting.bootstrap == made.bootstrap
     assert [inheriting.holds(pool) for pool in (here.id, far, waits, PoolId(b"x" * 32))] == [True, True, True, False]
     await inheriting.enter(node)
+    assert node.joins.asking.held_back == {waits}
     words = {pool: rotation(pool, OWN, NEW)[1] for pool in (here.id, far)}
     assert node.taken == [(pool, words[pool], b"s", 0.0) for pool in (here.id, far)]
     with trio.move_on_after(1):
