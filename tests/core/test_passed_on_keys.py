@@ -136,6 +136,17 @@ def test_a_key_whose_place_was_taken_is_told_so(command: ev.Command) -> None:
     assert "new key" in refused.value.hint
 
 
+def test_nothing_is_acknowledged_behind_a_handover_that_is_not_on_the_disk_yet() -> None:
+    heir = Heir()
+    old = Replica(heir.old.identity, heir.pool.id)
+    old.handle(ev.Received(signed([*heir.pool.base])), now())
+    old.handle(ev.Succeed(heir.rotate), now())
+    with pytest.raises(NotAuthorised, match="another key took the place"):
+        old.handle(ev.Submit(TaskSpec(b"late", "work", encode_value({}))), now())
+    # who gave up waiting for it may ask again
+    assert not any(isinstance(effect, ev.Persist) for effect in old.handle(ev.Succeed(heir.rotate), now()))
+
+
 @pytest.mark.parametrize("who", [0, 4])
 def test_an_old_key_that_is_expelled_afterwards_takes_nothing_from_the_new_one(who: int) -> None:
     live = Live(3, 2)
