@@ -176,9 +176,10 @@ class PoolKeys:
 
     def _check_roles(self, successor: PublicKey) -> None:
         """See to it that no other key was given the roles of the own one, as by a rotation that was not ended."""
-        own, terms = self._driver.replica.identity.public_key, self._terms
-        for key in _renamed(self._driver.replica.view.epochs, own) - {successor}:
-            if gives_role(terms, key):
+        replica, terms = self._driver.replica, self._terms
+        for key in _renamed(replica.view.epochs, replica.identity.public_key) - {successor}:
+            # one that has signed something is somebody else, who was given the role and takes no place
+            if gives_role(terms, key) and not replica.log.held(key):
                 raise Conflict(
                     f"the electors gave the roles of this node's key to {key.hex()[:12]}, which has not got its place",
                     hint="hand over to that key, or have the electors put the new key in its place first",
