@@ -148,7 +148,9 @@ class PoolKeys:
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
             async with self._council.watch_epochs() as epochs:
                 while gives_role(self._terms, own):
-                    await self._ask_for(successor)
+                    with trio.CancelScope(shield=True):
+                        # a motion that is signed and not folded yet would be moved a second time
+                        await self._ask_for(successor)
                     try:
                         await epochs.receive()
                     except trio.EndOfChannel:

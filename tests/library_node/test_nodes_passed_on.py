@@ -28,7 +28,7 @@ def consent(pool: PoolId, old: int, new: int) -> bytes:
     return who(new).sign("rotation", encode([pool, who(old).public_key, who(new).public_key]))
 
 
-async def pass_on(pool: PoolHandle, old: int, new: int, timeout_s: float = 15.0) -> Bequest:
+async def pass_on(pool: PoolHandle, old: int, new: int, timeout_s: float = 40.0) -> Bequest:
     return await pool.keys.pass_on(who(new).public_key, consent(pool.id, old, new), timeout_s=timeout_s)
 
 
@@ -55,7 +55,7 @@ async def test_an_elector_is_an_elector_with_its_new_key_and_the_old_one_is_noth
                     await pass_on(third, 3, 4, 0.2)
             assert (third.is_member, third.keys.lineage()) == (True, {})
             (motion,) = third.council.motions()
-            await until(second.council.motions, "the motion is there")
+            await until(second.council.motions, "the motion is there", 30)
             await second.council.say(motion.motion.id)
             left = await pass_on(third, 3, 4)
             assert left.content_keys == b""
@@ -69,7 +69,7 @@ async def test_an_elector_is_an_elector_with_its_new_key_and_the_old_one_is_noth
                 assert await four.take_place(pool.id, left.word, timeout_s=20) is fourth
                 with pytest.raises(LocalError, match="did not sign"):
                     await four.take_place(pool.id, SucceedBody(who(3).public_key, bytes(64)), timeout_s=1)
-                await until(lambda: fourth.is_member and fourth.driver.replica.is_elector, "the new key an elector")
+                await until(lambda: fourth.is_member and fourth.driver.replica.is_elector, "the new key an elector", 30)
                 with pytest.raises(NotAuthorised, match="another key took the place"):
                     await third.submit(Task("double", {"n": 1}, key="late"))
                 # two of three decide: without the first elector it takes the new key's votes
@@ -98,7 +98,7 @@ async def test_the_only_member_of_a_private_pool_leaves_everything_to_its_new_ke
             async with real_node(2, one, home=tmp_path / "new") as two:
                 await linked(one, two)
                 # it begins by itself with the word that it kept
-                await until(lambda: two.pools[pool.id].is_member, "the new key the only member")
+                await until(lambda: two.pools[pool.id].is_member, "the new key the only member", 30)
             async with real_node(2, one, home=tmp_path / "new") as two:
                 taken = await two.take_place(pool.id, left.word, keys=left.content_keys, timeout_s=20)
                 log = taken.driver.replica.log
@@ -107,7 +107,7 @@ async def test_the_only_member_of_a_private_pool_leaves_everything_to_its_new_ke
                 assert sum(isinstance(body, SucceedBody) for body in first) == 1
                 assert taken.task(task.id).inputs == {"n": 21}
                 double(taken)
-                await until(lambda: taken.task(task.id).state is TaskState.COMPLETED, "the old task done")
+                await until(lambda: taken.task(task.id).state is TaskState.COMPLETED, "the old task done", 30)
                 assert taken.task(task.id).result == {"n": 42}
                 again = await taken.submit(Task("double", {"n": 4}, key="after"))
                 assert (await again.result()).value == {"n": 8}
@@ -123,7 +123,9 @@ async def test_a_worker_hands_over_without_asking_anybody_and_its_new_key_can_do
                 worker = await two.join_pool(pool.id, capabilities=["gpu"], timeout_s=20)
                 async with real_node(4, one) as four:
                     await four.join_pool(pool.id, timeout_s=20)
-                    await until(lambda: four.public_key in {one.public_key for one in worker.members()}, "it joined")
+                    await until(
+                        lambda: four.public_key in {one.public_key for one in worker.members()}, "it joined", 30
+                    )
                     with pytest.raises(Conflict, match="takes no other key's place"):
                         await pass_on(worker, 2, 4)
                 assert worker.keys.lineage() == {}
@@ -134,7 +136,7 @@ async def test_a_worker_hands_over_without_asking_anybody_and_its_new_key_can_do
                 assert await pass_on(two.pools[pool.id], 2, 3) == left
                 taken = await three.take_place(pool.id, left.word, timeout_s=20)
                 double(taken)
-                await until(lambda: taken.is_member, "the new key a member")
+                await until(lambda: taken.is_member, "the new key a member", 30)
                 task = await pool.submit(Task("double", {"n": 4}, key="k", required_capabilities=("gpu",)))
                 result = await task.result()
                 assert (result.value, result.by) == ({"n": 8}, three.id)
