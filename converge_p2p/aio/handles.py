@@ -147,6 +147,7 @@ class PoolHandle(Facade[handles.PoolHandle], PoolReader):
     report_bytes = bridged(handles.PoolHandle.report_bytes)
     settled = bridged(handles.PoolHandle.settled)
     wait_ready = bridged(handles.PoolHandle.wait_ready)
+    wait_member = bridged(handles.PoolHandle.wait_member)
     leave = bridged(handles.PoolHandle.leave)
     audit = bridged(handles.PoolHandle.audit)
     culprits = bridged(handles.PoolHandle.culprits)

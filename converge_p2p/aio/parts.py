@@ -36,6 +36,7 @@ class JoinAsking(Facade[join_asking.JoinAsking]):
 
     all = direct(join_asking.JoinAsking.all)
     silence = direct(join_asking.JoinAsking.silence)
+    hold_back = direct(join_asking.JoinAsking.hold_back)
     follow = giving(PoolHandle, join_asking.JoinAsking.follow)
     ask = bridged(join_asking.JoinAsking.ask)
     withdraw = bridged(join_asking.JoinAsking.withdraw)

@@ -67,6 +67,7 @@ class PoolHandle(PoolReader):
         super().__init__(node, driver)
         self._recall = recall
         self._became_ready = trio.Event()
+        self._membership = trio.Event()
         self._waiters: dict[TaskId, trio.Event] = {}
         self._changes: Fanout[TaskView] = Fanout()
         self._closed = False
@@ -399,6 +400,18 @@ class PoolHandle(PoolReader):
             await self._became_ready.wait()
             self._check_open()
 
+    async def wait_member(self) -> None:
+        """Wait until this node is a member, and was found once to hold all that a peer holds.
+
+        Raises:
+            LocalError: this node left the pool or stopped in the meantime.
+        """
+        while not self.is_member:
+            self._check_open()
+            await self._membership.wait()
+        await self.driver.wait_caught_up()
+        self._check_open()
+
     def watch(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[TaskView]]:
         """Give a channel of changed tasks, and of their progress. It ends when this node leaves the pool or stops.
 
@@ -410,6 +423,7 @@ class PoolHandle(PoolReader):
         """Called by the node: it takes no more part. Whoever waits is told."""
         self._closed = True
         self._became_ready.set()
+        self._membership.set()
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters.values():
             waiter.set()
@@ -422,6 +436,9 @@ class PoolHandle(PoolReader):
 
     def on_notice(self, notice: ev.Notice) -> None:
         """The replica says something."""
+        if isinstance(notice, ev.MembersChanged | ev.EpochInstalled | ev.Compacted):
+            self._membership.set()
+            self._membership = trio.Event()
         match notice:
             case ev.TaskChanged(task):
                 self._task_changed(task)

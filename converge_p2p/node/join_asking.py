@@ -8,7 +8,7 @@ Source: `docs/protocol.md`, join requests.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -115,6 +115,10 @@ class JoinAsking:
     async def follow(self, pool: PoolId, timeout_s: float | None) -> PoolHandle:
         """Take part in a pool without being a member, so that its terms can be read. See `Pools.follow`."""
         return await self._pools.follow(pool, timeout_s)
+
+    def hold_back(self, pools: Iterable[PoolId]) -> None:
+        """Take part in none of these pools, whoever asks for it, until the node has another key's place there."""
+        self._pools.held_back = frozenset(pools)
 
     async def ask(
         self,

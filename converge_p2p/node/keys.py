@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 import trio
 
 from converge_p2p.core.codec import encode
-from converge_p2p.core.errors import Conflict, NotFound, SignatureError, Undecided
-from converge_p2p.core.governance.rename import gives_role, with_key_replaced
+from converge_p2p.core.errors import (
+    Conflict,
+    LocalError,
+    NotAuthorised,
+    NotFound,
+    OwnChainUnsure,
+    SignatureError,
+    Undecided,
+)
+from converge_p2p.core.governance.rename import gives_role, named, with_key_replaced
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.oplog.motions import MotionKind
@@ -28,6 +36,7 @@ from converge_p2p.core.oplog.succession import (
 )
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import OperationId, PublicKey
+from converge_p2p.core.view.epochs import Epochs
 from converge_p2p.core.view.motions import Outcome
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
@@ -93,9 +102,11 @@ class PoolKeys:
 
         Raises:
             SignatureError: the new key did not sign that.
-            Conflict: it has signed something in the pool, or is a member; or this node's place went to another key.
+            Conflict: it has signed something in the pool, or is a member; this node's place, or its roles, went to
+                another key; or nothing that this node's key signs counts.
             Undecided: the electors did not agree in time. The motion stands, and nothing was handed over.
             NotAuthorised: this node is no member.
+            OwnChainUnsure: the store is in doubt.
             LocalError: the terms name the new key beside the old one.
 
         Cancellation: what was asked for stands.
@@ -111,8 +122,12 @@ class PoolKeys:
             heir = self.lineage().get(own)
             if heir is None:
                 self._check_unused(successor)
+                self._check_able()
                 await self._pass_roles(successor, timeout_s)
                 self._check_unused(successor)
+                self._check_roles(successor)
+                # last before it cannot fail any more: who stopped working does not begin again
+                self._check_able()
                 await self._stop_working()
                 await self._driver.carry_out(ev.Succeed(rotate))
             elif heir != successor:
@@ -140,6 +155,36 @@ class PoolKeys:
                 hint="take a key that is new",
             )
 
+    def _check_able(self) -> None:
+        """See to it that what the own key signs now has an effect."""
+        replica = self._driver.replica
+        own, members = replica.identity.public_key, replica.view.members
+        if reason := replica.unsure:
+            raise OwnChainUnsure(
+                f"the store may be an old copy, so this agent signs nothing yet: {reason}",
+                hint="connect to the pool's electors, then ask again",
+            )
+        if members.active(own):
+            return
+        if own in members.frozen() or gives_role(self._terms, own):
+            raise Conflict(
+                "what this node's key signs in the pool has no effect any more: it signed two operations with one "
+                "number, left, or was removed",
+                hint="the other electors can name the new key, or let it in; then leave the pool here",
+            )
+        raise NotAuthorised("this node is not an active member of the pool", hint="join the pool first")
+
+    def _check_roles(self, successor: PublicKey) -> None:
+        """See to it that no other key was given the roles of the own one, as by a rotation that was not ended."""
+        replica, terms = self._driver.replica, self._terms
+        for key in _renamed(replica.view.epochs, replica.identity.public_key) - {successor}:
+            # one that has signed something is somebody else, who was given the role and takes no place
+            if gives_role(terms, key) and not replica.log.held(key):
+                raise Conflict(
+                    f"the electors gave the roles of this node's key to {key.hex()[:12]}, which has not got its place",
+                    hint="hand over to that key, or have the electors put the new key in its place first",
+                )
+
     async def _pass_roles(self, successor: PublicKey, timeout_s: float | None) -> None:
         """Have every role that the terms give to the own key given to the new one."""
         own = self._driver.replica.identity.public_key
@@ -148,7 +193,9 @@ class PoolKeys:
         with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
             async with self._council.watch_epochs() as epochs:
                 while gives_role(self._terms, own):
-                    await self._ask_for(successor)
+                    with trio.CancelScope(shield=True):
+                        # a motion that is signed and not folded yet would be moved a second time
+                        await self._ask_for(successor)
                     try:
                         await epochs.receive()
                     except trio.EndOfChannel:
@@ -179,3 +226,20 @@ class PoolKeys:
             word: what `hand_over` gave, or what `core.oplog.succession.recovery` makes of the recovery key.
         """
         await self._driver.carry_out(ev.Succeed(word))
+
+
+def _renamed(epochs: Epochs, old: PublicKey) -> set[PublicKey]:
+    """Every key that an epoch put in the place of `old` and nothing else."""
+    found = set[PublicKey]()
+    for number in range(1, len(epochs)):
+        before, after = epochs[number - 1].spec, epochs[number].spec
+        if gives_role(before, old) and not gives_role(after, old):
+            found |= {key for key in named(after) - named(before) if _renames(before, after, old, key)}
+    return found
+
+
+def _renames(before: PoolSpec, after: PoolSpec, old: PublicKey, new: PublicKey) -> bool:
+    try:
+        return with_key_replaced(before, old, new) == after
+    except LocalError:
+        return False

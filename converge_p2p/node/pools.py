@@ -22,7 +22,7 @@ from nacl.utils import random as random_bytes
 
 from converge_p2p.core import limits
 from converge_p2p.core.codec import decode, encode
-from converge_p2p.core.errors import CodecError, LimitExceeded, LocalError, NetworkError, NotFound, StoreError
+from converge_p2p.core.errors import CodecError, Conflict, LimitExceeded, LocalError, NetworkError, NotFound, StoreError
 from converge_p2p.core.model.pool import PoolSpec, pool_id
 from converge_p2p.core.oplog.operation import decode_operation
 from converge_p2p.core.oplog.succession import (
@@ -62,6 +62,8 @@ class Pools:
 
     Attributes:
         room: whether there is room for more of them, and for tasks of this node.
+        held_back: pools that this node takes part in with another key's word or not at all: its first operation there
+            has to be that word.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Pools:
     ) -> None:
         """Begin without pools; `restore` reads those of the last run."""
         self.room = room
+        self.held_back: frozenset[PoolId] = frozenset()
         self._node = node
         self._identity = node.identity
         self._store = store
@@ -185,10 +188,16 @@ class Pools:
 
         Raises:
             NetworkError: no connected peer knows it; the node goes on asking.
+            Conflict: it is held back.
             LimitExceeded: too many pools.
             StoreFull: the store holds as much as it may.
         """
         if pool not in self._handles:
+            if pool in self.held_back:
+                raise Conflict(
+                    f"the key that this node's replaces has not handed over its place in pool {pool.hex()[:12]}",
+                    hint="have it handed over first; a join here would waste the place",
+                )
             await self.room.check(f"pool {pool.hex()[:12]} was not joined")
         async with self._changing:
             handle = self._handles.get(pool) or await self._enter(pool)

@@ -25,6 +25,10 @@ from converge_p2p.store.private_files import write_private_file
 INHERITANCE_FILE: Final = "inheritance.json"
 
 
+class DamagedInheritance(ConfigError):
+    """The file holds something else. What it held can be had again from the old key's node."""
+
+
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The place of the old key in a pool.
 
@@ -93,7 +97,8 @@ def read_inheritance(paths: NodePaths) -> Inheritance | None:
     """Return what the home holds; None if it is that of a node that replaces no other.
 
     Raises:
-        ConfigError: the file cannot be read, or is damaged.
+        DamagedInheritance: the file is damaged.
+        ConfigError: it cannot be read.
     """
     file = inheritance_file(paths)
     hint = "run `converge-node identity rotate` again with this folder as --new-home: it writes the file anew"
@@ -105,13 +110,13 @@ def read_inheritance(paths: NodePaths) -> Inheritance | None:
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     if len(data) > limits.INHERITANCE_BYTES_MAX:
-        raise ConfigError(f"{file} has more than {limits.INHERITANCE_BYTES_MAX} bytes", hint=hint)
+        raise DamagedInheritance(f"{file} has more than {limits.INHERITANCE_BYTES_MAX} bytes", hint=hint)
     try:
         found = msgspec.json.decode(data, type=Inheritance)
         for place in found.places:
             place.secrets()
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{file} is damaged: {error}", hint=hint) from error
+        raise DamagedInheritance(f"{file} is damaged: {error}", hint=hint) from error
     return found
 
 

@@ -2,7 +2,8 @@
 
 Knows: the inheritance, and the node through `control.ports`. Must not know: what a succession is.
 Source: docs/operations.md, a new key. The library keeps each word before the pool is known here, and signs it before
-anything else; a place leaves the file when its word is durable. So a kill at any moment costs nothing.
+anything else; a place leaves the file when this node is a member and has what the pool holds. So a kill at any moment
+costs nothing, and the file says when the old node is needed no more.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Inheriting:
         left = self._left
         if left is None:
             return
+        node.joins.asking.hold_back(PoolId(bytes.fromhex(pool)) for pool in left.waiting)
         for place in left.places:
             try:
                 await self._take(node, left, place, 0.0)
@@ -84,6 +86,8 @@ class Inheriting:
         try:
             pool = await self._take(node, left, place, None)
             taken(pool)
+            # before that the old node may be the only one that has what is in the pool, and would be ended too early
+            await pool.wait_member()
             await self._forget(place)
             _log.info("took the place of the old key", extra={"pool": place.pool})
         except ConvergeError as error:

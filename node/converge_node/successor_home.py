@@ -16,14 +16,20 @@ from typing import Any, Final
 from converge_node.config import load_settings, write_example
 from converge_node.config_change import write_settings
 from converge_node.followed import INVITATIONS_FILE
-from converge_node.inheritance import Inheritance, inheritance_file, read_inheritance, write_inheritance
+from converge_node.inheritance import (
+    DamagedInheritance,
+    Inheritance,
+    inheritance_file,
+    read_inheritance,
+    write_inheritance,
+)
 from converge_node.key_files import NETWORK_KEY_FILE, passphrase_of
 from converge_node.paths import NodePaths, single_instance
-from converge_p2p.core.errors import ConfigError, Conflict
+from converge_p2p.core.errors import ConfigError, Conflict, LocalError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.types import PublicKey
 from converge_p2p.store.home import DATABASE_FILE
-from converge_p2p.store.keyfile import load_or_create_identity
+from converge_p2p.store.keyfile import load_identity, load_or_create_identity, save_identity
 from converge_p2p.store.private_files import write_private_file
 
 _COPIED: Final = (NETWORK_KEY_FILE, INVITATIONS_FILE)
@@ -72,25 +78,25 @@ def open_successor_home(
         AlreadyRunning: a node runs there.
         Conflict: a node ran there that replaces no key, or another one.
         ConfigError, StoreError: a file cannot be read or written.
+        SignatureError, LocalError: the passphrase does not open the key that is there.
     """
     paths.create()
     with single_instance(paths.lock_file):
-        found = read_inheritance(paths)
+        found, known = _found(paths)
         if found is not None and found.old != old.hex():
             raise Conflict(
                 f"the home {paths.state_dir} belongs to a key that replaces another one", hint="choose another folder"
             )
-        if found is None and (paths.state_dir / DATABASE_FILE).exists():
+        if not known and (paths.state_dir / DATABASE_FILE).exists():
             raise Conflict(
                 f"a node ran in {paths.state_dir}, so its key is not new: it may have signed in the pools",
                 hint="choose an empty folder with --new-home",
             )
-        leaning = _settle_settings(paths, old_home, passphrase_file)
-        for name in _COPIED if old_home is not None else ():
-            assert old_home is not None
-            _copy(old_home.state_dir / name, paths.state_dir / name)
         section = load_settings(paths.config_file, environment={}).config.identity
-        identity = load_or_create_identity(paths.chosen_key(section.path), passphrase_of(section.passphrase_file))
+        passphrase = passphrase_of(passphrase_file or section.passphrase_file)
+        key_file = paths.chosen_key(section.path)
+        # before the settings name a passphrase: they keep the old one if this does not open the key
+        identity = load_or_create_identity(key_file, passphrase)
         if identity.public_key == old or (found is not None and found.new != identity.public_key.hex()):
             raise Conflict(
                 f"the key in {paths.state_dir} is not the new one that {inheritance_file(paths).name} there is for"
@@ -98,9 +104,34 @@ def open_successor_home(
                 else f"the key in {paths.state_dir} is the one that is to be replaced",
                 hint="choose an empty folder with --new-home",
             )
+        leaning = _settle_settings(paths, old_home, passphrase_file)
+        for name in _COPIED if old_home is not None else ():
+            assert old_home is not None
+            _copy(old_home.state_dir / name, paths.state_dir / name)
+        if passphrase_file:
+            _seal(key_file, identity, passphrase)
         yield SuccessorHome(
             paths, identity, found or Inheritance(old=old.hex(), new=identity.public_key.hex()), leaning
         )
+
+
+def _found(paths: NodePaths) -> tuple[Inheritance | None, bool]:
+    """Return what the home holds, and whether it is that of a key that replaces another one."""
+    try:
+        found = read_inheritance(paths)
+    except DamagedInheritance:
+        # the old node tells again what it handed over, and refuses a key that has signed something
+        return None, True
+    return found, found is not None
+
+
+def _seal(file: Path, identity: Identity, passphrase: str | None) -> None:
+    """Seal a key that is in clear, as `init` made it."""
+    try:
+        load_identity(file)
+    except LocalError:
+        return
+    save_identity(identity, file, passphrase, replace=True)
 
 
 def _settle_settings(paths: NodePaths, old_home: NodePaths | None, passphrase_file: str) -> list[str]:

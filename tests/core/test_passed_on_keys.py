@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from pool_kit import Pool, claim, now, settle_writes, signed
+from pool_kit import Author, Pool, claim, feed, notices, now, settle_writes, signed
 from test_epochs import Live
 
 from converge_p2p.core.codec import encode, encode_value
@@ -55,6 +55,7 @@ class Heir:
         self.pool = Pool(3, 2)
         self.old, self.new = self.pool.workers[0], self.pool.electors[1]
         self.rotate, self.word = rotation(self.pool.id, self.old.identity, self.new.identity)
+        self.old_again = self.old.branch()
         task, submit = self.pool.submit()
         waiting = [submit, claim(self.pool.workers[1], task), self.old.sign(self.rotate)]
         self.operations = signed([*self.pool.base, *waiting])
@@ -82,6 +83,22 @@ def test_the_word_waits_until_the_pool_is_known() -> None:
     assert not any(isinstance(effect, ev.Persist) for effect in replica.handle(ev.Received(()), now()))
     settle_writes(replica, replica.handle(ev.Received(heir.operations[:1]), now()))
     assert bodies(replica) == [heir.word]
+
+
+def test_who_is_a_member_by_succession_is_told_when_the_old_key_s_word_arrives() -> None:
+    heir = Heir()
+    new = Author(70, heir.pool.id)
+    rotate, word = rotation(heir.pool.id, heir.old.identity, new.identity)
+    replica = Replica(new.identity, heir.pool.id, first=word)
+    feed(replica, heir.pool.base)
+    assert bodies(replica) == [word]
+    assert replica.view.members.capabilities(new.key) == ()
+    told = notices(feed(replica, [heir.old_again.sign(rotate)]), ev.MembersChanged)
+    assert {(notice.agent, notice.joined) for notice in told} == {
+        (heir.old.identity.id, False),
+        (new.identity.id, True),
+    }
+    assert replica.view.members.capabilities(new.key) == ("gpu",)
 
 
 def test_after_a_restart_the_word_is_not_signed_again() -> None:
@@ -117,6 +134,17 @@ def test_a_key_whose_place_was_taken_is_told_so(command: ev.Command) -> None:
     with pytest.raises(NotAuthorised, match="another key took the place") as refused:
         old.handle(command, now())
     assert "new key" in refused.value.hint
+
+
+def test_nothing_is_acknowledged_behind_a_handover_that_is_not_on_the_disk_yet() -> None:
+    heir = Heir()
+    old = Replica(heir.old.identity, heir.pool.id)
+    old.handle(ev.Received(signed([*heir.pool.base])), now())
+    old.handle(ev.Succeed(heir.rotate), now())
+    with pytest.raises(NotAuthorised, match="another key took the place"):
+        old.handle(ev.Submit(TaskSpec(b"late", "work", encode_value({}))), now())
+    # who gave up waiting for it may ask again
+    assert not any(isinstance(effect, ev.Persist) for effect in old.handle(ev.Succeed(heir.rotate), now()))
 
 
 @pytest.mark.parametrize("who", [0, 4])

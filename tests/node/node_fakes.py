@@ -265,6 +265,8 @@ class FakePool:
         self.watching = trio.Event()
         self.blobs = FakePoolBlobs()
         self.keys = FakeKeys(id_, identity.public_key)
+        self.member = trio.Event()
+        self.member.set()
         self._identity = identity
         self._tasks: dict[TaskId, TaskView] = {}
 
@@ -275,6 +277,9 @@ class FakePool:
     @property
     def frontier_digest(self) -> str:
         return hashlib.sha256(b"".join(self._tasks)).hexdigest()
+
+    async def wait_member(self) -> None:
+        await self.member.wait()
 
     async def leave(self) -> None:
         del self.node.pools[self.id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -117,12 +117,16 @@ class FakeAsking:
     def __init__(self) -> None:
         self.asked: dict[PoolId, Application] = {}
         self.when_joined: Any = lambda _pool: None
+        self.held_back: frozenset[PoolId] = frozenset()
 
     def all(self) -> list[Application]:
         return list(self.asked.values())
 
     def silence(self, pool: PoolId) -> str:
         return ""
+
+    def hold_back(self, pools: Iterable[PoolId]) -> None:
+        self.held_back = frozenset(pools)
 
     async def ask(
         self, pool: PoolId, *, note: str = "", capabilities: Sequence[str] = (), timeout_s: float | None = None

@@ -28,7 +28,7 @@ from converge_node.inheriting import Inheriting
 from converge_node.paths import NodePaths, resolve_paths, single_instance
 from converge_p2p.client.routes import Scope
 from converge_p2p.core.codec import tagged_hash
-from converge_p2p.core.errors import ConfigError, Conflict, NotAuthorised, Undecided
+from converge_p2p.core.errors import ConfigError, Conflict, LocalError, NotAuthorised, Undecided
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.oplog.succession import SucceedBody, is_signed, rotation
 from converge_p2p.core.types import PoolId
@@ -314,6 +314,35 @@ def test_a_home_whose_key_is_not_new_is_refused(place: Held, capsys: pytest.Capt
     assert "is the one that is to be replaced" in capsys.readouterr().err
 
 
+def test_a_wrong_passphrase_costs_nothing_and_a_key_in_clear_is_sealed(
+    place: Held, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, wrong = place.folder / "right", place.folder / "wrong"
+    right.write_text("a passphrase\n")
+    wrong.write_text("another\n")
+    assert invoke(["--home", str(place.next.state_dir), "init", "-q"]) == 0
+    key = load_identity(place.next.key_file)
+    assert place.rotate("--passphrase-file", str(right)) == 0
+    assert load_identity(place.next.key_file, "a passphrase").public_key == key.public_key
+    with pytest.raises(LocalError, match="sealed"):
+        load_identity(place.next.key_file)
+    before = place.next.config_file.read_text()
+    assert place.rotate("--passphrase-file", str(wrong)) != 0
+    assert "wrong passphrase" in capsys.readouterr().err
+    assert place.next.config_file.read_text() == before
+    assert place.rotate() == 0
+    assert place.known.pool.keys.heir == key.public_key
+
+
+def test_an_inheritance_that_was_damaged_is_written_anew_also_after_the_new_node_ran(place: Held) -> None:
+    assert place.rotate() == 0
+    whole = inheritance_file(place.next).read_bytes()
+    (place.next.state_dir / DATABASE_FILE).touch()
+    inheritance_file(place.next).write_bytes(whole[:-9])
+    assert place.rotate() == 0
+    assert inheritance_file(place.next).read_bytes() == whole
+
+
 def test_while_the_new_node_runs_its_home_is_left_alone(place: Held, capsys: pytest.CaptureFixture[str]) -> None:
     place.next.create()
     with single_instance(place.next.lock_file):
@@ -371,6 +400,7 @@ async def test_every_place_is_entered_at_once_and_leaves_the_file_when_it_is_tak
     assert inheriting.bootstrap == made.bootstrap
     assert [inheriting.holds(pool) for pool in (here.id, far, waits, PoolId(b"x" * 32))] == [True, True, True, False]
     await inheriting.enter(node)
+    assert node.joins.asking.held_back == {waits}
     words = {pool: rotation(pool, OWN, NEW)[1] for pool in (here.id, far)}
     assert node.taken == [(pool, words[pool], b"s", 0.0) for pool in (here.id, far)]
     with trio.move_on_after(1):
@@ -388,6 +418,25 @@ async def test_every_place_is_entered_at_once_and_leaves_the_file_when_it_is_tak
     assert left is not None
     assert (left.places, again.bootstrap) == ((), ())
     assert again.holds(waits)
+
+
+async def test_a_place_is_not_taken_before_the_new_node_has_what_the_old_one_may_be_alone_with(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    paths, node, taken = resolve_paths(tmp_path / "n"), FakeNode(NEW), list[PoolLike]()
+    pool = await node.create_pool("far")
+    pool.member = trio.Event()
+    inherited(paths, pool.id)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Inheriting(paths, NEW).run, node, taken.append)
+        await trio.sleep(1)
+        left = read_inheritance(paths)
+        assert left is not None
+        assert ([place.id for place in left.places], [each.id for each in taken]) == ([pool.id], [pool.id])
+        pool.member.set()
+    left = read_inheritance(paths)
+    assert left is not None
+    assert left.places == ()
 
 
 @pytest.mark.parametrize("waits", [True, False])

@@ -14,7 +14,8 @@ import pytest
 from converge_node.cli.main import invoke
 from converge_node.config import load_settings
 from converge_node.errors import ExitCode
-from converge_node.paths import single_instance
+from converge_node.inheritance import Inheritance, write_inheritance
+from converge_node.paths import resolve_paths, single_instance
 from converge_p2p.core.codec import encode
 from converge_p2p.core.model.blob import Manifest
 from converge_p2p.core.model.pool import GovernanceKind, PoolSpec, pool_id
@@ -65,6 +66,11 @@ def test_a_backup_goes_to_another_home_with_its_key_and_is_in_doubt_there(
     assert json.loads((backup / "manifest.json").read_text())["agent"] == load_identity(home / KEY_FILE).id
     code, checked = asked(capsys, new, "verify", str(backup))
     assert (code, checked["whole"], checked["operations"]) == (0, True, 1)
+    # what else a home may hold: its node has another key's places to take
+    new.mkdir()
+    write_inheritance(
+        resolve_paths(new), Inheritance(old="00" * 32, new=load_identity(home / KEY_FILE).public_key.hex())
+    )
     code, put_back = asked(capsys, new, "restore", str(backup))
     assert (code, put_back["in_doubt"]) == (0, True)
     code, found = asked(capsys, new, "info")

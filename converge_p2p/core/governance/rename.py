@@ -14,13 +14,18 @@ from converge_p2p.core.model.pool import PoolSpec
 from converge_p2p.core.types import PublicKey
 
 
-def gives_role(spec: PoolSpec, key: PublicKey) -> bool:
-    """Whether terms name a key for more than that it may join."""
+def named(spec: PoolSpec) -> set[PublicKey]:
+    """Return the keys that terms name for more than that they may join."""
     model = spec.model
     formula = decode_formula(model.formula).electors if model.formula else ()
     chambers = (one for chamber in model.chambers for one in chamber)
-    named = (*spec.electors, *model.vetoers, *model.trusted, *chambers, *formula)
-    return key in named or key in (model.leader, model.successor, model.tie_breaker)
+    single = (key for key in (model.leader, model.successor, model.tie_breaker) if key)
+    return {PublicKey(key) for key in (*spec.electors, *model.vetoers, *model.trusted, *chambers, *formula, *single)}
+
+
+def gives_role(spec: PoolSpec, key: PublicKey) -> bool:
+    """Whether terms name a key for more than that it may join."""
+    return key in named(spec)
 
 
 def with_key_replaced(spec: PoolSpec, old: PublicKey, new: PublicKey) -> PoolSpec:

@@ -26,7 +26,7 @@ from converge_p2p.core.oplog.bodies import (
     VetoBody,
 )
 from converge_p2p.core.oplog.motions import YES, MotionBody, MotionKind, OpinionBody
-from converge_p2p.core.oplog.succession import RecoverBody, SucceedBody, SuccessionBody, is_signed
+from converge_p2p.core.oplog.succession import RecoverBody, RotateBody, SucceedBody, SuccessionBody, is_signed
 from converge_p2p.core.oplog.verdicts import VerdictBody
 from converge_p2p.core.replica import events as ev, evidence_commands
 from converge_p2p.core.replica.coordination import CoordinationCommand, CoordinationCommands
@@ -58,6 +58,7 @@ class Commands:
         self._coordination = CoordinationCommands(key, view, length_of)
         self._submitting: dict[TaskId, TaskSpec] = {}
         self._founding = False
+        self._handed_over: RotateBody | None = None
 
     def submitted(self, body: SubmitBody) -> None:
         """An own submit is durable, and from now on the fold remembers it."""
@@ -81,12 +82,19 @@ class Commands:
             return self._join(JoinBody(tuple(sorted(set(command.capabilities))), command.proof))
         if isinstance(command, ev.Succeed) and isinstance(command.body, SucceedBody | RecoverBody):
             return self._take_place(command.body)
+        ended = self._view.successions.folded(self._key).end < FOREVER
+        if isinstance(command, ev.Succeed) and command.body == self._handed_over and not ended:
+            # it is on its way to the disk
+            return None
         self._check_not_succeeded()
         if not self._view.members.active(self._key):
             raise NotAuthorised("this node is not an active member of the pool", hint="join the pool first")
         match command:
             case ev.Succeed(body):
-                return self._checked(body)
+                checked = self._checked(body)
+                if isinstance(checked, RotateBody):
+                    self._handed_over = checked
+                return checked
             case ev.Submit():
                 return self._submit(command)
             case ev.Claim():
@@ -146,7 +154,8 @@ class Commands:
         return body
 
     def _check_not_succeeded(self) -> None:
-        if self._view.successions.folded(self._key).end < FOREVER:
+        # what is signed behind a rotate that is not durable yet would be acknowledged, and have no effect
+        if self._handed_over is not None or self._view.successions.folded(self._key).end < FOREVER:
             raise NotAuthorised(
                 "another key took the place of this node's in the pool", hint="run the node that has the new key"
             )

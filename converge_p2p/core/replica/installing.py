@@ -60,6 +60,8 @@ class Installer:
             self._touch(*self._view.refold(key, chain, self._log.base(key)))
             self._contents.applied(*chain)
             self._contents.changed()
+            # no join or leave says it: who works here learns from this what it may do now
+            self._emit(ev.MembersChanged(Identity.from_public_key(key).id, self._view.members.has(key)))
 
     def install(self) -> None:
         """Put every epoch in force that is certified by now, one after the other."""

@@ -16,12 +16,13 @@ from converge_node.cli.output import clean, facts, short, show, table
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.config import Settings, load_settings
 from converge_node.errors import ExitCode, UsageError
+from converge_node.inheritance import INHERITANCE_FILE
 from converge_node.key_files import passphrase_of
 from converge_node.paths import NodePaths, single_instance
 from converge_p2p.core.errors import ConvergeError
 from converge_p2p.core.identity import Identity
 
-_BESIDE: Final = ("config.toml", "node.lock", "api-tokens", "invitations", "run", "control.sock")
+_BESIDE: Final = ("config.toml", "node.lock", "api-tokens", "invitations", INHERITANCE_FILE, "run", "control.sock")
 """What may be in a home that a backup is put back into: none of it says what the node signed."""
 
 

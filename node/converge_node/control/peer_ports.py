@@ -6,7 +6,7 @@ Source: docs/control.md.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from converge_p2p.core.model.join_request import Application, HeldRequest
@@ -73,6 +73,7 @@ class AskingLike(Protocol):
 
     def all(self) -> Sequence[Application]: ...
     def silence(self, pool: PoolId, /) -> str: ...
+    def hold_back(self, pools: Iterable[PoolId], /) -> None: ...
     def ask(
         self, pool: PoolId, /, *, note: str = "", capabilities: Sequence[str] = (), timeout_s: float | None = None
     ) -> Awaitable[Application]: ...
