@@ -22,8 +22,7 @@ COVERAGE_MIN ?= 85
 SHARED_OUT := --numprocesses auto --dist worksteal
 CORE_TESTS := tests/core tests/vectors
 SIMULATION_TESTS := tests/simulation
-# Those with real hosts wait about half of their time, so there are half as many processes again as processors.
-HOSTS_SHARED_OUT := --numprocesses $(shell expr $$(nproc) '*' 3 / 2) --dist loadfile
+HOSTS_SHARED_OUT := --numprocesses auto --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -63,7 +63,7 @@ def test_a_circuit_counts_for_its_relay():
 
 
 async def test_a_process_of_this_machine_may_use_any_of_its_addresses(monkeypatch):
-    monkeypatch.setattr(host_shares, "_is_loopback", lambda _host: False)
+    monkeypatch.setattr(host_shares, "is_loopback", lambda _host: False)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()), await listener.accept() as taken:
         assert source_of(RawConnection(TrioTCPStream(taken), False)) == THIS_MACHINE
