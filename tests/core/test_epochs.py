@@ -245,11 +245,14 @@ def test_a_users_model_answers_disputes_and_its_errors_decide_nothing(model: Gov
     assert answer == (1 if found else None)
 
 
-def removal_that_the_removed_certified(nonce: int) -> Live:
+def removal_that_the_removed_certified(nonce: int, *, earlier_epochs: int = 0) -> Live:
     """Elector 2 is removed by the quorum of 0 and itself; of what is before its last votes nobody has all."""
     # who founds the epoch depends on the pool's id: the removed elector itself does in some of these
     live = Live(3, 1, nonce=bytes([nonce]) * 16)
     live.settle(live.submit(b"x", by=2))
+    for number in range(1, earlier_epochs + 1):
+        live.move(terms=replace(live.terms, policy=replace(QUICK, max_retries=3 + number)))
+        live.reach(number)
     live.mesh.run(lambda: live.mesh.equal)
     # elector 1 hears nothing more: 0 and 2 are the quorum that removes 2
     live.mesh.deaf = {1}
@@ -257,7 +260,7 @@ def removal_that_the_removed_certified(nonce: int) -> Live:
     # between its promise and its other votes for the epoch it writes something that nobody keeps
     live.mesh.run(lambda: live.mesh.replicas[2]._elector.sealed)
     live.mesh.do(2, ev.Submit(TaskSpec(b"too late", "work", encode_value({}))))
-    live.reach(1, among=(0, 2, 3))
+    live.reach(earlier_epochs + 1, among=(0, 2, 3))
     live.mesh.run_for(3000)
     return live
 
@@ -276,6 +279,29 @@ def test_a_newcomer_learns_of_a_removal_that_only_the_removed_elector_certified_
     again = live.pool.replica()
     again.handle(ev.Restored(tuple(dict.fromkeys(stored))), ev.Now(0, 0))
     assert again.epoch == 1, "an own operation may name the epoch, so a restart must not forget it"
+
+
+@pytest.mark.parametrize("nonce", range(5))
+def test_votes_on_a_removal_count_also_where_they_came_before_the_epoch_that_they_name(nonce: int) -> None:
+    live = removal_that_the_removed_certified(nonce, earlier_epochs=1)
+    knows, key = live.mesh.replicas[0], live.key(2)
+    loose = knows.log.read_loose(key)
+    assert loose
+    assert {decode_operation(signed, live.pool.id).epoch for signed in loose} == {1}
+    newcomer = live.pool.replica()
+    stored = stored_by(newcomer)
+    # it knows the elector, so that what names an epoch that it does not know yet waits
+    newcomer.handle(ev.Received((knows.view.genesis,)), ev.Now(0, 0))
+    newcomer.handle(ev.Received(tuple(knows.log.read(key, 0, 1))), ev.Now(0, 0))
+    newcomer.handle(ev.Received(tuple(loose)), ev.Now(0, 0))
+    for author in sorted(knows.log.chains):
+        newcomer.handle(ev.Received(tuple(knows.log.read(author, 0, knows.log.length(author)))), ev.Now(0, 0))
+    assert newcomer.epoch == 2
+    assert newcomer.log.digest() == knows.log.digest()
+    assert newcomer.view.state_bytes() == knows.view.state_bytes()
+    again = live.pool.replica()
+    again.handle(ev.Restored(tuple(dict.fromkeys(stored))), ev.Now(0, 0))
+    assert again.epoch == 2
 
 
 def test_nobody_who_was_expelled_can_be_made_an_elector_again() -> None:

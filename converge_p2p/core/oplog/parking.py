@@ -10,7 +10,7 @@ a half, whoever waits longest makes room. Of one author, what stands nearest to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from converge_p2p.core import limits
@@ -179,6 +179,16 @@ class Parking:
             return None
         found = (operation for seq, same in waiting.by_seq.items() if seq < below for operation in same.values())
         return next((operation for operation in found if operation.epoch <= epoch), None)
+
+    def naming(self, epochs: Collection[int]) -> list[Operation]:
+        """All that waits and names one of these epochs."""
+        return [
+            operation
+            for waiting in self._authors.values()
+            for same in waiting.by_seq.values()
+            for operation in same.values()
+            if operation.epoch in epochs
+        ]
 
     # ------------------------------------------------------------ waking
 

@@ -52,6 +52,8 @@ class Installer:
         self._emit = emit
         self._touch = touch
         self._touch_open = touch_open
+        self._came: set[int] = set()
+        """Epochs that came into force, of which what waits was not looked at yet."""
 
     def refold(self) -> None:
         """Fold the chains of keys anew that took another's place, or whose own was taken."""
@@ -71,6 +73,7 @@ class Installer:
             self._elector.forget(before)
             self._cut(epoch)
             self._log.know_epoch(epoch.number)
+            self._came.add(epoch.number)
             self._contents.changed()
             self._touch_open()
             self._emit(ev.EpochInstalled(epoch.number, self._key in self._view.electors))
@@ -95,6 +98,22 @@ class Installer:
         self._touch(self._view.changes_at(operation.epoch + 1).id)
         self.install()
         return [each.signed for each in counted]
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether `count_waiting` may count something."""
+        return bool(self._came)
+
+    def count_waiting(self) -> list[bytes]:
+        """Count what waits for predecessors and came before the epoch that it names; see `count_early`.
+
+        Once all that no longer waits for the epoch was taken out: what waits still may wait for what nobody has.
+        """
+        came, self._came = self._came, set()
+        waiting = self._log.parking.naming(came)
+        counted = [signed for operation in waiting for signed in self.count_early(operation, trusted=False)]
+        self.refold()
+        return counted
 
     def _cut(self, epoch: Epoch) -> None:
         for cut in epoch.cuts:

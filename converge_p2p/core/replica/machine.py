@@ -218,8 +218,11 @@ class Replica:
     def _finish_turn(self) -> None:
         """Let proposer and elector act on what changed, then hand out what is to be stored."""
         # an own vote may have brought an epoch into force, for which operations were waiting
-        while self.log.has_parked():
-            self._absorb(self.log.unpark(), None)
+        while (parked := self.log.has_parked()) or self._installer.has_waiting:
+            if parked:
+                self._absorb(self.log.unpark(), None)
+            else:
+                self._fresh += self._installer.count_waiting()
         if self._tip.learned(self._now.mono_ms):
             self._emit(ev.OwnChainLearned(self._pen.length, self._tip.silent_through))
             self._touch_open()
@@ -248,8 +251,7 @@ class Replica:
         if self._fresh:
             self._persist(self._fresh, durable=False)
         if self._own:
-            token = self._persist([operation.signed for operation in self._own], durable=True)
-            self._in_flight[token] = list(self._own)
+            self._in_flight[self._persist([each.signed for each in self._own], durable=True)] = list(self._own)
         self._compaction.finish_turn()
         self._digests.keep_going(self._now.mono_ms, ready=self.ready)
 
@@ -342,9 +344,8 @@ class Replica:
             case Genesis() if self.ready:
                 self._emit(ev.PoolReady())
             case JoinBody() | LeaveBody():
-                is_member = self.view.members.has(author)
-                if is_member != was_member:
-                    self._emit(ev.MembersChanged(Identity.from_public_key(author).id, is_member))
+                if self.view.members.has(author) != was_member:
+                    self._emit(ev.MembersChanged(Identity.from_public_key(author).id, not was_member))
             case MotionBody() if self.view.motions.get(operation.id) is not None:
                 self._emit(ev.MotionMoved(operation.id))
             case OpinionBody(motion, choice) if choice == YES:
@@ -419,8 +420,7 @@ class Replica:
 
     def _command(self, command: ev.Command | CoordinationCommand) -> None:
         self._tip.check_sure(self._now.mono_ms)
-        body = self._commands.body_for(command, self._now.wall_ms)
-        if body is not None:
+        if (body := self._commands.body_for(command, self._now.wall_ms)) is not None:
             self._sign(body)
         match command:
             case ev.Report(task):
