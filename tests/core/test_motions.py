@@ -326,6 +326,7 @@ class Story:
         return self.motions[-1]
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
 def test_the_same_operations_carry_the_same_motions_in_any_order(seed: int) -> None:

@@ -367,6 +367,7 @@ def replayed(script: Script, order: random.Random) -> Replica:
             return replica
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
 def test_who_succeeded_whom_is_the_same_in_any_order(seed: int) -> None:

@@ -39,6 +39,7 @@ def registers_of(view: View) -> list[Register]:
     return [*view.registers.values(), *view.vetoes.registers.values(), *view.changes.values()]
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_the_top_round_follows_from_the_promises_at_every_moment(seed: int, fast_path: bool) -> None:

@@ -360,6 +360,7 @@ class Story(Case):
             self.tell(made)
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
 def test_the_same_operations_make_the_same_trust_in_any_order(seed: int) -> None:

@@ -26,8 +26,8 @@ CUT_TOO_LATE = 6
     [
         ("lock_rule", "betrayal", 8, {SETTLED_TWICE}),
         ("fence_accepts", "betrayal", 8, {SETTLED_TWICE}),
-        ("endorse_phase", "betrayal", 0, {SETTLED_TWICE}),
-        ("check_cuts", "purge", 15, {CUT_TOO_LATE}),
+        ("endorse_phase", "betrayal", 32, {SETTLED_TWICE}),
+        ("check_cuts", "purge", 78, {CUT_TOO_LATE}),
         ("count_members", "swarm", 0, {CERTIFIED_TWICE, SETTLED_TWICE, EPOCH_TWICE, 1, 9}),
     ],
 )
