@@ -301,9 +301,13 @@ class Sessions:
         return piece.start <= have < state.targets.get(piece.author, 0)
 
     def _better_is_there(self, state: PeerState, author: PublicKey) -> bool:
-        """Whether a peer that keeps its word has the author's chain too. All others then wait behind its piece only."""
+        """Whether a peer that keeps its word has the author's chain too. All others then wait behind its piece only.
+
+        Not one that was found to have just what waits here at the end of the chain: it brings nothing more.
+        """
+        have = self._log.length(author)
         return any(
-            author in other.targets and other.proven and not other.barren
+            author in other.targets and other.proven and not other.barren and other.looked_at.get(author) != have
             for other in self.peers.values()
             if other is not state
         )
