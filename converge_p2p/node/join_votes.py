@@ -39,8 +39,8 @@ async def put_to_vote(pool: PoolHandle, joiner: PublicKey, reason: str) -> bytes
                 await council.say(view.motion.id, YES)
             return bytes(view.motion.id)
     if spec.admission is AdmissionKind.WHITELIST:
-        terms = replace(spec, whitelist=tuple(sorted({*spec.whitelist, joiner})))
-        return bytes(await council.move(terms=terms, reason=reason or f"let {fingerprint(joiner)[:12]} in"))
+        listed = _with_listed(spec, joiner)
+        return bytes(await council.move(terms=listed, reason=reason or f"let {fingerprint(joiner)[:12]} in"))
     said = _words(joiner) + (f": {reason}" if reason else "")
     return bytes(await council.move(terms=spec, reason=said))
 
@@ -78,9 +78,12 @@ def _asks_for(view: MotionView, joiner: PublicKey, now: PoolSpec) -> bool:
     """Whether a motion does nothing but let somebody in."""
     motion = view.motion
     if now.admission is AdmissionKind.WHITELIST:
-        listed = replace(now, whitelist=tuple(sorted({*now.whitelist, joiner})))
-        return motion.terms == listed and not motion.expelled
+        return motion.terms == _with_listed(now, joiner) and not motion.expelled
     return motion.terms == now and is_vote_on(view, joiner)
+
+
+def _with_listed(spec: PoolSpec, joiner: PublicKey) -> PoolSpec:
+    return replace(spec, whitelist=tuple(sorted({*spec.whitelist, joiner})))
 
 
 def _words(joiner: PublicKey) -> str:

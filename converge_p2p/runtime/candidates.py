@@ -138,12 +138,8 @@ class Candidates:
         while heap:
             order, task_id = heap[0]
             found = self._open.get(task_id)
-            if (
-                found is not None
-                and found.order == order
-                and found.for_others is for_others
-                and (for_others or not found.ready_at)
-            ):
+            # what is left to others waits, so that it is not ready either
+            if found is not None and found.order == order and (found.for_others if for_others else not found.ready_at):
                 return found
             heapq.heappop(heap)
         return None
