@@ -82,8 +82,7 @@ class Commands:
             return self._join(JoinBody(tuple(sorted(set(command.capabilities))), command.proof))
         if isinstance(command, ev.Succeed) and isinstance(command.body, SucceedBody | RecoverBody):
             return self._take_place(command.body)
-        ended = self._view.successions.folded(self._key).end < FOREVER
-        if isinstance(command, ev.Succeed) and command.body == self._handed_over and not ended:
+        if isinstance(command, ev.Succeed) and command.body == self._handed_over and not self._succeeded():
             # it is on its way to the disk
             return None
         self._check_not_succeeded()
@@ -153,9 +152,12 @@ class Commands:
             return None
         return body
 
+    def _succeeded(self) -> bool:
+        return self._view.successions.folded(self._key).end < FOREVER
+
     def _check_not_succeeded(self) -> None:
         # what is signed behind a rotate that is not durable yet would be acknowledged, and have no effect
-        if self._handed_over is not None or self._view.successions.folded(self._key).end < FOREVER:
+        if self._handed_over is not None or self._succeeded():
             raise NotAuthorised(
                 "another key took the place of this node's in the pool", hint="run the node that has the new key"
             )
