@@ -18,6 +18,7 @@ from converge_p2p.core.oplog.log import Missing
 from converge_p2p.core.oplog.operation import Operation
 from converge_p2p.core.replica import events as ev, session
 from converge_p2p.core.replica.machine import Replica
+from converge_p2p.core.replica.peer import PeerState
 from converge_p2p.core.replica.wire import (
     Comparison,
     Digest,
@@ -323,6 +324,39 @@ def test_answers_that_bring_nothing_are_not_asked_for_without_end() -> None:
         asked += len(wants(alone.claims_to_have("liar", lie)))
         asked += len(wants(alone.say("liar", Operations((alone.pool.genesis.signed,), True))))
     assert asked < 6
+
+
+def test_a_peer_taken_for_one_that_has_just_a_fork_is_asked_again_after_a_while() -> None:
+    alone = Alone()
+    author = alone.pool.workers[0]
+    fork = author.branch().sign(ClaimBody(TASK), epoch=10**6)
+    branch = [author.sign(ClaimBody(TASK)) for _ in range(3)]
+    # the fork waits for an epoch that never comes, at the end of the chain here
+    alone.say("liar", Operations(signed([fork]), False))
+    look = [("helper", Want((Missing(author.key, 1, 2),)))]
+    has = entry(author.key, 4)
+    assert wants(alone.claims_to_have("helper", has)) == look
+    # a late answer, to another request: it brings nothing, and looks like one to this
+    alone.say("helper", Operations((), True))
+    alone.now_ms += session.LOOK_AGAIN_MS - 1
+    assert wants(alone.claims_to_have("helper", has)) != look
+    alone.say("helper", Operations((), True))
+    alone.now_ms += 60_000
+    assert wants(alone.claims_to_have("helper", has)) == look
+    alone.say("helper", Operations(signed(branch), True))
+    assert alone.replica.log.length(author.key) == 4
+
+
+def test_looks_at_what_waits_take_bounded_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SYNC_AUTHORS_PER_PEER_MAX", 2)
+    state = PeerState()
+    keys = [PublicKey(bytes([number]) * 32) for number in range(3)]
+    for length, key in enumerate(keys):
+        state.look(key, length, 100)
+    assert len(state.looked_at) == 2
+    assert [state.has_just(key, length, 99) for length, key in enumerate(keys)] == [False, True, True]
+    assert not state.has_just(keys[2], 2, 100)
+    assert not state.has_just(keys[2], 3, 99)
 
 
 def test_claims_about_invented_authors_take_bounded_room() -> None:

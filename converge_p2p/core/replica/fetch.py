@@ -78,14 +78,14 @@ class Fetch:
             return self._log.held(piece.author) - piece.held
         return self._log.held_in(piece.author, piece.start, piece.stop) - piece.held
 
-    def next_piece(self, author: PublicKey, goal: int, size: int, *, looked_at: int | None = None) -> Piece | None:
+    def next_piece(self, author: PublicKey, goal: int, size: int, *, looked_at: bool = False) -> Piece | None:
         """The next part of an author's chain up to `goal` that is neither here nor under way.
 
         Args:
             author: not frozen here.
             goal: how long the chain is at the peer that is to be asked.
             size: how many operations to ask for at most, if they follow what is here.
-            looked_at: the end of the chain here at which the peer was found to have what waits here, or None.
+            looked_at: whether the peer was found to have just what waits here at the end of the chain.
 
         Returns:
             None if nothing can be asked for now.
@@ -96,9 +96,9 @@ class Fetch:
             return self.search(author, start, min(goal, have + limits.OPERATIONS_PER_PIECE_MIN))
         if any(piece.alone for piece in under_way):
             return None
-        if have < goal and looked_at != have and self._log.parking.waits(author, have):
+        if have < goal and not looked_at and self._log.parking.waits(author, have):
             # what waits there lacks an epoch, or others that it names. It may be a fork that never gets them, and must
-            # not stand in the way of what the peer has: so each peer is asked once whether it has another
+            # not stand in the way of what the peer has: so each peer is asked whether it has another
             return self.search(author, have, have + 1)
         at, end = have, min(goal, have + limits.PARKED_PER_AUTHOR_MAX)
         while at < end:

@@ -25,7 +25,8 @@ class PeerState:
         targets: how long each author's chain is over there, as far as it said so and we lack some of it.
         hints: the same, guessed from an operation it passed on: it is not to blame if it has no more.
         apart: authors whose chain is as long over there and ends differently.
-        looked_at: authors of whom it has just what waits at the end of the chain here, and how long that is.
+        looked_at: authors of whom it had just what waits at the end of the chain here, how long that is, and until
+            when this is believed: the answer that said so may have been a late one, to a request given up before.
         loose: frozen authors whose loose operations differ over there.
         more: it left out entries that are missing here.
         asked: the pieces of the request under way.
@@ -42,7 +43,7 @@ class PeerState:
     targets: dict[PublicKey, int] = field(default_factory=dict)
     hints: dict[PublicKey, int] = field(default_factory=dict)
     apart: dict[PublicKey, None] = field(default_factory=dict)
-    looked_at: dict[PublicKey, int] = field(default_factory=dict)
+    looked_at: dict[PublicKey, tuple[int, int]] = field(default_factory=dict)
     loose: dict[PublicKey, None] = field(default_factory=dict)
     more: bool = False
     asked: tuple[Piece, ...] = ()
@@ -62,6 +63,18 @@ class PeerState:
     def goal(self, author: PublicKey) -> int:
         """How long the author's chain is over there."""
         return max(self.targets.get(author, 0), self.hints.get(author, 0))
+
+    def look(self, author: PublicKey, length: int, until_ms: int) -> None:
+        """Remember that the peer has just what waits here at the end of a chain; in a full table, for the oldest."""
+        self.looked_at.pop(author, None)
+        if len(self.looked_at) >= limits.SYNC_AUTHORS_PER_PEER_MAX:
+            del self.looked_at[next(iter(self.looked_at))]
+        self.looked_at[author] = length, until_ms
+
+    def has_just(self, author: PublicKey, length: int, now_ms: int) -> bool:
+        """Whether the peer was found to have nothing but what waits here at the end of a chain of this length."""
+        known_length, until_ms = self.looked_at.get(author, (-1, 0))
+        return known_length == length and now_ms < until_ms
 
     def note(self, theirs: FrontierEntry, mine: FrontierEntry | None) -> None:
         """Note an entry of the peer that differs from the own one."""

@@ -51,6 +51,9 @@ AVOID_MS = 300
 AVOID_DOUBLINGS_MAX = 5
 """How long a peer is not asked after answers that brought nothing: doubling, up to about ten seconds."""
 
+LOOK_AGAIN_MS = 30_000
+"""A peer that has just what waits here at the end of a chain is asked for it again after this time."""
+
 VAIN_SCANS_MAX = 8
 SCAN_PAUSE_MS = 20
 """So many peers are looked through in a row without finding anything to ask; the others after a pause."""
@@ -228,7 +231,7 @@ class Sessions:
         for author in dict.fromkeys(islice(known, limits.SYNC_SCAN_AUTHORS_MAX)):
             if len(pieces) >= pieces_max or room <= 0:
                 break
-            piece = self._next_piece(state, author, room)
+            piece = self._next_piece(state, author, room, now_ms)
             if piece is not None:
                 pieces.append(piece)
                 self._fetch.begin(piece)
@@ -246,13 +249,13 @@ class Sessions:
         self._send(peer, Want(ranges, tuple(self._loose_wanted(piece.author) for piece in pieces if not piece.stop)))
         return True
 
-    def _next_piece(self, state: PeerState, author: PublicKey, room: int) -> Piece | None:
+    def _next_piece(self, state: PeerState, author: PublicKey, room: int, now_ms: int) -> Piece | None:
         """What to ask a peer for of an author now, or None."""
         have, goal = self._log.length(author), state.goal(author)
         if self._log.growing(author) and goal > have:
             size = min(room, self._size(state, author, goal - have))
-            piece = self._fetch.next_piece(author, goal, size, looked_at=state.looked_at.get(author))
-            if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author):
+            piece = self._fetch.next_piece(author, goal, size, looked_at=state.has_just(author, have, now_ms))
+            if piece is not None and not piece.ahead and state.barren and self._better_is_there(state, author, now_ms):
                 return None
             return piece
         if author in state.apart and have and goal <= have:
@@ -300,14 +303,14 @@ class Sessions:
         have = self._log.length(piece.author)
         return piece.start <= have < state.targets.get(piece.author, 0)
 
-    def _better_is_there(self, state: PeerState, author: PublicKey) -> bool:
+    def _better_is_there(self, state: PeerState, author: PublicKey, now_ms: int) -> bool:
         """Whether a peer that keeps its word has the author's chain too. All others then wait behind its piece only.
 
         Not one that was found to have just what waits here at the end of the chain: it brings nothing more.
         """
         have = self._log.length(author)
         return any(
-            author in other.targets and other.proven and not other.barren and other.looked_at.get(author) != have
+            author in other.targets and other.proven and not other.barren and not other.has_just(author, have, now_ms)
             for other in self.peers.values()
             if other is not state
         )
@@ -384,8 +387,8 @@ class Sessions:
         for piece in state.asked[: fruitful[-1] if fruitful else None]:
             if self._fetch.progress(piece):
                 continue
-            if self._blocked(piece) and len(state.looked_at) < limits.SYNC_AUTHORS_PER_PEER_MAX:
-                state.looked_at[piece.author] = piece.start
+            if self._blocked(piece):
+                state.look(piece.author, piece.start, now_ms + LOOK_AGAIN_MS)
             state.forget(piece.author)
         self._end_request(state)
         self._pursue(peer, now_ms)
