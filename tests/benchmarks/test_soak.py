@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from soak import Record, faults, grown, quarters, table
+from soak import Record, faults, grown, p99, quarters, table
 
 ALLOWED = (1.1, 5.0)
 
@@ -29,6 +29,16 @@ def test_quarters_are_medians_of_what_was_read_in_them():
     record = Record(begin=100.0, length_s=40.0)
     readings = [(99.0, 9.0), (100.0, 1.0), (109.0, 3.0), (115.0, 5.0), (125.0, 6.0), (139.0, 7.0), (140.0, 9.0)]
     assert quarters(readings, record) == (2.0, 5.0, 6.0, 8.0)
+
+
+def test_a_long_tail_is_told_though_the_median_stays():
+    slow = {80, 81, 82}
+    latencies = [(float(at), 5.0 if at in slow else 0.1) for at in range(100)]
+    record = Record(begin=0.0, length_s=100.0, latencies=latencies)
+    assert quarters(latencies, record, p99) == (0.1, 0.1, 0.1, 5.0)
+    assert faults(record) == ["tasks took longer, p99: 0.10 s in the second quarter, 5.00 s in the last"]
+    told = [line for line in table(record) if "p99" in line]
+    assert told == ["| first | | a task, submit to result, p99, ms | 100 | 100 | 100 | 5000 | 5000 |"]
 
 
 def test_a_leak_is_told_by_node_and_measure():
