@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import trio
@@ -25,7 +25,7 @@ from converge_p2p.net.hardening import reset_quietly, shielded, write_whole
 from converge_p2p.net.host_shares import THIS_MACHINE, is_loopback
 from converge_p2p.net.names import peer_name, raw_peer_id
 from converge_p2p.net.private_network import check_private_addresses
-from converge_p2p.net.reach.circuit import host_of_connection
+from converge_p2p.net.reach.circuit import host_of_connection, is_relayed, relay_of
 
 PING_PROTOCOL: Final = TProtocol("/ipfs/ping/1.0.0")
 _PING_BYTES: Final = 32
@@ -92,13 +92,24 @@ class Acquaintance:
     def host(self, peer: PeerId) -> str:
         """Return where a connected peer is, as far as that can be counted; see `circuit.host_of_connection`.
 
-        `THIS_MACHINE` for a process of this machine. Empty for who is not connected, or only over relays: they show
-        where it is to nobody else.
+        `THIS_MACHINE` for a process of this machine. A relay shows nobody where the others are, so who is connected
+        only over one is where the relay is. Empty for who is not connected, and for who comes over a relay of this
+        machine: he may be anywhere.
         """
-        for connection in self._host.get_network().get_connections(raw_peer_id(peer)):
-            if host := host_of_connection(connection.muxed_conn):
-                remote = connection.muxed_conn.get_remote_address()
-                return THIS_MACHINE if is_loopback(remote[0]) else host
+        muxed = [each.muxed_conn for each in self._host.get_network().get_connections(raw_peer_id(peer))]
+        if host := self._direct(muxed):
+            return host
+        relays = {relay_of(each) for each in muxed if is_relayed(each)}
+        for relay in sorted(relays, key=str):
+            host = self._direct(each.muxed_conn for each in self._host.get_network().get_connections(relay))
+            if host and host != THIS_MACHINE:
+                return host
+        return ""
+
+    def _direct(self, muxed: Iterable[Any]) -> str:
+        for each in muxed:
+            if host := host_of_connection(each):
+                return THIS_MACHINE if is_loopback(each.get_remote_address()[0]) else host
         return ""
 
     async def ping(self, peer: PeerId, timeout_s: float = 10.0) -> float:

@@ -19,7 +19,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from converge_p2p.core import limits
 from converge_p2p.net.framing import TokenBucket
 from converge_p2p.net.hardening import Counters
-from converge_p2p.net.reach.circuit import host_of_connection, is_relayed
+from converge_p2p.net.reach.circuit import host_of_connection, is_relayed, relay_of
 
 Source = NewType("Source", str)
 """An IPv4 address, the 64-bit prefix that an IPv6 host owns, this machine, or `relay <peer id>`."""
@@ -35,8 +35,7 @@ def source_of(raw: RawConnection) -> Source:
     any of the machine's addresses: then both ends have the same one, which the kernel takes from nobody else.
     """
     if is_relayed(raw):
-        (address,) = raw.get_transport_addresses()
-        return Source(f"{_RELAY}{address.value_for_protocol('p2p')}")
+        return Source(f"{_RELAY}{relay_of(raw)}")
     host = host_of_connection(raw)
     if not host:
         # no TCP connection; all of its kind share one place

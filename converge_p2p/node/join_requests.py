@@ -129,8 +129,8 @@ class JoinRequests:
         """Whether one more is taken. What is of no use any more makes room, the oldest first.
 
         What waits never does, and what was given and not used neither: strangers cost nothing, and enough of them would
-        take back what somebody decided. Keys cost nothing, addresses do: one of them has a part of a pool's places, and
-        so has everybody who comes over a relay together. This machine is its owner's. Of such a share who was refused
+        take back what somebody decided. Keys cost nothing, addresses do: one of them has a part of a pool's places,
+        who comes over a relay at that address among it. This machine is its owner's. Of such a share who was refused
         keeps its part, or it could ask for ever under new names; who is in does not.
         """
         outside = [each for each in self._held.values() if not self._is_in(each)]

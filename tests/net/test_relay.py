@@ -17,7 +17,7 @@ from converge_p2p.core import limits
 from converge_p2p.core.errors import NetworkError
 from converge_p2p.core.identity import Identity
 from converge_p2p.core.model.network_key import NetworkKey
-from converge_p2p.net import Network, RelayBounds, RelayUse, peer_id_of
+from converge_p2p.net import THIS_MACHINE, Network, RelayBounds, RelayUse, acquaintance, peer_id_of
 from converge_p2p.net.addresses import is_circuit
 from converge_p2p.net.fast.stream_wire import StreamWire
 from converge_p2p.net.fast.yamux import FastYamux
@@ -75,6 +75,19 @@ async def test_a_node_that_listens_on_nothing_is_reached_through_a_relay(transpo
         assert relay.counters["relay_circuits_opened"] == 1
         hidden.send(visitor.peer_id, b"frame")
         await until(lambda: (hidden.peer_id, b"frame") in seen.frames, "a frame of the replication stream")
+
+
+async def test_who_comes_over_a_relay_is_counted_where_the_relay_is(
+    transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hidden_behind() as (relay, hidden), start(3, peers_wanted=0) as visitor:
+        await visitor.connect(circuit_of(hidden))
+        assert hidden.acquaintance.host(relay.peer_id) == THIS_MACHINE
+        # over a relay of this machine he may come from anywhere: he is no process of its owner
+        assert hidden.acquaintance.host(visitor.peer_id) == ""
+        monkeypatch.setattr(acquaintance, "is_loopback", lambda _address: False)
+        assert hidden.acquaintance.host(relay.peer_id) == "127.0.0.1"
+        assert hidden.acquaintance.host(visitor.peer_id) == "127.0.0.1"
 
 
 async def test_a_relayed_connection_has_the_fast_session_when_the_transport_is_fast() -> None:

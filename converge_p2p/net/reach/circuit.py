@@ -87,6 +87,12 @@ def is_relayed(connection: Any) -> bool:
     return bool(kind is ConnectionType.RELAYED)
 
 
+def relay_of(connection: Any) -> ID:
+    """Return which relay a connection over a circuit runs through; see `is_relayed`."""
+    (address,) = connection.get_transport_addresses()
+    return ID.from_string(address.value_for_protocol("p2p"))
+
+
 def directly_connected(host: Any, peer: ID) -> bool:
     """Say whether there is a connection to a peer that runs over no circuit."""
     return any(
