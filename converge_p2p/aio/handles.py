@@ -106,6 +106,7 @@ class Council(Facade[council.Council]):
     motion = direct(council.Council.motion)
     content = direct(council.Council.content)
     move = bridged(council.Council.move)
+    second = bridged(council.Council.second)
     add_elector = bridged(council.Council.add_elector)
     remove_elector = bridged(council.Council.remove_elector)
     rotate_elector = bridged(council.Council.rotate_elector)

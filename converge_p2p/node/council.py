@@ -22,7 +22,7 @@ from converge_p2p.core.replica import events as ev
 from converge_p2p.core.replica.coordination import ActFor, CoordinationCommand, SubmitFor
 from converge_p2p.core.types import OperationId, PublicKey, TaskId, ValueHash
 from converge_p2p.core.view.coordination import Coordination
-from converge_p2p.core.view.motions import MotionView
+from converge_p2p.core.view.motions import MotionView, Outcome
 from converge_p2p.node.driver import PoolDriver
 from converge_p2p.node.evidence import PoolEvidence
 from converge_p2p.node.fanout import Fanout
@@ -98,6 +98,23 @@ class Council:
             NotAuthorised: this node is no member.
         """
         return await self._put(move_change(tuple(expel), terms, reason))
+
+    async def second(self, same: Callable[[MotionView], bool]) -> OperationId | None:
+        """Find a motion for the present epoch that asks for the same, and say yes to it if this node is an elector.
+
+        Args:
+            same: says whether a motion asks for what would be moved otherwise.
+
+        Returns:
+            Its id, also of one that was just carried; None if there is none.
+        """
+        for view in self.motions():
+            if view.motion.epoch != self.epoch or view.outcome not in {Outcome.OPEN, Outcome.CARRIED} or not same(view):
+                continue
+            if view.outcome is Outcome.OPEN and self._driver.replica.is_elector:
+                await self.say(view.motion.id)
+            return view.motion.id
+        return None
 
     async def add_elector(self, key: PublicKey, reason: str = "") -> OperationId:
         """Ask for a further elector. See `move`."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from converge_p2p.core.identity import fingerprint
 from converge_p2p.core.model.pool import AdmissionKind, PoolSpec
-from converge_p2p.core.oplog.motions import YES
 from converge_p2p.core.types import PublicKey
 from converge_p2p.core.view.motions import MotionView, Outcome
 
@@ -33,11 +32,8 @@ async def put_to_vote(pool: PoolHandle, joiner: PublicKey, reason: str) -> bytes
         LocalError: neither can be done here; see `Council.move` and `Council.say`.
     """
     council, spec = pool.council, pool.spec
-    for view in council.motions():
-        if view.outcome is Outcome.OPEN and _asks_for(view, joiner, spec):
-            if pool.driver.replica.is_elector:
-                await council.say(view.motion.id, YES)
-            return bytes(view.motion.id)
+    if (known := await council.second(lambda view: _asks_for(view, joiner, spec))) is not None:
+        return bytes(known)
     if spec.admission is AdmissionKind.WHITELIST:
         listed = _with_listed(spec, joiner)
         return bytes(await council.move(terms=listed, reason=reason or f"let {fingerprint(joiner)[:12]} in"))

@@ -37,7 +37,7 @@ from converge_p2p.core.oplog.succession import (
 from converge_p2p.core.replica import events as ev
 from converge_p2p.core.types import OperationId, PublicKey
 from converge_p2p.core.view.epochs import Epochs
-from converge_p2p.core.view.motions import Outcome
+from converge_p2p.core.view.motions import MotionView
 from converge_p2p.node.council import Council
 from converge_p2p.node.driver import PoolDriver
 
@@ -208,15 +208,15 @@ class PoolKeys:
 
     async def _ask_for(self, successor: PublicKey) -> OperationId:
         """Have a motion before the electors, one for each epoch, and be for it."""
-        council, replica = self._council, self._driver.replica
-        wanted = with_key_replaced(self._terms, replica.identity.public_key, successor)
-        for view in council.motions():
+        council = self._council
+        wanted = with_key_replaced(self._terms, self._driver.replica.identity.public_key, successor)
+
+        def same(view: MotionView) -> bool:
             motion = view.motion
-            same = motion.kind is MotionKind.CHANGE and motion.terms == wanted and not motion.expelled
-            if same and motion.epoch == council.epoch and view.outcome in (Outcome.OPEN, Outcome.CARRIED):
-                if replica.is_elector and view.outcome is Outcome.OPEN:
-                    await council.say(motion.id)
-                return motion.id
+            return motion.kind is MotionKind.CHANGE and motion.terms == wanted and not motion.expelled
+
+        if (known := await council.second(same)) is not None:
+            return known
         return await council.move(terms=wanted, reason="a key is replaced by a new one of the same owner")
 
     async def take_place(self, word: SucceedBody | RecoverBody) -> None:

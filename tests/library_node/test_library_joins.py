@@ -56,6 +56,9 @@ class Council:
             outcome=outcome, motion=SimpleNamespace(epoch=epoch, expelled=(), **self.moved[name[0] - 1])
         )
 
+    async def second(self, _same: Any) -> None:
+        return None
+
     async def move(self, **what: Any) -> OperationId:
         self.moved.append(what)
         name = OperationId(bytes([len(self.moved)]) * 32)
