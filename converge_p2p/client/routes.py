@@ -20,6 +20,8 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from converge_p2p.core.errors import LocalError
+
 if TYPE_CHECKING:
     from converge_p2p.client.aio import AsyncClient
     from converge_p2p.client.sync import Client
@@ -135,10 +137,18 @@ class Declared(Generic[P, T]):
         return self._route
 
     def question(self, *args: Any, **kwargs: Any) -> Question:
-        """Fill in the route. Raises TypeError as a call of the method would."""
+        """Fill in the route.
+
+        Raises:
+            LocalError: a name in the path is empty.
+            TypeError: as a call of the method would.
+        """
         bound = inspect.signature(self._function).bind(None, *args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
+        for place in self.route.places:
+            if not str(given[place]):
+                raise LocalError(f"no {place} is named", hint=f"what was given for the {place} is empty")
         path = _PLACE.sub(lambda place: quote(str(given[place[1]]), safe=""), self._path)
         query = msgspec.to_builtins(given.get("query")) or {}
         said = urlencode({name: _word(value) for name, value in query.items() if value is not None})

@@ -255,6 +255,22 @@ async def test_a_pool_is_meant_by_id_prefix_or_name(bench_of: Callable[[], Any])
         assert sorted(ids) == sorted(pool.id.hex() for pool in (first, second, other))
 
 
+async def test_a_pool_whose_name_holds_a_slash_is_meant_by_it(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("acme/scans 100%2F")
+        assert (await bench.json("pool", "show", "acme/scans 100%2F"))[1]["id"] == pool.id.hex()
+        assert (await bench.json("task", "submit", "acme/scans 100%2F", "x"))[1]["pool"] == pool.id.hex()
+
+
+@pytest.mark.parametrize("words", [("pool", "show", ""), ("pool", "leave", ""), ("task", "show", "demo", "")])
+async def test_an_empty_name_is_a_usage_error(bench_of: Callable[[], Any], words: tuple[str, ...]) -> None:
+    async with bench_of() as bench:
+        await bench.node.create_pool("demo")
+        code, error = await bench.json(*words)
+        assert (code, error["code"]) == (2, "invalid_request")
+        assert error["message"] == f"no {words[0]} is named"
+
+
 async def test_an_announced_pool_is_shown_and_can_be_joined_by_name(bench_of: Callable[[], Any]) -> None:
     async with bench_of() as bench:
         id_ = PoolId(tagged_hash("test", b"1"))
@@ -546,6 +562,9 @@ async def test_requests_that_make_no_sense_are_refused_with_the_blame(bench_of: 
         await bench.node.create_pool("demo")
         tasks = "POST /v1/pools/demo/tasks"
         assert (await ask(bench, "GET /v1/nothing"))[0] == 404
+        assert (await ask(bench, "GET /v1/pools/"))[0] == 404
+        # the answer is not lost with a body that is still on its way
+        assert (await ask(bench, "POST /v1/nothing", b" " * (limits.CONTROL_REQUEST_BYTES_MAX + 1)))[0] == 404
         assert (await ask(bench, "DELETE /v1/pools"))[0] == 400
         for body in (b"{", b'{"objective": 5}', b'{"objective": "x", "inputz": {}}', b"[" * 5000, b'{"objective": ""}'):
             status, error = await ask(bench, tasks, body)

@@ -11,15 +11,17 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
-from starlette.types import Receive, Scope as HttpScope, Send
+from starlette.types import ASGIApp, Receive, Scope as HttpScope, Send
 
 from converge_node.control import about, blobs, explaining, identity, joins, meeting, observing, peers, pools, tasks
 from converge_node.control.answers import Serve, error_answer, guarded, json_answer
@@ -73,7 +75,12 @@ class ControlApi:
             # only a browser wants the page, and no browser opens a Unix socket
             routes += page_routes()
         routes.append(HttpRoute("/openapi.json", self._permitted(Scope.READ, self._openapi, tokens), methods=["GET"]))
-        return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+        app = Starlette(
+            routes=routes, middleware=[Middleware(_AsSent)], exception_handlers={HTTPException: _http_error}
+        )
+        # where a name is missing in a path, an answer without an envelope would lead to the list beside it
+        app.router.redirect_slashes = False
+        return app
 
     def _serves(self, route: Route, endpoint: Endpoint, tokens: Tokens | None) -> Serve:
         async def serve(request: Request) -> Response:
@@ -89,7 +96,8 @@ class ControlApi:
         async def answer(request: Request, content: bytes, parts: AsyncGenerator[bytes, None]) -> Response:
             body = None if route.body is None else body_of(content, route.body)
             query = None if route.query is None else query_of(request.query_params, route.query)
-            asked = Asked(self._state, request.path_params, body, query, parts)
+            places = {name: unquote(text) for name, text in request.path_params.items()}
+            asked = Asked(self._state, places, body, query, parts)
             if route.raw or route.form is Form.BYTES:
                 return await self._transferred(route, endpoint, asked)
             found = await endpoint(asked)
@@ -186,6 +194,19 @@ class ControlApi:
         return EventStream(source, stopping=self._state.stopping, on_end=ended, timeout_s=timeout_s)
 
 
+class _AsSent:
+    """Lets routes match the path as it was sent, so that the name of a pool may hold a slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+        await self._app(scope, receive, send)
+
+
 class _Sent(Response):
     """An answer, and what is done when it was sent, or could not be."""
 
@@ -203,6 +224,8 @@ class _Sent(Response):
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
+    # as for any refusal: see `requests.read`
+    await discard(paced(request.stream()))
     status = getattr(error, "status_code", 500)
     known: ConvergeError = NotFound(f"there is no {request.method} {request.url.path}")
     if status == 405:
