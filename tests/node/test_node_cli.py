@@ -87,6 +87,17 @@ def test_errors_in_json_are_one_envelope_on_standard_output(tmp_path: Path, caps
         assert captured.err == ""
 
 
+def test_a_reader_that_has_enough_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        try:
+            assert invoke(["errors", "--json"]) == 0
+        finally:
+            monkeypatch.undo()
+
+
 def test_settings_are_shown_with_their_source(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

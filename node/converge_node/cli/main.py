@@ -82,6 +82,17 @@ class Root(LazyGroup):
             args = [*args[:index], "run", *args[index:]]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command. Raises `ReaderGone` where click would end the process as if something had failed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+
+class ReaderGone(Exception):
+    """Whoever read the output has enough."""
+
 
 def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
     if asked:
@@ -118,8 +129,8 @@ def invoke(arguments: list[str]) -> int:
         return ended.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # whoever read the output has enough; the interpreter must not try to flush it again when it ends
+    except (ReaderGone, BrokenPipeError):
+        # the interpreter must not try to flush the output again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except DryRun as ended:
