@@ -374,6 +374,11 @@ async def test_waiting_too_long_ends_with_its_own_code(bench_of: Callable[[], An
         await bench.node.create_pool("demo")
         code, error = await bench.json("task", "submit", "demo", "x", "--wait", "--timeout", "0.05")
         assert (code, error["code"]) == (8, "timeout")
+        (task,) = (await bench.run("task", "ls", "demo", "-q"))[1].split()
+        assert task in error["message"]
+        assert task[:12] in error["hint"]
+        assert (await bench.json("task", "submit", "demo", "y", "--wait", "--timeout", "-1"))[0] == 2
+        assert len((await bench.run("task", "ls", "demo", "-q"))[1].split()) == 1
         assert (await bench.json("task", "watch", "demo", "--timeout", "-1"))[0] == 2
         assert bench.state.streams == 0
 

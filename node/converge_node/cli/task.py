@@ -20,11 +20,12 @@ from converge_node.cli.output import clean, facts, print_json, short, show, tabl
 from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
 from converge_node.cli.work import claim, release, report
 from converge_node.errors import ExitCode, UsageError
-from converge_p2p.client import Client, schema
+from converge_p2p.client import Client, Refused, schema
 from converge_p2p.client.queries import State, TaskQuery, WatchQuery
 from converge_p2p.core import limits
 
 HOME_POOL = "-"
+SECONDS = click.FloatRange(0, min_open=True)
 _SETTLED = ("completed", "failed", "cancelled")
 
 
@@ -51,7 +52,7 @@ for _command in (dispute, cite, evidence, explain, receipt, claim, release, repo
 )
 @click.option("--key", help="Submitting twice with one key is submitting once.")
 @click.option("--wait", is_flag=True, help="Wait until it is settled; exit code 11 if it failed or was cancelled.")
-@click.option("--timeout", type=float, metavar="S", help="With --wait: wait at most so many seconds (exit code 8).")
+@click.option("--timeout", type=SECONDS, metavar="S", help="With --wait: wait at most so many seconds (exit code 8).")
 @click.option("--priority", type=int, default=0, metavar="N", help="Higher is done first.")
 @click.option("--claim-ttl", type=float, metavar="S", help="Seconds a claim stands without a result.")
 @click.option("--max-retries", type=int, metavar="N", help="Failures and expiries before the task fails.")
@@ -141,7 +142,7 @@ def task_show(invocation: Invocation, pool: str, reference: str) -> None:
 @click.argument("pool")
 @click.argument("reference", metavar="TASK")
 @click.option("-o", "--output", metavar="FILE", help="Where to write it; without it, to standard output.")
-@click.option("--timeout", type=float, metavar="S", help="Wait at most so many seconds for its end (exit code 8).")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Wait at most so many seconds for its end (exit code 8).")
 @apply_shared
 @pass_invocation
 def result(invocation: Invocation, pool: str, reference: str, *, output: str | None, timeout: float | None) -> int:
@@ -164,7 +165,7 @@ def result(invocation: Invocation, pool: str, reference: str, *, output: str | N
 @task.command
 @click.argument("pool")
 @click.argument("reference", metavar="[TASK]", required=False)
-@click.option("--timeout", type=float, metavar="S", help="Stop after so many seconds (exit code 8).")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Stop after so many seconds (exit code 8).")
 @apply_shared
 @pass_invocation
 def watch(invocation: Invocation, pool: str, reference: str | None, *, timeout: float | None) -> int:
@@ -267,8 +268,16 @@ def _settled(client: Client, item: schema.TaskDetail, timeout: float | None) -> 
         Refused: with the code `timeout` after `timeout` seconds, or `not_ready` when the node stops.
     """
     query = WatchQuery(timeout_s=timeout)
-    for change in client.watch_task(item.pool, item.id, query):
-        item = change
+    # whoever submitted it has not seen its id yet
+    later = f"`converge-node task watch {short(item.pool)} {short(item.id)}` waits on, `task cancel` gives up"
+    try:
+        for change in client.watch_task(item.pool, item.id, query):
+            item = change
+    except Refused as refused:
+        raise Refused(refused.code, f"task {item.id} is not settled yet: {refused}", hint=later) from refused
+    except KeyboardInterrupt:
+        print(f"task {item.id} is not settled yet\nhint:  {later}", file=sys.stderr)
+        raise
     return item
 
 

@@ -66,7 +66,8 @@ class EventStream(Response):
                 nursery.cancel_scope.cancel()
             if not finished:
                 # after a disconnect this goes nowhere
-                error = NotReady("the node is stopping") if self._stopping.is_set() else TimedOut("not settled in time")
+                stopping = self._stopping.is_set()
+                error = NotReady("the node is stopping") if stopping else TimedOut("the time to watch is over")
                 await write(b"event: error\ndata: " + msgspec.json.encode(failure(error)) + b"\n\n")
             await write(b"", more=False)
         finally:
