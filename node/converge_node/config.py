@@ -316,7 +316,7 @@ def load_settings(
         if sources[path] == "default":
             values[path], sources[path] = value, "profile"
     if problems:
-        raise ConfigError("\n".join(problems), hint="`converge-node config show` lists every key and its value")
+        raise ConfigError("\n".join(problems), hint="`converge-node config schema` lists every key and its meaning")
     tree: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         section, name = path.split(".")
@@ -415,8 +415,11 @@ def _file_values(file: Path | None, problems: list[str]) -> list[tuple[str, Any,
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
+    except OSError as error:
+        hint = "check that --home names the folder of a node, and who owns it"
+        raise ConfigError(f"cannot read {file}: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not TOML: byte {error.start + 1} is no UTF-8") from error
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -464,7 +467,8 @@ def value_from_text(key: Key, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"{text!r} is not a number or list") from error
+        wanted = "true or false" if key.bare_kind is bool else "a number or list"
+        raise ConfigError(f"{text!r} is not {wanted}") from error
 
 
 def nearest(name: str, known: Any) -> str:

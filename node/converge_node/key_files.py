@@ -81,7 +81,8 @@ def passphrase_of(file: str) -> str | None:
     try:
         lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the passphrase file {file}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ConfigError(f"cannot read the passphrase file {file}: {why}") from error
     if not lines or not lines[0]:
         raise ConfigError(f"the first line of the passphrase file {file} is empty; expected the passphrase")
     return lines[0]

@@ -341,3 +341,12 @@ def test_for_people_each_finding_is_a_line_and_what_to_do_stands_below(
     out = capsys.readouterr().out
     assert "fail  key file" in out
     assert "-> key file: if nobody copied it: chmod 600" in out
+
+
+def test_for_people_several_mistakes_in_the_settings_are_lines_too(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "config.toml").write_text("[netwrk]\nlisten = []\n[log]\nlevl = 1\n")
+    assert invoke(["doctor", "--home", str(home)]) == ExitCode.FAILURE
+    found = [line for line in capsys.readouterr().out.splitlines() if "unknown" in line]
+    assert ["netwrk" in found[0], "log.levl" in found[1], len(found)] == [True, True, 2]

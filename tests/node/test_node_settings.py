@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from converge_node.cli.main import invoke
 from converge_node.config import Config, all_keys, example_file, load_settings
 from converge_node.run import NodeArguments, open_real_node
 from converge_node.settings_check import HandlerSpec, parse_handler
@@ -87,6 +88,28 @@ def test_an_unknown_variable_of_ours_is_an_error_and_a_foreign_one_is_not() -> N
     ):
         load_settings(None, environment={"CONVERGE_NODE_LOG__LEVL": "info"})
     load_settings(None, environment={"CONVERGE_NODE_SERVICE_HOST": "10.0.0.1", "CONVERGE_NODE_HOME": "/x"})
+
+
+def test_a_home_that_is_a_file_or_holds_no_text_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.toml: Not a directory$") as failed:
+        load_settings(write(tmp_path, "") / "config.toml", environment={})
+    assert "--home" in failed.value.hint
+    (tmp_path / "config.toml").write_bytes(b"#\xff")
+    with pytest.raises(ConfigError, match=r"config\.toml: not TOML: byte 2 is no UTF-8$"):
+        load_settings(tmp_path / "config.toml", environment={})
+
+
+def test_what_is_wrong_can_be_looked_up_while_it_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "[log]\nlevl = 1\n")
+    assert invoke(["status", "--home", str(tmp_path)]) == 3
+    command = re.search(r"`converge-node (config \w+)`", capsys.readouterr().err)
+    assert command is not None
+    assert invoke([*command[1].split(), "--home", str(tmp_path)]) == 0
+
+
+def test_a_switch_is_true_or_false() -> None:
+    with pytest.raises(ConfigError, match="'maybe' is not true or false"):
+        load_settings(None, environment={"CONVERGE_NODE_NETWORK__MDNS": "maybe"})
 
 
 def test_variables_hold_lists_numbers_and_text() -> None:

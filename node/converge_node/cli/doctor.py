@@ -35,7 +35,11 @@ def doctor(invocation: Invocation, bundle: Path | None) -> int:
         write_bundle(invocation.paths(), found, bundle)
 
     def text() -> str:
-        rows = [(check.verdict, check.name, check.text) for check in found.checks]
+        rows = [
+            (check.verdict, check.name, line) if number == 0 else ("", "", line)
+            for check in found.checks
+            for number, line in enumerate(check.text.splitlines() or [""])
+        ]
         todo = [clean(f"{check.name}: {check.hint}") for check in found.checks if _needs_word(check)]
         listed = table(("", "WHAT", "FOUND"), rows, empty="")
         written = "" if bundle is None else f"\n\nwritten to {bundle}: look through it before you hand it on"
