@@ -65,6 +65,8 @@ def test_client_commands_load_neither_libp2p_nor_an_event_loop() -> None:
             "'anarchic' is not one of 'democratic', 'dictatorial'",
         ),
         (["--home"], "requires an argument"),
+        (["--home", "", "id"], "'--home': it is empty"),
+        (["id", "--url", ""], "'--url': it is empty"),
     ],
 )
 def test_a_mistyped_command_line_ends_with_2_and_a_hint(
@@ -85,6 +87,20 @@ def test_errors_in_json_are_one_envelope_on_standard_output(tmp_path: Path, caps
         assert (document["v"], document["ok"], document["error"]["code"]) == (1, False, "node_unreachable")
         assert "--home" in document["error"]["hint"]
         assert captured.err == ""
+
+
+def test_shared_options_stand_between_the_words_of_a_command_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["api", "--home", str(tmp_path), "token", "--json", "ls"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"v": 1, "ok": True, "data": []}
+
+
+def test_a_group_without_a_command_shows_its_help_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["pool"]) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("Usage: converge-node pool")
+    assert invoke(["pool", "--json"]) == ExitCode.USAGE
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
 
 
 def test_a_reader_that_has_enough_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:

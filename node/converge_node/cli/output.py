@@ -38,6 +38,9 @@ def print_json(envelope: Any) -> None:
 
 def print_error(error: Exception, *, json: bool) -> int:
     """Print any error, and return the exit code it stands for."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and not json:
+        print(error.format_message(), file=sys.stderr)
+        return ExitCode.USAGE
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         usage = f"see {context.command_path} --help" if context is not None else ""

@@ -112,6 +112,10 @@ def _give_examples(command: click.Command, path: str) -> None:
     from converge_node.cli.examples import example_of
 
     if isinstance(command, click.Group):
+        if not command.params:
+            apply_shared(command)
+            # as they stand in the help of a command, which collects them from the last to the first
+            command.params.reverse()
         for name, each in command.commands.items():
             _give_examples(each, f"{path} {name}")
     elif example := example_of(path):
@@ -140,7 +144,10 @@ def apply_shared(command: _F) -> _F:
 
 
 def _note(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value == "":
+            # a variable of the shell that is not set must not mean another node than was thought
+            raise click.BadParameter("it is empty", ctx, param)
         # absent after the command's name must not undo what was said before it
         if value:
             setattr(ctx.ensure_object(Invocation), name, value)
