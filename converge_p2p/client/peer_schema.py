@@ -63,7 +63,7 @@ class ConnectPeer(_Request, frozen=True):
 
 
 class NamePeer(_Request, frozen=True):
-    """A peer: its id, an address with `/p2p/…`, or six digits or more of a connected agent's id."""
+    """A peer: its id, an address with `/p2p/…`, or six digits or more of the id of one connected or kept out."""
 
     peer: str
 

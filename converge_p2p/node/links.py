@@ -91,7 +91,7 @@ class Links:
         """Return the peer that a peer id, a multiaddr with `/p2p/…`, or an agent id or its first digits mean.
 
         Raises:
-            NotFound: no connected peer has such an agent id.
+            NotFound: no peer that is connected or kept out has such an agent id.
             Conflict: several have it.
             LocalError: it is neither.
         """
@@ -108,11 +108,17 @@ class Links:
                 f"{text!r:.80} names no peer",
                 hint="write a peer id (12D3Koo…), an address with /p2p/, or six digits or more of an agent id",
             )
-        found = [each.peer_id for each in self._node.peers() if each.agent_id.startswith(digits)]
+        agents = {each.peer_id: each.agent_id for each in self._node.peers()}
+        # who is kept out is not connected, and has to be named by whoever lets it in again
+        agents |= {peer: fingerprint(public_key_of(peer)) for peer in self.blocked()}
+        found = [peer for peer, agent in agents.items() if agent.startswith(digits)]
         if len(found) > 1:
             raise Conflict(f"{text} means several peers", hint="give more digits")
         if not found:
-            raise NotFound(f"no connected peer has the agent id {text}", hint="`converge-node peers ls` lists peers")
+            raise NotFound(
+                f"no peer that is connected or kept out has the agent id {text}",
+                hint="`converge-node peers scores` lists them; name others by their peer id (12D3Koo…)",
+            )
         return found[0]
 
     def report(self, peer: PeerId) -> PeerReport:
@@ -251,8 +257,11 @@ class Links:
         """Return how many seconds a few bytes took to a connected peer and back, `count` times.
 
         Raises:
+            LocalError: it is this node.
             NetworkError: it is not connected, or did not answer.
         """
+        if peer == self._node.peer_id:
+            raise LocalError(f"peer {peer} is this node itself", hint="`converge-node peers ls` lists its peers")
         return [await self._network().acquaintance.ping(peer) for _ in range(min(count, PINGS_MAX))]
 
     async def _write(self, blocked: dict[PeerId, float]) -> None:

@@ -12,7 +12,7 @@ import trio.testing
 from node_library_kit import who
 
 from converge_p2p.core.codec import decode
-from converge_p2p.core.errors import StoreError
+from converge_p2p.core.errors import LocalError, NotFound, StoreError
 from converge_p2p.core.types import PeerId
 from converge_p2p.net import peer_id_of
 from converge_p2p.net.conduct import Conduct
@@ -45,7 +45,11 @@ def links_over(store: MemoryStore, conduct: Conduct) -> Links:
 
     known = SimpleNamespace(bans=lambda: conduct.bans(0.0))
     network: Any = SimpleNamespace(ban=ban, unban=conduct.unban, acquaintance=known)
-    node: Any = SimpleNamespace(peer_id=who(1).id, observation=SimpleNamespace(tell=lambda *_a, **_b: None))
+    node: Any = SimpleNamespace(
+        peer_id=peer_id_of(who(1).public_key),
+        peers=list,
+        observation=SimpleNamespace(tell=lambda *_a, **_b: None),
+    )
     return Links(node, store, lambda: network)
 
 
@@ -76,3 +80,19 @@ async def test_who_is_kept_out_comes_in_at_no_moment_of_a_change_of_the_time_nor
         with pytest.raises(StoreError):
             await change
     assert conduct.bans(0.0) == {EVE: 60.0}
+
+
+def test_who_is_kept_out_is_named_by_the_digits_of_its_agent_as_when_it_was_connected() -> None:
+    conduct = Conduct()
+    links = links_over(SlowStore(), conduct)
+    digits = who(2).id[:12]
+    with pytest.raises(NotFound):
+        links.find(digits)
+    conduct.ban(EVE, 60.0)
+    assert links.find(digits) == EVE
+
+
+async def test_a_node_is_told_that_it_asks_itself() -> None:
+    links = links_over(SlowStore(), Conduct())
+    with pytest.raises(LocalError, match="this node itself"):
+        await links.ping(peer_id_of(who(1).public_key))

@@ -17,7 +17,8 @@ from converge_p2p.client import peer_schema
 def peers() -> None:
     """Show, connect, disconnect, keep out and forget peers.
 
-    PEER is a peer id (12D3Koo…), an address with /p2p/…, or six digits or more of the agent id of a connected peer.
+    PEER is a peer id (12D3Koo…), an address with /p2p/…, or six digits or more of the agent id of a peer that is
+    connected or kept out.
     """
 
 
