@@ -192,7 +192,7 @@ def _tasks(snapshot: Snapshot) -> Section:
             short(task.id),
             pool,
             _state(task),
-            short(task.settled_by or task.assigned_to or "-"),
+            short((task.settled_by if task.state == "completed" else task.assigned_to) or "-"),
             f"{task.epoch}/{task.round}" if task.round >= 0 else "-",
             "" if task.progress is None else f"{task.progress:.0%}",
             task.note or task.reason,

@@ -340,6 +340,19 @@ async def test_tasks_are_listed_by_state_and_in_pages(bench_of: Callable[[], Any
         assert (await bench.json("task", "show", "demo", "xyz"))[0] == 2
 
 
+async def test_who_settled_a_failure_is_not_called_its_worker(bench_of: Callable[[], Any]) -> None:
+    async with bench_of() as bench:
+        pool = await bench.node.create_pool("demo")
+        id_ = (await pool.submit(Task("x", key="k"))).id
+        pool.settle(id_, Outcome.FAILED, "too often")
+        shown = (await bench.run("task", "show", "demo", id_.hex()))[1].splitlines()
+        facts = dict(line.split(maxsplit=1) for line in shown if line.startswith(("worker", "reason")))
+        assert facts == {"worker": "none", "reason": "too often"}
+        assert f"settled by  {bench.node.id}" in shown
+        pool.settle(id_, Outcome.COMPLETED, 1)
+        assert f"worker     {bench.node.id}" in (await bench.run("task", "show", "demo", id_.hex()))[1].splitlines()
+
+
 @pytest.mark.parametrize(
     ("outcome", "value", "expected"),
     [

@@ -116,10 +116,7 @@ def task_list(
     found = connect(invocation).tasks(pool, query)
 
     def text() -> str:
-        rows = [
-            (short(item.id), item.objective, _state(item), short(item.settled_by or item.assigned_to or ""), item.key)
-            for item in found.tasks
-        ]
+        rows = [(short(item.id), item.objective, _state(item), short(_worker(item)), item.key) for item in found.tasks]
         shown = table(("TASK", "OBJECTIVE", "STATE", "WORKER", "KEY"), rows, empty="no task matches")
         more = found.total - offset - len(found.tasks)
         return shown + (f"\n… and {more} more: --offset {offset + len(found.tasks)}" if more > 0 else "")
@@ -242,7 +239,7 @@ def task_text(item: schema.TaskDetail) -> str:
         ("state", _state(item)),
         ("key", item.key),
         ("submitter", item.submitter),
-        ("worker", item.settled_by or item.assigned_to or "none"),
+        ("worker", _worker(item) or "none"),
         ("claim", f"epoch {item.epoch}, round {item.round}" if item.round >= 0 else "none"),
         ("progress", _progress(item) or "none"),
         ("attempts", item.attempts),
@@ -257,7 +254,7 @@ def task_text(item: schema.TaskDetail) -> str:
     if item.state == "completed":
         pairs.append(("result", _json(item.result)))
     elif item.state in _SETTLED:
-        pairs.append(("reason", item.reason))
+        pairs += [("settled by", item.settled_by or "none"), ("reason", item.reason)]
     return facts(pairs)
 
 
@@ -291,9 +288,13 @@ def _print_change(invocation: Invocation, item: schema.TaskItem) -> None:
     elif invocation.quiet:
         print(item.id, flush=True)
     else:
-        worker = short(item.settled_by or item.assigned_to or "")
-        words = (short(item.id), _state(item), item.objective, worker, _progress(item), item.reason)
+        words = (short(item.id), _state(item), item.objective, short(_worker(item)), _progress(item), item.reason)
         print("  ".join(clean(word) for word in words if word), flush=True)
+
+
+def _worker(item: schema.TaskItem) -> str:
+    """Who works on a task, or did it. A failure or an end may be settled by an elector or the submitter."""
+    return (item.settled_by if item.state == "completed" else item.assigned_to) or ""
 
 
 def _progress(item: schema.TaskItem) -> str:
