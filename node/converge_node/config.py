@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from converge_node.complaints import in_words
 from converge_node.config_file import KeyLines
 from converge_node.policy_sections import AdmissionSection, GovernanceSection, SafetySection, TrustSection
 from converge_node.profiles import PROFILES
@@ -335,7 +336,7 @@ def checked_value(key: Key, value: Any) -> Any:
     try:
         converted = msgspec.convert(value, key.kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{str(error)[0].lower()}{str(error)[1:]} (value {value!r})") from error
+        raise ConfigError(f"{in_words(str(error))} (value {value!r})") from error
     match key.path:
         case "network.listen" | "network.announce":
             for address in converted:

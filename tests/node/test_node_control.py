@@ -588,6 +588,8 @@ async def test_requests_that_make_no_sense_are_refused_with_the_blame(bench_of: 
             status, error = await ask(bench, tasks, body)
             assert status == 400, body
         assert error["code"] == "invalid_request"
+        error = (await ask(bench, tasks, b'{"objective": "x", "claim_ttl_s": -1}'))[1]
+        assert error["message"] == "the request is not as expected: claim_ttl_s: expected a number > 0.0"
         status, error = await ask(bench, tasks, b" " * (limits.CONTROL_REQUEST_BYTES_MAX + 1))
         assert (status, error["code"]) == (413, "limit_exceeded")
         assert not next(iter(bench.node.pools.values())).tasks()

@@ -15,6 +15,7 @@ import msgspec
 import trio
 from starlette.datastructures import QueryParams
 
+from converge_node.complaints import in_words
 from converge_node.errors import TimedOut, UsageError
 from converge_p2p.core import limits
 from converge_p2p.core.errors import LimitExceeded
@@ -82,7 +83,7 @@ def body_of(content: bytes, kind: type[_R]) -> _R:
     try:
         return msgspec.json.decode(content or b"{}", type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise UsageError(f"the request is not as expected: {error}") from error
+        raise UsageError(f"the request is not as expected: {in_words(str(error))}") from error
 
 
 def query_of(given: QueryParams, kind: type[_R]) -> _R:
@@ -94,7 +95,7 @@ def query_of(given: QueryParams, kind: type[_R]) -> _R:
     try:
         query = msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the query is not as expected: {error}") from error
+        raise UsageError(f"the query is not as expected: {in_words(str(error))}") from error
     if math.isnan(getattr(query, "timeout_s", None) or 0.0):
         raise UsageError("the query is not as expected: timeout_s is not a number")
     return query
