@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from converge_p2p.core import limits
-from converge_p2p.core.errors import CodecError, Conflict, NotFound, StoreError
+from converge_p2p.core.errors import CodecError, Conflict, LocalError, NotFound, StoreError
 from converge_p2p.core.identity import Identity
 from converge_p2p.store.private_files import make_private_folder, remove_left_overs, write_private_file
 
@@ -77,6 +77,9 @@ def load_identity(path: str | Path, passphrase: str | None = None) -> Identity:
         return Identity.from_key_file(data, passphrase)
     except CodecError as error:
         raise StoreError(f"key file {path}: {error}", hint="restore it from a backup; it was not changed") from error
+    except LocalError as error:
+        hint = "name the file that holds the passphrase: --passphrase-file, or identity.passphrase_file in the settings"
+        raise LocalError(f"key file {path}: {error}", hint=hint) from error
 
 
 def load_or_create_identity(path: str | Path, passphrase: str | None = None) -> Identity:

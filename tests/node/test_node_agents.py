@@ -65,6 +65,7 @@ def served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], A
 
 async def test_what_is_published_is_found_and_what_is_revoked_is_not(served: Callable[[], Any]) -> None:
     async with served() as desk:
+        assert await desk.text("agent", "ls") == "no agent is known here\n"
         words = ("--capability", "translate@1.2:5", "--capability", "count", "--topic", "acme/text@2", "--name", "Me")
         code, said = await desk.ask("agent", "publish", *words)
         assert (code, said["own"], said["name"], desk.node.discovery.kept) == (0, True, "Me", True)

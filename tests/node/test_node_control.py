@@ -239,6 +239,9 @@ async def test_an_unknown_elector_is_never_guessed_to_be_a_key(bench_of: Callabl
         code, data = await bench.json("pool", "create", "second", "--elector", STRANGER.public_key.hex())
         assert (code, data["member_list"][0]["agent_id"]) == (0, STRANGER.id)
         assert (await bench.run("pool", "create", "third", "--elector", "zz"))[0] == 2
+        # whoever is to be expelled need not be an elector
+        error = (await bench.json("pool", "expel", "second", "zz"))[1]
+        assert error["message"].startswith("'zz' is neither an agent id nor")
 
 
 async def test_a_pool_is_meant_by_id_prefix_or_name(bench_of: Callable[[], Any]) -> None:

@@ -31,8 +31,10 @@ def test_a_sealed_file_needs_its_passphrase(tmp_path: Path) -> None:
     assert load_identity(tmp_path / "key", "correct horse").seed == ALICE.seed
     with pytest.raises(SignatureError):
         load_identity(tmp_path / "key", "wrong horse")
-    with pytest.raises(LocalError, match="passphrase"):
+    with pytest.raises(LocalError, match="passphrase") as failed:
         load_identity(tmp_path / "key")
+    assert str(tmp_path / "key") in str(failed.value)
+    assert "--passphrase-file" in failed.value.hint
 
 
 def test_an_existing_key_is_never_replaced_unless_asked(tmp_path: Path) -> None:

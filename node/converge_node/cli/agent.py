@@ -57,7 +57,7 @@ def revoke(invocation: Invocation) -> None:
 def list_agents(invocation: Invocation, limit: int) -> None:
     """List agents that are known here."""
     items = connect(invocation).agents(AgentQuery(limit=limit))
-    _show_all(invocation, items)
+    _show_all(invocation, items, empty="no agent is known here")
 
 
 @agent.command("find")
@@ -191,7 +191,9 @@ def replay(invocation: Invocation, file: Path, place: str | None) -> int:
     return 1 if report.different else 0
 
 
-def _show_all(invocation: Invocation, items: Sequence[schema.AgentItem]) -> None:
+def _show_all(
+    invocation: Invocation, items: Sequence[schema.AgentItem], *, empty: str = "no such agent is known"
+) -> None:
     rows = [
         (short(item.id), item.name, " ".join(map(_skill_text, item.capabilities)), f"{item.trust:.2f}", item.expires_at)
         for item in items
@@ -201,7 +203,7 @@ def _show_all(invocation: Invocation, items: Sequence[schema.AgentItem]) -> None
         invocation,
         items,
         ids=lambda: [item.id for item in items],
-        text=lambda: table(columns, rows, empty="no such agent is known"),
+        text=lambda: table(columns, rows, empty=empty),
     )
 
 

@@ -263,14 +263,14 @@ def elector_keys(node: NodeLike, references: Sequence[str]) -> list[str]:
     for reference in references:
         marked, text = reference.lower().startswith("key:"), reference.lower().removeprefix("key:")
         if len(text) != 64 or set(text) - _HEX:
-            raise LocalError(f"elector {reference!r} is neither an agent id nor a public key (64 hexadecimal digits)")
+            raise LocalError(f"{reference!r} is neither an agent id nor a public key (64 hexadecimal digits)")
         if marked or text in keys:
             resolved.append(f"key:{text}")
         elif text in known:
             resolved.append(f"key:{known[text].hex()}")
         else:
             raise NotFound(
-                f"elector {reference} is not connected, so its public key is not known here",
+                f"agent {reference} is not connected, so its public key is not known here",
                 hint=f"connect to it first, or give its public key as key:{reference[:8]}…",
             )
     return resolved
