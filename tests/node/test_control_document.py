@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -81,6 +83,17 @@ def test_the_document_and_the_application_have_the_same_routes() -> None:
     assert documented == declared
     assert served == {(path, verb) for path, verb, _ in declared} | {("/openapi.json", "GET")}
     assert set(ENDPOINTS) == set(all_routes())
+
+
+def test_the_page_lists_every_route() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "control.md").read_text(encoding="utf-8")
+    listed = set[str]()
+    for line in page.splitlines():
+        if found := re.findall(r"`([^`]+)`", line.split("|")[1] if line.startswith("| `") else ""):
+            verb, _, parent = found[0].rpartition("/")[0].partition(" ")
+            # a row may name several routes that differ in the last word
+            listed |= {name if " " in name else f"{verb} {parent}/{name}" for name in found}
+    assert {f"{route.method} {route.path}" for route in all_routes().values()} <= listed
 
 
 def test_the_document_is_valid_and_every_reference_leads_somewhere() -> None:
