@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from converge_node.complaints import in_words
 from converge_node.config_file import KeyLines
+from converge_node.paths import checked_socket
 from converge_node.policy_sections import AdmissionSection, GovernanceSection, SafetySection, TrustSection
 from converge_node.profiles import PROFILES
 from converge_node.settings_check import (
@@ -369,6 +370,8 @@ def checked_value(key: Key, value: Any) -> Any:
             check_place(converted)
         case "store.max_bytes" if 0 < converted < limits.STORE_HELD_BYTES_MIN:
             raise ConfigError(f"{converted} is too little; expected 0, or at least {limits.STORE_HELD_BYTES_MIN}")
+        case "api.socket" if converted:
+            checked_socket(converted)
         case "metrics.listen" if converted:
             check_host_port(converted)
         case "safety.allow" | "safety.deny":

@@ -111,7 +111,10 @@ def checked_socket(path: str | Path) -> Path:
     """
     chosen = Path(os.path.abspath(os.path.expanduser(path)))
     if len(os.fsencode(chosen)) > SOCKET_PATH_BYTES_MAX:
-        raise ConfigError(f"the socket path {chosen} is longer than {SOCKET_PATH_BYTES_MAX} bytes")
+        raise ConfigError(
+            f"the socket path {chosen} is longer than {SOCKET_PATH_BYTES_MAX} bytes",
+            hint="choose a shorter one for api.socket",
+        )
     return chosen
 
 

@@ -54,6 +54,7 @@ def test_a_flag_that_was_not_given_overrides_nothing(tmp_path: Path) -> None:
             '[log]\nlevel = "inof"\n',
             "line 2: log.level: 'inof' is none of debug, info, warning, error; did you mean info?",
         ),
+        (f"[api]\nsocket = '/{'x' * 120}'\n", "line 2: api.socket: the socket path /x"),
         ("[tasks]\nconcurrency = 0\n", "line 2: tasks.concurrency: expected a whole number >= 1"),
         ("[tasks]\nconcurrency = true\n", "line 2: tasks.concurrency: expected a whole number, got true or false"),
         ("[shutdown]\ntimeout_s = nan\n", "line 2: shutdown.timeout_s"),
