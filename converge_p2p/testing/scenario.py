@@ -29,6 +29,8 @@ votes that only some are shown; votes after the promise of the next epoch; epoch
 promises, and two of them; rounds and epochs far away; lies about the frontier; floods; promises that say much more is
 held of a removed author than there is."""
 MODES = ("safety", "liveness")
+WALK = "walk"
+"""A mode of its own, see `walks`: of what a caller may fix, only the rules that are switched off count there."""
 ELECTORS_MAX = 15
 FAULTS_MAX = 2
 
@@ -38,7 +40,8 @@ class Options:
     """What a caller fixes; everything left at None is drawn.
 
     Attributes:
-        mode: "safety": anything goes, the invariants hold. "liveness": after healing, everything must settle.
+        mode: "safety": anything goes, the invariants hold. "liveness": after healing, everything must settle. "walk":
+            no clock and no network, see `walks`; of the rest only `ablate` counts.
         profile: see `profiles.PROFILES`; "mixed" takes each of them in turn.
         nodes: electors and workers together; `electors` then are as many as drawn, and at least one worker is left.
         electors, workers, tasks: sizes.

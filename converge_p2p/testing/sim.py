@@ -16,15 +16,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from converge_p2p.core.governance.models import ALL_RULES
 from converge_p2p.core.model.pool import GovernanceKind
 from converge_p2p.core.replica.crowd import decoding_once
 from converge_p2p.testing.checkers import check_replicas, lagging
 from converge_p2p.testing.ledger import InvariantViolated
 from converge_p2p.testing.profiles import PROFILES, draw_scenario
 from converge_p2p.testing.refold import check_perturbed, check_refold
-from converge_p2p.testing.scenario import ABLATIONS, MODES, NUMBERS, Options, Scenario
+from converge_p2p.testing.scenario import ABLATIONS, MODES, NUMBERS, WALK, Options, Scenario
+from converge_p2p.testing.walks import Walk
 from converge_p2p.testing.world import World
 
 
@@ -63,19 +65,19 @@ def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], N
         options: what is fixed.
         trace: called with a line for everything that happens.
     """
+    options = options or Options()
+    if options.mode == WALK:
+        return _run_walk(seed, options, trace)
     began = time.process_time()
     rng = random.Random(seed)
-    scenario = draw_scenario(seed, options or Options(), rng)
+    scenario = draw_scenario(seed, options, rng)
     world = World(scenario, rng, trace)
-    violation, invariant = "", -1
-    with decoding_once():
-        try:
-            world.run()
-            _check_end(world, scenario)
-        except InvariantViolated as error:
-            violation, invariant = str(error), error.invariant
-        except Exception:  # noqa: BLE001 - a replica that raises would stop its node, whatever the reason
-            violation, invariant = traceback.format_exc(), 0
+
+    def run() -> None:
+        world.run()
+        _check_end(world, scenario)
+
+    invariant, violation = _judged(run)
     operations = max((len(replica.log) for replica in world.alive().values()), default=0)
     return Outcome(
         seed=seed,
@@ -89,6 +91,39 @@ def run_seed(seed: int, options: Options | None = None, trace: Callable[[str], N
         compactions=world.compactions,
         tasks=scenario.tasks,
         trace_hash=world.trace_hash(),
+        elapsed_s=time.process_time() - began,
+    )
+
+
+def _judged(run: Callable[[], None]) -> tuple[int, str]:
+    """Run something; return the number of the invariant that it broke, -1 for none, and how."""
+    with decoding_once():
+        try:
+            run()
+        except InvariantViolated as error:
+            return error.invariant, str(error)
+        except Exception:  # noqa: BLE001 - a replica that raises would stop its node, whatever the reason
+            return 0, traceback.format_exc()
+    return -1, ""
+
+
+def _run_walk(seed: int, options: Options, trace: Callable[[str], None] | None) -> Outcome:
+    began = time.process_time()
+    walk = Walk(seed, replace(ALL_RULES, **dict.fromkeys(options.ablate, False)), trace)
+    invariant, violation = _judged(walk.run)
+    ledger = walk.stage.ledger
+    return Outcome(
+        seed=seed,
+        violation=violation,
+        invariant=invariant,
+        events=walk.events,
+        operations=max(len(replica.log) for replica in walk.stage.replicas.values()),
+        virtual_ms=walk.stage.now_ms,
+        settled=len(ledger.subject(walk.task, 0).settled),
+        epochs=len(ledger.epochs) - 1,
+        compactions=0,
+        tasks=1,
+        trace_hash=walk.trace_hash,
         elapsed_s=time.process_time() - began,
     )
 
@@ -170,7 +205,8 @@ def _report(outcomes: Iterable[Outcome], options: Options, *, as_json: bool, kee
             continue
         failed.append(outcome)
         sys.stderr.write(f"seed {outcome.seed}: {outcome.violation}\n")
-        sys.stderr.write(f"  drawn: {draw_scenario(outcome.seed, options, random.Random(outcome.seed))}\n")
+        if options.mode != WALK:
+            sys.stderr.write(f"  drawn: {draw_scenario(outcome.seed, options, random.Random(outcome.seed))}\n")
         sys.stderr.write(f"  again: {replay_command(outcome.seed, options)}\n")
         if not keep_going:
             break
@@ -200,7 +236,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m converge_p2p.testing.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
-    parser.add_argument("--mode", choices=MODES, default="safety")
+    parser.add_argument(
+        "--mode", choices=(*MODES, WALK), default="safety", help="walk: electors and schedules are drawn by other rules"
+    )
     parser.add_argument("--profile", choices=PROFILES, default="mixed")
     parser.add_argument("--governance", choices=[kind.name.lower() for kind in GovernanceKind])
     for name in NUMBERS:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from stage import W1, W2, A, B, C, L, Stage
 
 from converge_p2p.core.governance.models import ProtocolRules
 from converge_p2p.core.model.task import Outcome, TaskValue
@@ -20,6 +19,7 @@ from converge_p2p.core.replica.events import TimerKind
 from converge_p2p.core.types import OperationId, TaskId
 from converge_p2p.core.view.epochs import EpochValue
 from converge_p2p.testing.ledger import InvariantViolated
+from converge_p2p.testing.stage import W1, W2, A, B, C, L, Stage
 
 pytestmark = pytest.mark.simulation
 

@@ -21,7 +21,7 @@ from converge_p2p.core.model.pool import GovernanceKind
 from converge_p2p.core.oplog.bodies import Token
 from converge_p2p.core.view.register import Register
 from converge_p2p.testing.profiles import PROFILES, draw_scenario
-from converge_p2p.testing.scenario import Options
+from converge_p2p.testing.scenario import WALK, Options
 from converge_p2p.testing.sim import first_failure, main, options_of, replay_command, run_seed, run_seeds
 from converge_p2p.testing.world import World
 
@@ -32,7 +32,7 @@ JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else multiprocessing.cpu_count()
 REGRESSIONS = json.loads((Path(__file__).parent / "regressions.json").read_text())
 
 
-FIXED, LIVE, FRESH = 120, 60, 40
+FIXED, LIVE, WALKS, FRESH = 120, 60, 160, 40
 """How many seeds are run. A fixed set finds what breaks again, a fresh one what nobody has seen yet."""
 PARTS = 4
 """The fixed seeds are run in so many tests, which several processors share."""
@@ -58,7 +58,18 @@ def test_every_task_settles_after_healing_on_the_fixed_seeds(part: int) -> None:
     assert [outcome.violation for outcome in outcomes if outcome.violation] == []
 
 
-@pytest.mark.parametrize("mode", ["safety", "liveness"])
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_walk_decides_twice(part: int) -> None:
+    seeds = range(WALKS)[part::PARTS]
+    outcomes = list(run_seeds(seeds, Options(mode=WALK), jobs=JOBS))
+    assert [outcome.violation for outcome in outcomes if outcome.violation] == []
+    # walks that decide nothing could not decide twice
+    assert sum(outcome.settled for outcome in outcomes) > len(seeds) // 4
+    assert sum(outcome.epochs for outcome in outcomes) > len(seeds) // 4
+    assert len({outcome.trace_hash for outcome in outcomes}) == len(seeds)
+
+
+@pytest.mark.parametrize("mode", ["safety", "liveness", WALK])
 def test_the_invariants_hold_on_fresh_seeds(mode: str) -> None:
     start = int(os.environ.get(START_VARIABLE) or int.from_bytes(os.urandom(6), "big"))
     sys.stderr.write(f"fresh seeds from {start}; {START_VARIABLE}={start} runs them again\n")
@@ -101,8 +112,7 @@ def test_the_top_round_that_a_register_remembers_is_always_the_one_found_anew(mo
 
 
 def test_the_same_seed_is_the_same_run() -> None:
-    for profile in PROFILES[1:]:
-        options = Options(profile=profile)
+    for options in (Options(mode=WALK), *(Options(profile=profile) for profile in PROFILES[1:])):
         first, second = run_seed(7, options), run_seed(7, options)
         assert first.events > 100
         assert (first.trace_hash, first.events, first.operations) == (

@@ -1,7 +1,7 @@
-"""A stage for scripted schedules: honest electors as replicas, everybody else signs by hand, nothing travels by itself.
+"""A stage for schedules: honest electors as replicas, everybody else signs by hand, and nothing travels by itself.
 
 Knows: how to let exactly these operations reach exactly this elector, and to fire exactly this timer. Must not know: a
-schedule (see `test_schedules`). The ledger of the simulator counts what was signed.
+schedule: the tests have scripted ones, and `walks` draws them. The ledger of the simulator counts what was signed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Stage:
         self.ledger = Ledger(self.spec, self.pool, liars)
         self.said: dict[int, list[Operation]] = {index: [] for index in self.people}
         self.now_ms = 0
-        self._timers: dict[int, dict[ev.TimerKey, int]] = {A: {}, B: {}, C: {}}
+        self.timers: dict[int, dict[ev.TimerKey, int]] = {A: {}, B: {}, C: {}}
         self.replicas = {index: Replica(self.people[index], self.pool, protocol=protocol) for index in (A, B, C)}
         self.event(A, ev.Found(self.spec))
         self.tell(A, B, C)
@@ -70,14 +70,14 @@ class Stage:
                         self.ledger.signed(operation)
                     effects += self.replicas[who].handle(ev.Persisted((token,)), ev.Now(self.now_ms, self.now_ms))
                 case ev.SetTimer(key, at_ms):
-                    self._timers[who][key] = at_ms
+                    self.timers[who][key] = at_ms
                 case _:
                     pass
 
     def fire(self, who: int, kind: ev.TimerKind, subject: TaskId) -> None:
         """Let a timer of an elector be due that it has set."""
         key = ev.TimerKey(kind, subject)
-        self.now_ms = max(self.now_ms, self._timers[who].pop(key))
+        self.now_ms = max(self.now_ms, self.timers[who].pop(key))
         self.event(who, ev.TimerFired(key))
 
     def tell(self, who: int, *others: int, but: int = 0) -> None:
