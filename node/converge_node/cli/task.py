@@ -255,6 +255,8 @@ def task_text(item: schema.TaskDetail) -> str:
         pairs.append(("result", _json(item.result)))
     elif item.state in _SETTLED:
         pairs += [("settled by", item.settled_by or "none"), ("reason", item.reason)]
+        if item.state == "failed":
+            pairs.append(("each attempt", f"`converge-node task explain {item.pool[:12]} {item.id[:12]}`"))
     return facts(pairs)
 
 

@@ -64,11 +64,13 @@ export class Detail {
     const names = this.#model.names;
     const motions = (pool?.motions ?? []).filter((motion) => motion.task === task.id);
     const round = `epoch ${task.epoch}, round ${task.round}`;
+    // a failed or cancelled task is settled on the report of an elector, which never worked on it
+    const worker = task.assigned_to || (task.state === "completed" ? task.settled_by : "");
     const steps = [
       step("done", "Submitted", [this.#agent(task.submitter), ` as ${task.key || "a task without a key"}`]),
       task.round >= 0 || task.assigned_to
         ? step(task.state === "assigned" ? "now" : "done", "Claimed", [
-            task.assigned_to || task.settled_by ? this.#agent(task.assigned_to ?? task.settled_by) : "by nobody now",
+            worker ? this.#agent(worker) : "by nobody now",
             ` in ${round}`,
             task.attempts > 1 ? `, attempt ${task.attempts}` : "",
           ])
