@@ -349,9 +349,9 @@ async def test_who_settled_a_failure_is_not_called_its_worker(bench_of: Callable
         id_ = (await pool.submit(Task("x", key="k"))).id
         pool.settle(id_, Outcome.FAILED, "too often")
         shown = (await bench.run("task", "show", "demo", id_.hex()))[1].splitlines()
-        facts = dict(line.split(maxsplit=1) for line in shown if line.startswith(("worker", "reason")))
-        assert facts == {"worker": "none", "reason": "too often"}
-        assert f"settled by  {bench.node.id}" in shown
+        facts = {line.split("  ", 1)[0]: line.split("  ", 1)[1].strip() for line in shown}
+        assert (facts["worker"], facts["reason"], facts["settled by"]) == ("none", "too often", bench.node.id)
+        assert facts["each attempt"] == f"`converge-node task explain {pool.id.hex()[:12]} {id_.hex()[:12]}`"
         pool.settle(id_, Outcome.COMPLETED, 1)
         assert f"worker     {bench.node.id}" in (await bench.run("task", "show", "demo", id_.hex()))[1].splitlines()
 
