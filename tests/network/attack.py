@@ -1,6 +1,6 @@
 """The attack: real nodes in processes of their own, and everything a stranger, a peer or a member might try on them.
 
-    python tests/network/attack.py [--rounds N] [--short] [--only NAME]… [--json]
+    python tests/network/attack.py [--rounds N] [--only NAME]… [--json]
 
 After each attack every victim must live and answer, what was decided must be as it was (for attacks from outside: not a
 byte of the pool's frontier may differ), and memory and descriptors must be within the bounds below. At the end a fresh
@@ -79,12 +79,6 @@ INSIDE: Sequence[Attack] = (
     electors.votes_on_epochs,
     electors.future_and_past_epochs,
 )
-
-LONG = frozenset({
-    "connects_and_disconnects", "control_socket", "library_protocols", "provider_records", "request_floods",
-    "stream_floods",
-})  # fmt: skip
-"""What the short version leaves out."""
 
 RSS_GROWTH_MB_MAX = 60.0
 """Memory over the baseline that a victim may keep after all attacks."""
@@ -223,11 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Attack three real nodes, and see that they hold.")
     parser.add_argument("--rounds", type=int, default=1, help="multiplies how much each attack sends")
     parser.add_argument("--only", action="append", choices=sorted(attacks_by_name()), help="run only this attack")
-    parser.add_argument("--short", action="store_true", help="leave out what takes long")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
     known = attacks_by_name()
-    chosen = [known[name] for name in options.only or known if not (options.short and name in LONG)]
+    chosen = [known[name] for name in options.only or known]
 
     def tell(outcome: Outcome) -> None:
         if not options.json:

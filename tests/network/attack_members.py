@@ -14,6 +14,7 @@ from attack_ground import Ground
 from attack_rig import Frozen
 from attack_wire import Attacker, Chain, operation_frames
 
+from converge_node.paths import resolve_paths
 from converge_p2p.core.codec import encode_value
 from converge_p2p.core.model.task import Outcome, TaskSpec, TaskValue
 from converge_p2p.core.oplog.bodies import (
@@ -128,7 +129,7 @@ async def control_socket(ground: Ground) -> int:
     count, held = 0, []
     try:
         for node in ground.field.nodes:
-            path = str(node.client._path)
+            path = str(resolve_paths(node.home).socket)
             for sample in samples * (3 * ground.scale):
                 with socket.socket(socket.AF_UNIX) as client:
                     client.settimeout(0.5)

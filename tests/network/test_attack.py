@@ -1,4 +1,4 @@
-"""A short version of the attack script, in a process of its own: attackers do not tidy up behind them."""
+"""The attack script, in a process of its own: attackers do not tidy up behind them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SCRIPT = Path(__file__).with_name("attack.py")
 
 def test_real_nodes_hold_against_every_attack() -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--short", "--json"], capture_output=True, text=True, timeout=400, check=False
+        [sys.executable, str(SCRIPT), "--json"], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)
     assert report["broken"] == []
     assert done.returncode == 0
-    assert len(report["attacks"]) >= 25
+    assert len(report["attacks"]) >= 40
     assert all(outcome["sent"] for outcome in report["attacks"]), "an attack that sends nothing shows nothing"
     # the attacks came through to what has to stop them
     counters = report["counters"]
