@@ -155,7 +155,7 @@ class Walk:
         self._awake = [who for who in ELECTORS if who in room]
 
     def _orderly_turn(self) -> None:
-        """A quorum tells each other everything, one thing happens there, and they are parted before all know of it."""
+        """A quorum tells each other everything, a few things happen, and it is parted before all in it know of them."""
         rng = self._rng
         self._enter(1, 1.0)
         self._say(f"{self._awake} meet")
