@@ -70,6 +70,11 @@ class Options:
     restore: bool | None = None
     checkpoints: int | None = None
 
+    @property
+    def protocol(self) -> ProtocolRules:
+        """The rules, without those that are switched off."""
+        return ProtocolRules(**dict.fromkeys(self.ablate, False))
+
     def arguments(self) -> str:
         """The command line arguments that give these options again."""
         parts = [f"--mode {self.mode}", f"--profile {self.profile}"]
@@ -191,7 +196,7 @@ def fit(scenario: Scenario, options: Options, rng: random.Random) -> Scenario:
     restore = scenario.seed % 4 == 2 and scenario.mode == "safety" if options.restore is None else options.restore
     changes: dict[str, Any] = {
         "perturb": scenario.seed % 8 == 0 if options.perturb is None else options.perturb,
-        "protocol": ProtocolRules(**dict.fromkeys(options.ablate, False)),
+        "protocol": options.protocol,
         "restores": rng.randint(0, 2) if restore else 0,
         # drawn apart, so that everything else about a seed is the same with and without
         "checkpoints": 0 if options.ablate else random.Random(f"checkpoints {scenario.seed}").choice((0, 0, 20, 60)),

@@ -16,9 +16,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
-from converge_p2p.core.governance.models import ALL_RULES
 from converge_p2p.core.model.pool import GovernanceKind
 from converge_p2p.core.replica.crowd import decoding_once
 from converge_p2p.testing.checkers import check_replicas, lagging
@@ -109,7 +108,7 @@ def _judged(run: Callable[[], None]) -> tuple[int, str]:
 
 def _run_walk(seed: int, options: Options, trace: Callable[[str], None] | None) -> Outcome:
     began = time.process_time()
-    walk = Walk(seed, replace(ALL_RULES, **dict.fromkeys(options.ablate, False)), trace)
+    walk = Walk(seed, options.protocol, trace)
     invariant, violation = _judged(walk.run)
     ledger = walk.stage.ledger
     return Outcome(

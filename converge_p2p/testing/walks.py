@@ -237,8 +237,9 @@ class Walk:
         if place is None or place in self._released:
             return False
         self._released.add(place)
-        self.stage.sign(self._claimant(place), ReleaseBody(self.task, place[1]), epoch=place[0])
-        self._say(f"{self._claimant(place)} gives round {place[:2]} back")
+        who = self._claimant(place)
+        self.stage.sign(who, ReleaseBody(self.task, place[1]), epoch=place[0])
+        self._say(f"{who} gives round {place[:2]} back")
         return True
 
     def _report(self) -> bool:
