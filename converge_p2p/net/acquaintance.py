@@ -14,6 +14,7 @@ from typing import Any, Final
 import trio
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
 
 from converge_p2p.core.errors import ConfigError, NetworkError
 from converge_p2p.core.types import PeerId
@@ -96,21 +97,13 @@ class Acquaintance:
         only over one is where the relay is. Empty for who is not connected, and for who comes over a relay of this
         machine: he may be anywhere.
         """
-        muxed = [each.muxed_conn for each in self._host.get_network().get_connections(raw_peer_id(peer))]
-        if host := self._direct(muxed):
-            return host
+        muxed = self._muxed(raw_peer_id(peer))
         relays = {relay_of(each) for each in muxed if is_relayed(each)}
-        for relay in sorted(relays, key=str):
-            host = self._direct(each.muxed_conn for each in self._host.get_network().get_connections(relay))
-            if host and host != THIS_MACHINE:
-                return host
-        return ""
+        over = (_direct(self._muxed(relay)) for relay in sorted(relays, key=str))
+        return _direct(muxed) or next((host for host in over if host and host != THIS_MACHINE), "")
 
-    def _direct(self, muxed: Iterable[Any]) -> str:
-        for each in muxed:
-            if host := host_of_connection(each):
-                return THIS_MACHINE if is_loopback(each.get_remote_address()[0]) else host
-        return ""
+    def _muxed(self, peer: ID) -> list[Any]:
+        return [each.muxed_conn for each in self._host.get_network().get_connections(peer)]
 
     async def ping(self, peer: PeerId, timeout_s: float = 10.0) -> float:
         """Return how many seconds a few bytes take to a connected peer and back.
@@ -150,3 +143,11 @@ class Acquaintance:
         if heard != sent:
             raise NetworkError("the peer answered a ping with other bytes")
         return took
+
+
+def _direct(muxed: Iterable[Any]) -> str:
+    """Where the first of these connections comes from that is no circuit; empty if none is."""
+    for each in muxed:
+        if host := host_of_connection(each):
+            return THIS_MACHINE if is_loopback(each.get_remote_address()[0]) else host
+    return ""
