@@ -27,6 +27,11 @@ _GAUGE: Final = re.compile(
 )
 
 
+def worker_of(task: schema.TaskItem) -> str:
+    """Who works on a task, or did it. A failure or an end may be settled by an elector or the submitter."""
+    return (task.settled_by if task.state == "completed" else task.assigned_to) or ""
+
+
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
     """How far a pool is from convergence.
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from converge_node.cli.output import clean, short
-from converge_node.snapshot import OPEN_STATES, STATES, PoolLook, Snapshot
+from converge_node.snapshot import OPEN_STATES, STATES, PoolLook, Snapshot, worker_of
 from converge_p2p.client import schema
 
 STATE_STYLES: Final = {
@@ -192,7 +192,7 @@ def _tasks(snapshot: Snapshot) -> Section:
             short(task.id),
             pool,
             _state(task),
-            short((task.settled_by if task.state == "completed" else task.assigned_to) or "-"),
+            short(worker_of(task) or "-"),
             f"{task.epoch}/{task.round}" if task.round >= 0 else "-",
             "" if task.progress is None else f"{task.progress:.0%}",
             task.note or task.reason,

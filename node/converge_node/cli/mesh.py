@@ -14,7 +14,7 @@ import click
 
 from converge_node.cli.client import connect, url_of
 from converge_node.cli.output import clean, facts, short, show, table
-from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.cli.tree import SECONDS, Invocation, apply_shared, pass_invocation
 from converge_node.errors import NodeUnreachable, Refused, UsageError
 from converge_p2p.client import mesh_schema as schema
 from converge_p2p.client.queries import TopicQuery
@@ -252,7 +252,7 @@ def topic_pub(invocation: Invocation, name: str, payload: str) -> None:
 
 @topic.command("sub")
 @click.argument("name", metavar="TOPIC")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds to listen.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds to listen.")
 @apply_shared
 @pass_invocation
 def topic_sub(invocation: Invocation, name: str, timeout: float | None) -> None:

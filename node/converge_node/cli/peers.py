@@ -9,7 +9,7 @@ import click
 
 from converge_node.cli.client import connect as client_of
 from converge_node.cli.output import facts, show, table
-from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.cli.tree import SECONDS, Invocation, apply_shared, pass_invocation
 from converge_p2p.client import peer_schema
 
 
@@ -105,9 +105,7 @@ def disconnect(invocation: Invocation, peer: str) -> None:
 
 @peers.command("block")
 @click.argument("peer")
-@click.option(
-    "--for", "seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds; else until unblock."
-)
+@click.option("--for", "seconds", type=SECONDS, metavar="S", help="Seconds; else until unblock.")
 @apply_shared
 @pass_invocation
 def block(invocation: Invocation, peer: str, seconds: float | None) -> None:

@@ -14,7 +14,7 @@ import click
 
 from converge_node.cli.client import connect, url_of
 from converge_node.cli.output import facts, show, table
-from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.cli.tree import SECONDS, Invocation, apply_shared, pass_invocation
 from converge_node.config import load_settings
 from converge_node.errors import ExitCode, Refused, UsageError
 from converge_node.inheritance import Inheritance, Place
@@ -56,7 +56,7 @@ _OF_ALL: Final = {"not_authenticated", "scope_too_small", "not_ready", "busy"}
 @click.option("--key-passphrase-file", default="", metavar="FILE", help="File whose first line opens --key.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     default=WAIT_S,
     show_default=True,
     metavar="S",

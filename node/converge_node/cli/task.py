@@ -17,15 +17,15 @@ from converge_node.cli.evidence import cite, evidence
 from converge_node.cli.explain import explain, receipt
 from converge_node.cli.motions import dispute
 from converge_node.cli.output import clean, facts, print_json, short, show, table
-from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.cli.tree import SECONDS, Invocation, apply_shared, pass_invocation
 from converge_node.cli.work import claim, release, report
 from converge_node.errors import ExitCode, UsageError
+from converge_node.snapshot import worker_of
 from converge_p2p.client import Client, Refused, schema
 from converge_p2p.client.queries import State, TaskQuery, WatchQuery
 from converge_p2p.core import limits
 
 HOME_POOL = "-"
-SECONDS = click.FloatRange(0, min_open=True)
 _SETTLED = ("completed", "failed", "cancelled")
 
 
@@ -116,7 +116,9 @@ def task_list(
     found = connect(invocation).tasks(pool, query)
 
     def text() -> str:
-        rows = [(short(item.id), item.objective, _state(item), short(_worker(item)), item.key) for item in found.tasks]
+        rows = [
+            (short(item.id), item.objective, _state(item), short(worker_of(item)), item.key) for item in found.tasks
+        ]
         shown = table(("TASK", "OBJECTIVE", "STATE", "WORKER", "KEY"), rows, empty="no task matches")
         more = found.total - offset - len(found.tasks)
         return shown + (f"\n… and {more} more: --offset {offset + len(found.tasks)}" if more > 0 else "")
@@ -239,7 +241,7 @@ def task_text(item: schema.TaskDetail) -> str:
         ("state", _state(item)),
         ("key", item.key),
         ("submitter", item.submitter),
-        ("worker", _worker(item) or "none"),
+        ("worker", worker_of(item) or "none"),
         ("claim", f"epoch {item.epoch}, round {item.round}" if item.round >= 0 else "none"),
         ("progress", _progress(item) or "none"),
         ("attempts", item.attempts),
@@ -290,13 +292,8 @@ def _print_change(invocation: Invocation, item: schema.TaskItem) -> None:
     elif invocation.quiet:
         print(item.id, flush=True)
     else:
-        words = (short(item.id), _state(item), item.objective, short(_worker(item)), _progress(item), item.reason)
+        words = (short(item.id), _state(item), item.objective, short(worker_of(item)), _progress(item), item.reason)
         print("  ".join(clean(word) for word in words if word), flush=True)
-
-
-def _worker(item: schema.TaskItem) -> str:
-    """Who works on a task, or did it. A failure or an end may be settled by an elector or the submitter."""
-    return (item.settled_by if item.state == "completed" else item.assigned_to) or ""
 
 
 def _progress(item: schema.TaskItem) -> str:

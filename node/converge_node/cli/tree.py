@@ -10,7 +10,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from converge_node.paths import NodePaths
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+SECONDS: Final = click.FloatRange(min=0, min_open=True)
+"""The kind of an option that is a length of time."""
 
 
 class Lazy(NamedTuple):

@@ -11,7 +11,7 @@ import msgspec
 
 from converge_node.cli.client import connect
 from converge_node.cli.output import clean, print_json, show
-from converge_node.cli.tree import Invocation, apply_shared, pass_invocation
+from converge_node.cli.tree import SECONDS, Invocation, apply_shared, pass_invocation
 from converge_node.errors import ExitCode, Refused, TimedOut
 from converge_p2p.client import schema, watch_schema
 from converge_p2p.client.queries import EventQuery, LogQuery
@@ -30,7 +30,7 @@ def metrics(invocation: Invocation) -> None:
 
 @click.command
 @click.option("--kind", metavar="KIND", default="", help="Only events of this kind, as task, claim_won or fork.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="Seconds to watch for.")
+@click.option("--timeout", "timeout_s", type=SECONDS, help="Seconds to watch for.")
 @apply_shared
 @pass_invocation
 def events(invocation: Invocation, kind: str, timeout_s: float | None) -> int:
